@@ -1,0 +1,101 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// One flavour of flags for every Swift target, so that `swift build` and `swift test` share one build
+// (see docs/decisions/0001-one-release-build.md).
+let plain: [SwiftSetting] = [.unsafeFlags(["-O", "-enable-testing"])]
+let fenced: [SwiftSetting] = plain + [.strictMemorySafety()]
+let staticProgram: [LinkerSetting] = [.unsafeFlags(["-static-executable"])]
+let native: [CSetting] = [.unsafeFlags(["-O2", "-Wall", "-Wextra"])]
+
+/// A library target of ours; `floor` documents its place and TidyTests checks it (ARCHITECTURE.md).
+func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: fenced)
+}
+
+let package = Package(
+    name: "ospite",
+    products: [
+        .executable(name: "ospite", targets: ["ospite"]),
+        .executable(name: "ospite-vmm", targets: ["ospite-vmm"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+    ],
+    targets: [
+        // Floor 0: C shims.
+        .target(name: "CLinux", cSettings: native),
+        .target(name: "CKVM", cSettings: native),
+        .target(name: "CGate", cSettings: native),
+        // Floor 1: the host, and bytes.
+        library("LinuxHost", ["CLinux"]),
+        library("ByteLayout"),
+        library("StateCodec"),
+        // Floor 2: vocabulary.
+        library("GuestMemory", ["LinuxHost", "ByteLayout"]),
+        library("X86Architecture"),
+        library("DeviceModel", ["GuestMemory", "StateCodec"]),
+        // Floor 3: engines.
+        library("VCPUEngine", ["X86Architecture", "DeviceModel"]),
+        library("SoftCPU", ["VCPUEngine", "LinuxHost", "CGate"]),
+        library("KVMEngine", ["VCPUEngine", "LinuxHost", "CKVM"]),
+        // Floor 3: devices.
+        library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout"]),
+        library("PCIBus", ["DeviceModel", "ByteLayout"]),
+        library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
+        library("DiskImages", ["LinuxHost"]),
+        library("CharacterBackends", ["LinuxHost"]),
+        library("VirtioDevices", ["Virtio", "DiskImages", "CharacterBackends"]),
+        // Floor 3: firmware.
+        library("FirmwareTables", ["GuestMemory", "ByteLayout"]),
+        library("BootLoaders", ["GuestMemory", "X86Architecture", "ByteLayout"]),
+        // Floor 4: the machine.
+        library("MachineSpec"),
+        library("MachineControl", ["LinuxHost", "ByteLayout", "MachineSpec"]),
+        library(
+            "Machine",
+            [
+                "MachineSpec", "SoftCPU", "KVMEngine", "ChipsetDevices", "PCIBus", "VirtioDevices",
+                "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
+            ]),
+        // Floor 6: programs.
+        .executableTarget(
+            name: "ospite-vmm", dependencies: ["Machine", "MachineControl"],
+            swiftSettings: fenced, linkerSettings: staticProgram),
+        .executableTarget(
+            name: "ospite",
+            dependencies: [
+                "LinuxHost", "MachineSpec", "MachineControl",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: fenced),
+        // Tests and tools.
+        .target(
+            name: "TestKit", dependencies: ["DeviceModel", "SoftCPU", "LinuxHost"], swiftSettings: fenced),
+        .executableTarget(
+            name: "ospite-oracle", dependencies: ["SoftCPU", "TestKit", "CGate", "CLinux"],
+            swiftSettings: fenced),
+        .executableTarget(name: "table-generator", swiftSettings: plain),
+        .testTarget(name: "TidyTests", swiftSettings: plain),
+        .testTarget(
+            name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit"], swiftSettings: plain),
+        .testTarget(
+            name: "DeviceTests",
+            dependencies: [
+                "ChipsetDevices", "PCIBus", "Virtio", "VirtioDevices", "Machine", "TestKit", "StateCodec",
+            ],
+            swiftSettings: plain),
+        .testTarget(
+            name: "HostTests",
+            dependencies: ["LinuxHost", "ByteLayout", "StateCodec", "GuestMemory", "DiskImages"],
+            swiftSettings: plain),
+        .testTarget(
+            name: "FirmwareTests", dependencies: ["FirmwareTables", "BootLoaders", "GuestMemory"],
+            swiftSettings: plain),
+        .testTarget(
+            name: "BootTests", dependencies: ["MachineSpec", "MachineControl", "LinuxHost", "TestKit"],
+            swiftSettings: plain),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .gnu11
+)

@@ -1,0 +1,1 @@
+// BootLoaders: see ARCHITECTURE.md.

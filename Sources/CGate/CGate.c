@@ -1,0 +1,44 @@
+#include "CGate.h"
+#include <cpuid.h>
+
+uint64_t ospite_rdtsc(void) { return __builtin_ia32_rdtsc(); }
+
+void ospite_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) {
+    __cpuid_count(leaf, subleaf, out[0], out[1], out[2], out[3]);
+}
+
+uint64_t ospite_xgetbv(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return ((uint64_t)high << 32) | low;
+}
+
+// Inline assembly rather than builtins: guest addresses may be unaligned, which C atomics do not allow.
+#define CAS(bits, type, suffix, constraint)                                                          \
+    int ospite_cas##bits(void *address, type *expected, type desired) {                              \
+        unsigned char done;                                                                          \
+        type seen = *expected;                                                                       \
+        __asm__ volatile("lock cmpxchg" suffix " %3, %1\n\tsete %0"                                  \
+                         : "=qm"(done), "+m"(*(type *)address), "+a"(seen)                           \
+                         : constraint(desired)                                                       \
+                         : "memory", "cc");                                                          \
+        *expected = seen;                                                                            \
+        return done;                                                                                 \
+    }
+CAS(8, uint8_t, "b", "q")
+CAS(16, uint16_t, "w", "r")
+CAS(32, uint32_t, "l", "r")
+CAS(64, uint64_t, "q", "r")
+
+int ospite_cas128(void *address, uint64_t expected[2], const uint64_t desired[2]) {
+    unsigned char done;
+    __asm__ volatile("lock cmpxchg16b %1\n\tsete %0"
+                     : "=qm"(done), "+m"(*(__int128 *)address), "+a"(expected[0]), "+d"(expected[1])
+                     : "b"(desired[0]), "c"(desired[1])
+                     : "memory", "cc");
+    return done;
+}
+
+uint64_t ospite_call1(const void *code, void *argument) {
+    return ((uint64_t(*)(void *))(uintptr_t)code)(argument);
+}

@@ -1,0 +1,1 @@
+// CharacterBackends: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// ChipsetDevices: see ARCHITECTURE.md.

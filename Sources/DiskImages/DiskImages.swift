@@ -1,0 +1,1 @@
+// DiskImages: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// FirmwareTables: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// KVMEngine: see ARCHITECTURE.md.

@@ -1,0 +1,46 @@
+internal import Glibc
+
+/// Memory mapped from the host, unmapped when the last reference goes.
+@safe public final class MemoryMapping: Sendable {
+    nonisolated(unsafe) public let base: UnsafeMutableRawPointer
+    /// Bytes mapped, a multiple of the page size.
+    public let size: Int
+
+    /// Private zeroed memory; `hugePages` asks for transparent huge pages.
+    public init(anonymous size: Int, hugePages: Bool = false) throws(HostError) {
+        // SAFETY: a fresh mapping; the result is checked.
+        let address = unsafe mmap(
+            nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let address = unsafe address, unsafe address != MAP_FAILED else {
+            throw .last("mapping \(size >> 20) MiB of memory")
+        }
+        // MADV_HUGEPAGE (14): a refusal only costs speed.
+        if hugePages { _ = unsafe madvise(address, size, 14) }
+        unsafe base = address
+        self.size = size
+    }
+
+    /// Maps `size` bytes of a file or memfd, shared.
+    public init(file: Int32, offset: Int = 0, size: Int, writable: Bool, executable: Bool = false) throws(HostError) {
+        let protection = PROT_READ | (writable ? PROT_WRITE : 0) | (executable ? PROT_EXEC : 0)
+        // SAFETY: a fresh mapping; the result is checked.
+        let address = unsafe mmap(nil, size, protection, MAP_SHARED, file, offset)
+        guard let address = unsafe address, unsafe address != MAP_FAILED else {
+            throw .last("mapping \(size) bytes of a file")
+        }
+        unsafe base = address
+        self.size = size
+    }
+
+    /// Drops the pages of a range; private memory then reads as zero.
+    public func discard(offset: Int, count: Int) {
+        precondition(offset >= 0 && count >= 0 && offset <= size - count, "discard outside the mapping")
+        // SAFETY: inside this mapping. MADV_DONTNEED (4).
+        _ = unsafe madvise(base + offset, count, 4)
+    }
+
+    deinit {
+        // SAFETY: mapped in init with this size; no other owner.
+        _ = unsafe munmap(base, size)
+    }
+}

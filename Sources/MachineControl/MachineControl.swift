@@ -1,0 +1,1 @@
+// MachineControl: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// MachineSpec: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// PCIBus: see ARCHITECTURE.md.

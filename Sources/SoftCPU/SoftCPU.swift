@@ -1,0 +1,1 @@
+// SoftCPU: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// StateCodec: see ARCHITECTURE.md.

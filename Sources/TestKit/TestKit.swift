@@ -1,0 +1,1 @@
+// TestKit: see ARCHITECTURE.md.

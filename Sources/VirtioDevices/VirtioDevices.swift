@@ -1,0 +1,1 @@
+// VirtioDevices: see ARCHITECTURE.md.
