@@ -31,6 +31,8 @@ struct Instruction: BitwiseCopyable, Sendable {
     var base: UInt8 = Instruction.noRegister
     /// 0...15 or `noRegister`. A vector register when the operand's kind is `memoryVectorIndex`.
     var index: UInt8 = Instruction.noRegister
+    /// Bytes of the vector register that VSIB names, 16 or 32; 0 elsewhere.
+    var vectorIndexSize: UInt8 = 0
     /// The index counts `1 << scaleShift` times, 0...3.
     var scaleShift: UInt8 = 0
     /// Sign-extended; the whole (zero-extended) address for the moffs forms of MOV.
@@ -76,6 +78,10 @@ struct Instruction: BitwiseCopyable, Sendable {
     var hasMemoryOperand: Bool {
         operand0.isMemory || operand1.isMemory || operand2.isMemory || operand3.isMemory
     }
+
+    /// The condition of JCC, SETCC and CMOVCC: 0 O, 1 NO, 2 B, 3 AE, 4 E, 5 NE, 6 BE, 7 A, 8 S, 9 NS, 10 P, 11 NP,
+    /// 12 L, 13 GE, 14 LE, 15 G (SDM vol. 1 appendix B).
+    var condition: UInt8 { opcode & 15 }
 
     /// The operand at `position`; one of kind `none` beyond the last.
     func operand(_ position: Int) -> Operand {
@@ -125,7 +131,7 @@ struct Operand: BitwiseCopyable, Equatable, Sendable {
         case highByte
         /// The memory operand in `base`, `index`, `scaleShift`, `displacement`, `segment`.
         case memory
-        /// As `memory`, with a vector register as index (VSIB); XMM or YMM by `vectorIndexIsYMM`.
+        /// As `memory`, with a vector register of `vectorIndexSize` bytes as index (VSIB).
         case memoryVectorIndex
         /// segment:[rSI] of a string instruction.
         case stringSource
