@@ -52,16 +52,27 @@ enum DecoderComparison {
         return aliases[name] ?? [name]
     }
 
+    /// Position by position; where the reference hides implicit operands, every operand of ours must be one of its
+    /// operands and every visible one of its must be one of ours.
     private static func operandDifference(
         _ ours: Instruction, _ theirs: ReferenceDecoder.Result
     ) -> String? {
-        if Int(ours.operandCount) != theirs.operands.count {
-            return "\(ours.operandCount) operands, reference \(theirs.operands.count)"
+        let count = Int(ours.operandCount), visible = theirs.operands.prefix(theirs.visibleCount)
+        if count == visible.count {
+            for (position, reference) in visible.enumerated() {
+                guard let difference = operandDifference(ours.operand(position), reference, ours) else { continue }
+                return "operand \(position): \(difference)"
+            }
+            return nil
         }
-        for (position, reference) in theirs.operands.enumerated() {
-            let operand = ours.operand(position)
-            guard let difference = operandDifference(operand, reference, ours) else { continue }
-            return "operand \(position): \(difference)"
+        let mine = (0..<count).map { ours.operand($0) }
+        for operand in mine
+        where !theirs.operands.contains(where: { operandDifference(operand, $0, ours) == nil }) {
+            return "\(operand.kind) unknown to the reference"
+        }
+        for reference in visible
+        where !mine.contains(where: { operandDifference($0, reference, ours) == nil }) {
+            return "\(reference.kind) of the reference missing"
         }
         return nil
     }
@@ -92,10 +103,14 @@ enum DecoderComparison {
             guard [.one, .immediate, .immediate2, .relative].contains(operand.kind) else {
                 return "\(operand.kind), reference immediate"
             }
-            if value != reference.immediate { return "immediate" }
+            // The table says how an immediate extends; the reference sign-extends for display.
+            let extended = operand.size >= 8 ? ~0 : (1 << (UInt64(operand.size) * 8)) - 1 as UInt64
+            if (value ^ reference.immediate) & extended != 0 { return "immediate" }
             if (operand.kind == .relative) != reference.isRelative { return "relative" }
         }
-        if operand.isRead != reference.isRead || operand.isWritten != reference.isWritten {
+        // A partial or conditional write of ours also counts as a read.
+        let mayMerge = operand.isRead && operand.isWritten
+        if operand.isRead != reference.isRead && !mayMerge || operand.isWritten != reference.isWritten {
             return "access r\(operand.isRead) w\(operand.isWritten)"
         }
         return nil
@@ -128,14 +143,21 @@ enum DecoderComparison {
         {
             return "scale"
         }
-        return displacement == reference.displacement ? nil : "displacement"
+        // A direct address is unsigned; the reference sign-extends it for display.
+        let isDirect = ours.modRMOffset == 0 && ours.displacementSize < 8
+        let counted: Int64 = isDirect ? (1 << (Int64(ours.displacementSize) * 8)) - 1 : -1
+        return (displacement ^ reference.displacement) & counted == 0 ? nil : "displacement"
     }
 
     private static func flagDifference(_ ours: Instruction, _ theirs: ReferenceDecoder.Result) -> String? {
         let status: UInt32 = 0xCD5 | 0x200
-        func differ(_ word: UInt16, _ reference: UInt32) -> Bool { UInt32(word) & status != reference & status }
-        if differ(ours.flagsRead, theirs.flagsTested) { return "flags read" }
-        if differ(ours.flagsWritten, theirs.flagsModified) { return "flags written" }
-        return differ(ours.flagsUndefined, theirs.flagsUndefined) ? "flags undefined" : nil
+        func difference(_ what: String, _ word: UInt16, _ reference: UInt32) -> String? {
+            if UInt32(word) & status == reference & status { return nil }
+            return "flags \(what) \(String(UInt32(word) & status, radix: 16)), "
+                + "reference \(String(reference & status, radix: 16))"
+        }
+        return difference("read", ours.flagsRead, theirs.flagsTested)
+            ?? difference("written", ours.flagsWritten, theirs.flagsModified & ~theirs.flagsUndefined)
+            ?? difference("undefined", ours.flagsUndefined, theirs.flagsUndefined)
     }
 }

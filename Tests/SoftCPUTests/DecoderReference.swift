@@ -63,6 +63,8 @@ final class ReferenceDecoder {
         /// 0 legacy, 1 3DNow!, 2 XOP, 3 VEX, 4 EVEX, 5 MVEX.
         var encoding: UInt32 = 0
         var operands: [Operand] = []
+        /// The first so many operands are those that an assembler writes.
+        var visibleCount = 0
         var flagsTested: UInt32 = 0, flagsModified: UInt32 = 0, flagsUndefined: UInt32 = 0
     }
     struct Operand {
@@ -99,7 +101,8 @@ final class ReferenceDecoder {
                 | flags.load(fromByteOffset: 12, as: UInt32.self)
             result.flagsUndefined = flags.load(fromByteOffset: 16, as: UInt32.self)
         }
-        for number in 0..<Int(word(25, UInt8.self)) { result.operands.append(operand(operands + 80 * number)) }
+        result.visibleCount = Int(word(25, UInt8.self))
+        for number in 0..<Int(word(24, UInt8.self)) { result.operands.append(operand(operands + 80 * number)) }
         return result
     }
 
