@@ -24,9 +24,9 @@ import Testing
         #expect(!parker.park(until: HostTime.monotonic + 1_000_000))
     }
 
-    @Test func `no wake-up is lost in two hundred thousand hand-overs`() throws {
+    @Test func `no wake-up is lost in fifty thousand hand-overs`() throws {
         let here = Parker(), there = Parker(), box = Box()
-        let rounds = 200_000
+        let rounds = 50_000
         let thread = try HostThread(name: "echo") {
             for _ in 0..<rounds {
                 // A deadline in the past at times: the wake-up then races with the time-out.
