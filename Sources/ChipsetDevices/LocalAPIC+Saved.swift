@@ -1,4 +1,4 @@
-public import DeviceModel
+import DeviceModel
 
 extension LocalAPIC {
     /// The registers of a local APIC. Times are machine nanoseconds.
