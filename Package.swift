@@ -40,7 +40,7 @@ let package = Package(
         library("SoftCPU", ["VCPUEngine", "LinuxHost", "CGate"]),
         library("KVMEngine", ["VCPUEngine", "LinuxHost", "CKVM"]),
         // Floor 3: devices.
-        library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout"]),
+        library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout", "VCPUEngine"]),
         library("PCIBus", ["DeviceModel", "ByteLayout"]),
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
