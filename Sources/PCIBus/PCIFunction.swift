@@ -312,8 +312,6 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
     }
 
     public func restore(_ saved: Saved) throws(RestoreError) {
-        let interruptsFit = interrupts.restore(saved.interrupts)
-        guard interruptsFit else { throw RestoreError(Self.kind, "MSI-X table of another size") }
         let configFits = state.withLock { state in
             guard state.config.restore(saved.config) else { return false }
             remap(&state)
@@ -321,5 +319,7 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
             return true
         }
         guard configFits else { throw RestoreError(Self.kind, "configuration space of another function") }
+        let interruptsFit = interrupts.restore(saved.interrupts)
+        guard interruptsFit else { throw RestoreError(Self.kind, "MSI-X table of another size") }
     }
 }
