@@ -63,9 +63,15 @@ extension VirtioDevice {
     public func writeConfig(offset: Int, bytes: [UInt8]) {}
     public func activate(features: UInt64) {}
 
-    /// Waits for the threads that are between pop and complete.
-    public func settle(_ queue: VirtioQueue) {
-        while queue.inFlight > 0 { sched_yield() }
+    public func settle(_ queue: VirtioQueue) { waitUntilSettled(queue) }
+
+    /// Waits for the threads that are between pop and complete; `release` gives back what the device holds,
+    /// as often as one of those threads may have left it something.
+    public func waitUntilSettled(_ queue: VirtioQueue, _ release: () -> Void = {}) {
+        while queue.inFlight > 0 {
+            release()
+            sched_yield()
+        }
     }
 
     /// The machine stops: what is in flight is finished, so that no request needs saving.

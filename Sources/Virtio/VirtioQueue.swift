@@ -101,15 +101,16 @@ public final class VirtioQueue: Sendable {
 
     /// Hands every available chain to `handle`, with the driver's notifications suppressed and the used ring
     /// published once at the end. If another thread is already at it, that thread looks again instead, so
-    /// `handle` never runs twice at a time for one queue. No lock is held while it runs.
-    public func service(_ handle: (DescriptorChain) -> Void) {
+    /// `handle` never runs twice at a time for one queue. No lock is held while it runs. It ends early when
+    /// `condition` does not hold; the device calls again when it does.
+    public func service(while condition: () -> Bool = { true }, _ handle: (DescriptorChain) -> Void) {
         guard kicks.wrappingAdd(1, ordering: .acquiringAndReleasing).oldValue == 0 else { return }
         while true {
             let seen = kicks.load(ordering: .acquiring)
             repeat {
                 begin()
-                while let chain = pop() { handle(chain) }
-            } while finish()
+                while condition(), let chain = pop() { handle(chain) }
+            } while finish() && condition()
             if kicks.compareExchange(expected: seen, desired: 0, ordering: .acquiringAndReleasing).exchanged {
                 return
             }
@@ -185,7 +186,7 @@ public final class VirtioQueue: Sendable {
     func enable(eventIndex: Bool, indirect: Bool) {
         let fault = state.withLock { state -> QueueFault? in
             guard !state.registers.isEnabled else { return nil }
-            do {
+            do throws(QueueFault) {
                 state.ring = try makeRing(state.registers, eventIndex, indirect, nil)
                 state.registers.isEnabled = true
                 state.isBroken = false
