@@ -45,7 +45,7 @@ let package = Package(
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
         library("CharacterBackends", ["LinuxHost"]),
-        library("VirtioDevices", ["Virtio", "DiskImages", "CharacterBackends"]),
+        library("VirtioDevices", ["Virtio", "PCIBus", "DeviceModel", "ByteLayout"]),
         // Floor 3: firmware.
         library("FirmwareTables", ["GuestMemory", "ByteLayout"]),
         library("BootLoaders", ["GuestMemory", "X86Architecture", "ByteLayout"]),
