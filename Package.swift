@@ -90,7 +90,8 @@ let package = Package(
             dependencies: ["LinuxHost", "ByteLayout", "StateCodec", "GuestMemory", "DiskImages"],
             swiftSettings: plain),
         .testTarget(
-            name: "FirmwareTests", dependencies: ["FirmwareTables", "BootLoaders", "GuestMemory"],
+            name: "FirmwareTests",
+            dependencies: ["FirmwareTables", "BootLoaders", "GuestMemory", "X86Architecture", "ByteLayout"],
             swiftSettings: plain),
         .testTarget(
             name: "BootTests", dependencies: ["MachineSpec", "MachineControl", "LinuxHost", "TestKit"],

@@ -63,7 +63,8 @@ public enum BootError: Error, Equatable, Sendable, CustomStringConvertible {
     private var placementDescription: String {
         switch self {
         case .outsideRAM(let part, let start, let size):
-            return "The \(part) needs \(size) bytes at \(hexadecimal(start)), where the machine has no free RAM; "
+            return
+                "The \(part) needs \(size) bytes at \(hexadecimal(start)), where the machine has no free RAM; "
                 + "give the machine more memory or use another kernel."
         case .overlap(let part, let other, let start, let size):
             return "The \(part) (\(size) bytes at \(hexadecimal(start))) overlaps the \(other); "
@@ -72,7 +73,8 @@ public enum BootError: Error, Equatable, Sendable, CustomStringConvertible {
             return "The \(part) of \(size) bytes does not fit into free RAM below \(hexadecimal(below)); "
                 + "give the machine more memory."
         case .commandLineTooLong(let length, let limit):
-            return "The kernel command line has \(length) bytes, but at most \(limit) are possible; shorten it."
+            return
+                "The kernel command line has \(length) bytes, but at most \(limit) are possible; shorten it."
         case .commandLineHasNUL:
             return "The kernel command line contains a NUL character; remove it."
         case .tooManyModules(let count, let limit):

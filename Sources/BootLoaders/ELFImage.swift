@@ -34,7 +34,9 @@ struct ELFImage {
         guard Self.isPresent(in: file), file.count >= 52 else {
             throw .truncated(part: "ELF header", end: 52, fileSize: UInt64(file.count))
         }
-        guard file[4] == 1 || file[4] == 2 else { throw .malformed(field: "ELF class", value: UInt64(file[4])) }
+        guard file[4] == 1 || file[4] == 2 else {
+            throw .malformed(field: "ELF class", value: UInt64(file[4]))
+        }
         guard file[5] == Self.littleEndian else {
             throw .malformed(field: "ELF byte order", value: UInt64(file[5]))
         }

@@ -11,8 +11,6 @@ struct LinuxLoader {
         static let rsdp = 0x70, e820Count = 0x1E8, e820Table = 0x2D0
         static let e820Limit = 128
     }
-    /// In the 64-bit image, startup_64 is 0x200 bytes after startup_32.
-    private static let entry64Offset: UInt64 = 0x200
     private static let undefinedLoader: UInt8 = 0xFF
 
     static func load(_ request: BootRequest, into memory: GuestMemory) throws(BootError) -> BootPlan {
@@ -35,7 +33,8 @@ struct LinuxLoader {
         try places.install("zero page", page[...], at: PlacementMap.LowMemory.information)
 
         let entry = entryPoint(header, kernelStart: start, codeSize: request.kernel.count - header.setupSize)
-        var state = header.hasEntry64 ? EntryState.longMode(entry: entry) : EntryState.protectedMode(entry: entry)
+        var state =
+            header.hasEntry64 ? EntryState.longMode(entry: entry) : EntryState.protectedMode(entry: entry)
         state.gpr[6] = PlacementMap.LowMemory.information
         return BootPlan(
             bootProtocol: header.hasEntry64 ? .linux64 : .linux32, entryPoint: GuestAddress(entry),
@@ -109,7 +108,7 @@ struct LinuxLoader {
 
     /// A code32_start that is not the classic one is a hook of the image: it moves with the code.
     private static func entryPoint(_ header: LinuxSetupHeader, kernelStart: UInt64, codeSize: Int) -> UInt64 {
-        if header.hasEntry64 { return kernelStart + entry64Offset }
+        if header.hasEntry64 { return kernelStart + LinuxSetupHeader.entry64Offset }
         let hook = UInt64(header.code32Start) &- LinuxSetupHeader.classicLoadAddress
         return hook < UInt64(codeSize) ? kernelStart + hook : kernelStart
     }

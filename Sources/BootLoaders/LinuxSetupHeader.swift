@@ -18,6 +18,8 @@ struct LinuxSetupHeader: Equatable {
     static let kernel64: UInt16 = 1
     /// bzImages of all ages are linked to here.
     static let classicLoadAddress: UInt64 = 0x10_0000
+    /// In a 64-bit image, startup_64 is this far after startup_32.
+    static let entry64Offset: UInt64 = 0x200
 
     var version: UInt16
     /// Bytes before the protected-mode code.
@@ -63,7 +65,8 @@ struct LinuxSetupHeader: Equatable {
             throw .truncated(
                 part: "setup code", end: UInt64(setupSize) + 1, fileSize: UInt64(file.count))
         }
-        headerEnd = min(Offset.signature + Int(try field(UInt8.self, Offset.jump + 1)), Offset.limit, setupSize)
+        headerEnd = min(
+            Offset.signature + Int(try field(UInt8.self, Offset.jump + 1)), Offset.limit, setupSize)
         code32Start = try field(UInt32.self, Offset.code32Start)
         initrdAddressMaximum = UInt64(try field(UInt32.self, Offset.initrdAddressMaximum))
 
@@ -79,6 +82,13 @@ struct LinuxSetupHeader: Equatable {
         let initSize = since20A ? UInt64(try field(UInt32.self, Offset.initSize)) : 0
 
         let codeSize = UInt64(file.count - setupSize)
+        // syssize counts 16-byte units, and the last one may be cut short.
+        let announced = UInt64(try field(UInt32.self, Offset.systemSize)) * 16
+        guard announced <= codeSize + 15, !hasEntry64 || codeSize > Self.entry64Offset else {
+            throw .truncated(
+                part: "protected-mode code", end: UInt64(setupSize) + max(announced, Self.entry64Offset + 1),
+                fileSize: UInt64(file.count))
+        }
         memoryNeeded = max(initSize, codeSize)
         if isRelocatable {
             if kernelAlignment == 0 { kernelAlignment = 0x10_0000 }

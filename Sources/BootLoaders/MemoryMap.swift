@@ -67,8 +67,9 @@ public struct MemoryMap: Sendable, Equatable {
 
     /// Whether all `size` bytes at `start` lie in one run of RAM. False for sums that wrap.
     public func isRAM(_ start: UInt64, size: UInt64) -> Bool {
-        entries.contains { $0.kind == .ram && start >= $0.start && start - $0.start <= $0.size
-            && size <= $0.size - (start - $0.start)
+        entries.contains {
+            $0.kind == .ram && start >= $0.start && start - $0.start <= $0.size
+                && size <= $0.size - (start - $0.start)
         }
     }
 

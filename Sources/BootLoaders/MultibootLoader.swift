@@ -73,11 +73,12 @@ struct MultibootLoader {
         let table = map.multibootTable
         let mapAddress = try tables.append(table)
         // §3.3 mods: start, end, string, reserved; all below 4 GiB by construction.
-        let moduleAddress = try tables.append(modules.reduce(into: []) { bytes, module in
-            for field in [module.start, module.start + module.size, module.commandLine, 0] {
-                bytes.append(littleEndian: UInt32(truncatingIfNeeded: field))
-            }
-        })
+        let moduleAddress = try tables.append(
+            modules.reduce(into: []) { bytes, module in
+                for field in [module.start, module.start + module.size, module.commandLine, 0] {
+                    bytes.append(littleEndian: UInt32(truncatingIfNeeded: field))
+                }
+            })
         let name = try tables.append(string: "Ospite")
 
         var info = [UInt8](repeating: 0, count: Information.size)

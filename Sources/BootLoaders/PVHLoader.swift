@@ -22,10 +22,13 @@ struct PVHLoader {
         var tables = LowTables()
         let modules = try places.placeModules(request, strings: &tables, initrdName: "")
         let memoryTable = try tables.append(map.hvmTable)
-        let moduleTable = try tables.append(modules.reduce(into: []) { bytes, module in
-            // hvm_modlist_entry: address, size, command line, reserved.
-            for field in [module.start, module.size, module.commandLine, 0] { bytes.append(littleEndian: field) }
-        })
+        let moduleTable = try tables.append(
+            modules.reduce(into: []) { bytes, module in
+                // hvm_modlist_entry: address, size, command line, reserved.
+                for field in [module.start, module.size, module.commandLine, 0] {
+                    bytes.append(littleEndian: field)
+                }
+            })
         try places.install("boot tables", tables.bytes[...], at: PlacementMap.LowMemory.tables)
 
         // hvm_start_info, version 1.

@@ -39,16 +39,18 @@ struct PlacementMap {
         placements.append(BootPlan.Placement(part: part, start: GuestAddress(start), size: size))
     }
 
-    /// Takes the highest free `size` bytes below `limit`; `alignment` is a power of two.
+    /// Takes the highest free `size` bytes below `limit` but above 1 MiB: kernels use the first MiB as they like,
+    /// and take address 0 for "none". `alignment` is a power of two.
     mutating func claimHighest(
         _ part: String, size: UInt64, alignment: UInt64 = 4096, below limit: UInt64
     ) throws(BootError) -> UInt64 {
         for run in map.entries.reversed() where run.kind == .ram {
             var top = min(run.end, limit)
+            let bottom = max(run.start, 0x10_0000)
             // Every round steps below one more placement, so there are at most `placements.count + 1`.
-            while top > run.start, size <= top - run.start {
+            while top > bottom, size <= top - bottom {
                 let start = (top - size) & ~(alignment - 1)
-                guard start >= run.start else { break }
+                guard start >= bottom else { break }
                 guard let other = overlapping(start, max(size, 1)) else {
                     try claim(part, at: start, size: size)
                     return start

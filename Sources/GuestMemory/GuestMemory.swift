@@ -182,7 +182,9 @@ public import Synchronization
         let (region, offset) = try locate(address, bytes.count)
         guard !bytes.isEmpty else { return }
         // SAFETY: `locate` proved `bytes.count` bytes at `offset`; the slice is not empty.
-        unsafe bytes.withUnsafeBytes { unsafe (region.host + offset).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+        unsafe bytes.withUnsafeBytes { source in
+            unsafe (region.host + offset).copyMemory(from: source.baseAddress!, byteCount: source.count)
+        }
         recordStore(region, offset, bytes.count)
     }
 
