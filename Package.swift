@@ -93,8 +93,9 @@ let package = Package(
             ],
             swiftSettings: plain),
         .testTarget(
-            name: "FirmwareTests", dependencies: ["FirmwareTables", "BootLoaders", "GuestMemory"],
-            swiftSettings: plain),
+            name: "FirmwareTests",
+            dependencies: ["FirmwareTables", "BootLoaders", "GuestMemory", "X86Architecture", "ByteLayout"],
+            exclude: ["Golden"], swiftSettings: plain),
         .testTarget(
             name: "BootTests", dependencies: ["MachineSpec", "MachineControl", "LinuxHost", "TestKit"],
             swiftSettings: plain),
