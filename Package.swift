@@ -52,20 +52,22 @@ let package = Package(
         // Floor 4: the machine.
         library("MachineSpec"),
         library("MachineControl", ["LinuxHost", "ByteLayout", "MachineSpec"]),
+        library("VMMSandbox", ["LinuxHost", "CLinux", "MachineSpec"]),
         library(
             "Machine",
             [
-                "MachineSpec", "SoftCPU", "KVMEngine", "ChipsetDevices", "PCIBus", "VirtioDevices",
+                "MachineSpec", "MachineControl", "VMMSandbox", "SoftCPU", "KVMEngine", "ChipsetDevices", "PCIBus", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
         // Floor 6: programs.
         .executableTarget(
-            name: "ospite-vmm", dependencies: ["Machine", "MachineControl"],
+            name: "ospite-vmm",
+            dependencies: ["Machine", "MachineControl", "MachineSpec", "VMMSandbox", "LinuxHost", "CLinux"],
             swiftSettings: fenced, linkerSettings: staticProgram),
         .executableTarget(
             name: "ospite",
             dependencies: [
-                "LinuxHost", "MachineSpec", "MachineControl",
+                "CLinux", "LinuxHost", "MachineSpec", "MachineControl",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: fenced),
@@ -77,6 +79,9 @@ let package = Package(
             swiftSettings: fenced),
         .executableTarget(name: "table-generator", swiftSettings: plain),
         .testTarget(name: "TidyTests", swiftSettings: plain),
+        .testTarget(
+            name: "ProgramTests", dependencies: ["ospite", "MachineSpec", "MachineControl", "VMMSandbox"],
+            swiftSettings: plain),
         .testTarget(
             name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit"], swiftSettings: plain),
         .testTarget(
