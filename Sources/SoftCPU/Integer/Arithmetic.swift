@@ -38,43 +38,43 @@ extension CPU {
         s.lazyCarries = 0
     }
 
-    func increment(_ i: borrowing Instruction) throws(Fault) {
+    func increment(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size, carry = carryFlag
         let old = try updateOperand(i, 0) { $0 &+ 1 }
         setAddFlags(size: size, old, 1, old &+ 1)
         setCarry(carry)
     }
 
-    func decrement(_ i: borrowing Instruction) throws(Fault) {
+    func decrement(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size, carry = carryFlag
         let old = try updateOperand(i, 0) { $0 &- 1 }
         setSubtractFlags(size: size, old, 1, old &- 1)
         setCarry(carry)
     }
 
-    func negate(_ i: borrowing Instruction) throws(Fault) {
+    func negate(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let old = try updateOperand(i, 0) { 0 &- $0 }
         setSubtractFlags(size: size, 0, old, 0 &- old)
     }
 
-    func complement(_ i: borrowing Instruction) throws(Fault) {
+    func complement(_ i: Instruction) throws(Fault) {
         try updateOperand(i, 0) { ~$0 }
     }
 
-    func moveExtended(_ i: borrowing Instruction, signed: Bool) throws(Fault) {
+    func moveExtended(_ i: Instruction, signed: Bool) throws(Fault) {
         let value = try readOperand(i, 1)
         try writeOperand(i, 0, signed ? Self.signExtend(value, i.operand(1).size) : value)
     }
 
     /// CBW, CWDE, CDQE.
-    func signExtendAccumulator(_ i: borrowing Instruction) {
+    func signExtendAccumulator(_ i: Instruction) {
         let half = i.operandSize / 2
         setGPR(Register.rax, size: i.operandSize, Self.signExtend(gpr(Register.rax), half))
     }
 
     /// CWD, CDQ, CQO.
-    func signIntoData(_ i: borrowing Instruction) {
+    func signIntoData(_ i: Instruction) {
         let sign = Int64(bitPattern: Self.signExtend(gpr(Register.rax), i.operandSize)) >> 63
         setGPR(Register.rdx, size: i.operandSize, UInt64(bitPattern: sign))
     }
@@ -88,7 +88,7 @@ extension CPU {
         setCarry(overflow, overflow: overflow)
     }
 
-    func multiply(_ i: borrowing Instruction) throws(Fault) {
+    func multiply(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let b = try readOperand(i, 0)
         let a = gpr(Register.rax) & Self.sizeMask(size)
@@ -112,7 +112,7 @@ extension CPU {
     }
 
     /// All three forms of IMUL.
-    func signedMultiply(_ i: borrowing Instruction) throws(Fault) {
+    func signedMultiply(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         if i.operandCount == 1 { return try signedMultiplyWide(i, size) }
         let first = i.operandCount == 3 ? try readOperand(i, 1) : try readOperand(i, 0)
@@ -124,7 +124,7 @@ extension CPU {
         setMultiplyFlags(size: size, low, overflow: overflowed || Self.signExtend(low, size) != low)
     }
 
-    private func signedMultiplyWide(_ i: borrowing Instruction, _ size: UInt8) throws(Fault) {
+    private func signedMultiplyWide(_ i: Instruction, _ size: UInt8) throws(Fault) {
         let b = Int64(bitPattern: Self.signExtend(try readOperand(i, 0), size))
         let a = Int64(bitPattern: Self.signExtend(gpr(Register.rax), size))
         if size == 8 {
@@ -145,7 +145,7 @@ extension CPU {
     }
 
     /// MULX: no flags; the low half is written first, so that equal destinations keep the high half.
-    func multiplyNoFlags(_ i: borrowing Instruction) throws(Fault) {
+    func multiplyNoFlags(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let b = try readOperand(i, 2)
         let a = gpr(Register.rdx) & Self.sizeMask(size)
@@ -156,7 +156,7 @@ extension CPU {
 
     // MARK: Division
 
-    func divide(_ i: borrowing Instruction) throws(Fault) {
+    func divide(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let divisor = try readOperand(i, 0)
         guard divisor != 0 else { throw .divide }
@@ -181,7 +181,7 @@ extension CPU {
         }
     }
 
-    func signedDivide(_ i: borrowing Instruction) throws(Fault) {
+    func signedDivide(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let divisor = Int64(bitPattern: Self.signExtend(try readOperand(i, 0), size))
         guard divisor != 0 else { throw .divide }
@@ -226,13 +226,13 @@ extension CPU {
 
     // MARK: ADX
 
-    func addCarryOnly(_ i: borrowing Instruction) throws(Fault) {
+    func addCarryOnly(_ i: Instruction) throws(Fault) {
         let (sum, carry) = Self.add(try readOperand(i, 0), try readOperand(i, 1), carryFlag, i.operand0.size)
         try writeOperand(i, 0, sum)
         setCarry(carry)
     }
 
-    func addOverflowOnly(_ i: borrowing Instruction) throws(Fault) {
+    func addOverflowOnly(_ i: Instruction) throws(Fault) {
         let (sum, carry) = Self.add(try readOperand(i, 0), try readOperand(i, 1), overflowFlag, i.operand0.size)
         try writeOperand(i, 0, sum)
         setCarry(carryFlag, overflow: carry)
@@ -257,7 +257,7 @@ extension CPU {
         setCarry(adjust, overflow: false)
     }
 
-    func asciiAdjustMultiply(_ i: borrowing Instruction) throws(Fault) {
+    func asciiAdjustMultiply(_ i: Instruction) throws(Fault) {
         let divisor = i.immediate & 0xFF
         guard divisor != 0 else { throw .divide }
         let al = gpr(Register.rax) & 0xFF
@@ -265,7 +265,7 @@ extension CPU {
         setLogicFlags(size: 1, al % divisor)
     }
 
-    func asciiAdjustDivide(_ i: borrowing Instruction) {
+    func asciiAdjustDivide(_ i: Instruction) {
         let ax = gpr(Register.rax)
         let sum = ((ax & 0xFF) &+ ((ax >> 8) & 0xFF) &* (i.immediate & 0xFF)) & 0xFF
         setGPR(Register.rax, size: 2, sum)

@@ -7,11 +7,11 @@ extension CPU {
     enum Shift { case rotateLeft, rotateRight, rotateCarryLeft, rotateCarryRight, left, right, arithmeticRight }
 
     /// The count operand: CL, an immediate or 1, cut to 5 bits (6 for 64-bit operands).
-    private func shiftCount(_ i: borrowing Instruction, _ position: Int, _ size: UInt8) throws(Fault) -> UInt64 {
+    private func shiftCount(_ i: Instruction, _ position: Int, _ size: UInt8) throws(Fault) -> UInt64 {
         try readOperand(i, position) & (size == 8 ? 63 : 31)
     }
 
-    func shiftOrRotate(_ i: borrowing Instruction, _ kind: Shift) throws(Fault) {
+    func shiftOrRotate(_ i: Instruction, _ kind: Shift) throws(Fault) {
         let size = i.operand0.size
         let count = try shiftCount(i, 1, size)
         guard count != 0 else {
@@ -25,7 +25,7 @@ extension CPU {
         }
     }
 
-    private func shift(_ i: borrowing Instruction, _ kind: Shift, _ count: UInt64, _ size: UInt8) throws(Fault) {
+    private func shift(_ i: Instruction, _ kind: Shift, _ count: UInt64, _ size: UInt8) throws(Fault) {
         let bits = UInt64(size) * 8
         func shifted(_ value: UInt64) -> UInt64 {
             switch kind {
@@ -52,7 +52,7 @@ extension CPU {
         }
     }
 
-    private func rotate(_ i: borrowing Instruction, _ kind: Shift, _ count: UInt64, _ size: UInt8) throws(Fault) {
+    private func rotate(_ i: Instruction, _ kind: Shift, _ count: UInt64, _ size: UInt8) throws(Fault) {
         let bits = UInt64(size) * 8, mask = Self.sizeMask(size)
         if kind == .rotateCarryLeft || kind == .rotateCarryRight {
             return try rotateThroughCarry(i, left: kind == .rotateCarryLeft, count % (bits + 1), size)
@@ -75,7 +75,7 @@ extension CPU {
         }
     }
 
-    private func rotateThroughCarry(_ i: borrowing Instruction, left: Bool, _ turns: UInt64, _ size: UInt8) throws(Fault) {
+    private func rotateThroughCarry(_ i: Instruction, left: Bool, _ turns: UInt64, _ size: UInt8) throws(Fault) {
         let bits = UInt64(size) * 8, mask = Self.sizeMask(size)
         let carryIn: UInt64 = carryFlag ? 1 : 0
         guard turns != 0 else {
@@ -97,7 +97,7 @@ extension CPU {
     }
 
     /// SHLD and SHRD.
-    func shiftDouble(_ i: borrowing Instruction, left: Bool) throws(Fault) {
+    func shiftDouble(_ i: Instruction, left: Bool) throws(Fault) {
         let size = i.operand0.size, bits = UInt64(size) * 8, mask = Self.sizeMask(size)
         let count = try shiftCount(i, 2, size)
         let fill = try readOperand(i, 1)
@@ -130,7 +130,7 @@ extension CPU {
     }
 
     /// SHLX, SHRX, SARX.
-    func shiftNoFlags(_ i: borrowing Instruction, _ kind: Shift) throws(Fault) {
+    func shiftNoFlags(_ i: Instruction, _ kind: Shift) throws(Fault) {
         let size = i.operand0.size
         let value = try readOperand(i, 1)
         let count = try shiftCount(i, 2, size)
@@ -142,7 +142,7 @@ extension CPU {
         }
     }
 
-    func rotateNoFlags(_ i: borrowing Instruction) throws(Fault) {
+    func rotateNoFlags(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size, bits = UInt64(size) * 8
         let value = try readOperand(i, 1)
         let count = try shiftCount(i, 2, size) % bits
@@ -153,7 +153,7 @@ extension CPU {
 
     enum BitChange { case test, set, reset, complement }
 
-    func bitTest(_ i: borrowing Instruction, _ change: BitChange) throws(Fault) {
+    func bitTest(_ i: Instruction, _ change: BitChange) throws(Fault) {
         let size = i.operand0.size, bits = UInt64(size) * 8
         let raw = try readOperand(i, 1)
         let bit = raw & (bits - 1)
@@ -189,7 +189,7 @@ extension CPU {
     }
 
     private func updateMemory(
-        _ size: UInt8, _ address: UInt64, _ i: borrowing Instruction, _ change: (UInt64) -> UInt64
+        _ size: UInt8, _ address: UInt64, _ i: Instruction, _ change: (UInt64) -> UInt64
     ) throws(Fault) -> UInt64 {
         let locked = i.prefixes.contains(.lock)
         switch size {
@@ -206,7 +206,7 @@ extension CPU {
     }
 
     /// BSF and BSR. A zero source leaves the destination alone (AMD documents it, Intel does it).
-    func bitScan(_ i: borrowing Instruction, forward: Bool) throws(Fault) {
+    func bitScan(_ i: Instruction, forward: Bool) throws(Fault) {
         let value = try readOperand(i, 1)
         if value == 0 {
             setStatusFlags(statusFlags | RFlags.zero.rawValue)
@@ -216,7 +216,7 @@ extension CPU {
         setStatusFlags(statusFlags & ~RFlags.zero.rawValue)
     }
 
-    func countZeros(_ i: borrowing Instruction, trailing: Bool) throws(Fault) {
+    func countZeros(_ i: Instruction, trailing: Bool) throws(Fault) {
         let size = i.operand0.size, bits = Int(size) * 8
         let value = try readOperand(i, 1)
         let count =
@@ -225,7 +225,7 @@ extension CPU {
         setZeroAndCarry(zero: count == 0, carry: value == 0)
     }
 
-    func countOnes(_ i: borrowing Instruction) throws(Fault) {
+    func countOnes(_ i: Instruction) throws(Fault) {
         let value = try readOperand(i, 1)
         try writeOperand(i, 0, UInt64(value.nonzeroBitCount))
         setStatusFlags(value == 0 ? RFlags.zero.rawValue : 0)
@@ -237,7 +237,7 @@ extension CPU {
         setStatusFlags(keep | (zero ? RFlags.zero.rawValue : 0) | (carry ? RFlags.carry.rawValue : 0))
     }
 
-    func swapBytes(_ i: borrowing Instruction) {
+    func swapBytes(_ i: Instruction) {
         let number = Int(i.operand0.register), value = gpr(number)
         switch i.operandSize {
         case 8: setGPR(number, value.byteSwapped)
@@ -246,7 +246,7 @@ extension CPU {
         }
     }
 
-    func moveBigEndian(_ i: borrowing Instruction) throws(Fault) {
+    func moveBigEndian(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let value = try readOperand(i, 1)
         try writeOperand(i, 0, value.byteSwapped >> (64 - UInt64(size) * 8))
@@ -260,13 +260,13 @@ extension CPU {
         setCarry(carry, overflow: false)
     }
 
-    func andNot(_ i: borrowing Instruction) throws(Fault) {
+    func andNot(_ i: Instruction) throws(Fault) {
         let result = try ~readOperand(i, 1) & readOperand(i, 2)
         try writeOperand(i, 0, result)
         setBitManipulationFlags(i.operand0.size, result, carry: false)
     }
 
-    func extractBits(_ i: borrowing Instruction) throws(Fault) {
+    func extractBits(_ i: Instruction) throws(Fault) {
         let value = try readOperand(i, 1), control = try readOperand(i, 2)
         let start = control & 0xFF, length = (control >> 8) & 0xFF
         let shifted = start >= 64 ? 0 : value >> start
@@ -275,7 +275,7 @@ extension CPU {
         setBitManipulationFlags(i.operand0.size, result, carry: false)
     }
 
-    func zeroHighBits(_ i: borrowing Instruction) throws(Fault) {
+    func zeroHighBits(_ i: Instruction) throws(Fault) {
         let bits = UInt64(i.operand0.size) * 8
         let value = try readOperand(i, 1), position = try readOperand(i, 2) & 0xFF
         let result = position < bits ? value & ((1 << position) - 1) : value
@@ -285,7 +285,7 @@ extension CPU {
 
     enum LowestBit { case isolate, reset, mask }
 
-    func lowestBit(_ i: borrowing Instruction, _ kind: LowestBit) throws(Fault) {
+    func lowestBit(_ i: Instruction, _ kind: LowestBit) throws(Fault) {
         let value = try readOperand(i, 1)
         let result: UInt64
         switch kind {
@@ -297,7 +297,7 @@ extension CPU {
         setBitManipulationFlags(i.operand0.size, result, carry: kind == .isolate ? value != 0 : value == 0)
     }
 
-    func deposit(_ i: borrowing Instruction) throws(Fault) {
+    func deposit(_ i: Instruction) throws(Fault) {
         var source = try readOperand(i, 1), mask = try readOperand(i, 2), result: UInt64 = 0
         while mask != 0 {
             let bit = mask & (0 &- mask)
@@ -308,7 +308,7 @@ extension CPU {
         try writeOperand(i, 0, result)
     }
 
-    func extract(_ i: borrowing Instruction) throws(Fault) {
+    func extract(_ i: Instruction) throws(Fault) {
         let source = try readOperand(i, 1)
         var mask = try readOperand(i, 2), result: UInt64 = 0, position: UInt64 = 0
         while mask != 0 {
@@ -321,7 +321,7 @@ extension CPU {
     }
 
     /// CRC32 with the Castagnoli polynomial, bit-reflected.
-    func crc32(_ i: borrowing Instruction) throws(Fault) {
+    func crc32(_ i: Instruction) throws(Fault) {
         let size = i.operand(1).size
         let value = try readOperand(i, 1)
         var crc = UInt32(truncatingIfNeeded: gpr(Int(i.operand0.register)))
@@ -337,7 +337,7 @@ extension CPU {
     static func fullFence() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
 
     /// RDRAND and RDSEED: the host's entropy; CF says that the number is good.
-    func randomNumber(_ i: borrowing Instruction) throws(Fault) {
+    func randomNumber(_ i: Instruction) throws(Fault) {
         try writeOperand(i, 0, ospite_random())
         setStatusFlags(RFlags.carry.rawValue)
     }

@@ -1,13 +1,14 @@
+import LinuxHost
 import X86Architecture
 
 /// Stack frames, PUSH and POP with memory, relative branches of segmented code, LOOP.
 extension CPU {
-    func pushMemory(_ i: borrowing Instruction) throws(Fault) {
+    func pushMemory(_ i: Instruction) throws(Fault) {
         try push(size: i.operandSize, readOperand(i, 0))
     }
 
     /// POP to memory computes its address with the incremented stack pointer.
-    func popMemory(_ i: borrowing Instruction) throws(Fault) {
+    func popMemory(_ i: Instruction) throws(Fault) {
         let before = gpr(Register.rsp)
         let value = try pop(size: i.operandSize)
         do throws(Fault) {
@@ -18,7 +19,7 @@ extension CPU {
         }
     }
 
-    func pushAll(_ i: borrowing Instruction) throws(Fault) {
+    func pushAll(_ i: Instruction) throws(Fault) {
         let size = UInt64(i.operandSize), before = gpr(Register.rsp)
         // All eight must fit before any is written.
         let lowest = (before &- 8 &* size) & s.stackMask
@@ -31,7 +32,7 @@ extension CPU {
         }
     }
 
-    func popAll(_ i: borrowing Instruction) throws(Fault) {
+    func popAll(_ i: Instruction) throws(Fault) {
         let before = gpr(Register.rsp)
         var values: InlineArray<8, UInt64> = .init(repeating: 0)
         do throws(Fault) {
@@ -44,7 +45,7 @@ extension CPU {
     }
 
     /// ENTER (SDM vol. 2): the nesting level copies frame pointers of the outer procedures.
-    func enter(_ i: borrowing Instruction) throws(Fault) {
+    func enter(_ i: Instruction) throws(Fault) {
         let size = i.operandSize
         let level = i.immediate2 & 31
         let before = gpr(Register.rsp)
@@ -70,7 +71,7 @@ extension CPU {
         }
     }
 
-    func leave(_ i: borrowing Instruction) throws(Fault) {
+    func leave(_ i: Instruction) throws(Fault) {
         let before = gpr(Register.rsp)
         setGPR(Register.rsp, (before & ~s.stackMask) | (gpr(Register.rbp) & s.stackMask))
         do throws(Fault) {
@@ -84,18 +85,18 @@ extension CPU {
 
     // MARK: Relative branches, any mode
 
-    private func relativeTarget(_ i: borrowing Instruction) throws(Fault) -> UInt64 {
+    private func relativeTarget(_ i: Instruction) throws(Fault) -> UInt64 {
         let target = (s.rip &+ i.immediate) & Self.addressMask(i.operandSize)
         try checkTarget(target)
         return target
     }
 
-    func jumpRelative(_ i: borrowing Instruction) throws(Fault) {
+    func jumpRelative(_ i: Instruction) throws(Fault) {
         s.rip = try relativeTarget(i)
         s.endBlock = true
     }
 
-    func callRelative(_ i: borrowing Instruction) throws(Fault) {
+    func callRelative(_ i: Instruction) throws(Fault) {
         let target = try relativeTarget(i)
         try push(size: i.operandSize, s.rip)
         s.rip = target
@@ -103,7 +104,7 @@ extension CPU {
     }
 
     /// LOOP, LOOPE, LOOPNE: the counter has the address size.
-    func loop(_ i: borrowing Instruction, while condition: () -> Bool) throws(Fault) {
+    func loop(_ i: Instruction, while condition: () -> Bool) throws(Fault) {
         let count = (gpr(Register.rcx) &- 1) & Self.addressMask(i.addressSize)
         if count != 0, condition() { try jumpRelative(i) }
         setGPR(Register.rcx, size: i.addressSize, count)
@@ -112,6 +113,6 @@ extension CPU {
     /// PAUSE: lets other threads run when the host is short of cores.
     func spinHint() {
         s.pauseCount &+= 1
-        if s.pauseCount & 63 == 0, owner.vcpuCount > 1 { HostYield.yield() }
+        if s.pauseCount & 63 == 0, owner.vcpuCount > 1 { HostThread.yield() }
     }
 }

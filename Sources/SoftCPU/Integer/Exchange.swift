@@ -4,7 +4,7 @@ import X86Architecture
 /// XCHG, XADD, CMPXCHG and its wide forms, XLAT.
 extension CPU {
     /// XCHG with memory is locked with or without the prefix.
-    func exchange(_ i: borrowing Instruction) throws(Fault) {
+    func exchange(_ i: Instruction) throws(Fault) {
         guard i.operand0.kind == .memory || i.operand1.kind == .memory else {
             let a = try readOperand(i, 0), b = try readOperand(i, 1)
             try writeOperand(i, 0, b)
@@ -18,7 +18,7 @@ extension CPU {
 
     /// A locked update of the memory operand at `position`.
     private func updateLocked(
-        _ i: borrowing Instruction, _ position: Int, _ change: (UInt64) -> UInt64
+        _ i: Instruction, _ position: Int, _ change: (UInt64) -> UInt64
     ) throws(Fault) -> UInt64 {
         let size = i.operand(position).size
         let address = try memoryAddress(i, Int(size), write: true)
@@ -33,7 +33,7 @@ extension CPU {
         }
     }
 
-    func exchangeAdd(_ i: borrowing Instruction) throws(Fault) {
+    func exchangeAdd(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let addend = try readOperand(i, 1)
         let old = try updateOperand(i, 0) { $0 &+ addend } & Self.sizeMask(size)
@@ -43,7 +43,7 @@ extension CPU {
         setAddFlags(size: size, old, addend, old &+ addend)
     }
 
-    func compareExchange(_ i: borrowing Instruction) throws(Fault) {
+    func compareExchange(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size, mask = Self.sizeMask(size)
         let expected = gpr(Register.rax) & mask
         let new = try readOperand(i, 1)
@@ -57,7 +57,7 @@ extension CPU {
         setSubtractFlags(size: size, expected, old, expected &- old)
     }
 
-    func compareExchange8(_ i: borrowing Instruction) throws(Fault) {
+    func compareExchange8(_ i: Instruction) throws(Fault) {
         let address = try memoryAddress(i, 8, write: true)
         let expected = gpr(Register.rdx) << 32 | gpr(Register.rax) & 0xFFFF_FFFF
         let new = gpr(Register.rcx) << 32 | gpr(Register.rbx) & 0xFFFF_FFFF
@@ -73,7 +73,7 @@ extension CPU {
         }
     }
 
-    func compareExchange16(_ i: borrowing Instruction) throws(Fault) {
+    func compareExchange16(_ i: Instruction) throws(Fault) {
         let address = try memoryAddress(i, 16, write: true)
         guard address & 15 == 0 else { throw .protection() }
         let host = try writableHost(address, 16, i.segment)
@@ -110,7 +110,7 @@ extension CPU {
         return done != 0
     }
 
-    func translateByte(_ i: borrowing Instruction) throws(Fault) {
+    func translateByte(_ i: Instruction) throws(Fault) {
         let offset = (gpr(Register.rbx) &+ gpr(Register.rax) & 0xFF) & Self.addressMask(i.addressSize)
         let value = try load(UInt8.self, linear(i.segment, offset, 1), i.segment)
         setGPR(Register.rax, size: 1, UInt64(value))

@@ -17,7 +17,7 @@ extension CPU {
         let repeats: Bool
     }
 
-    private func stringRegisters(_ i: borrowing Instruction, _ elementSize: UInt8) -> StringRegisters {
+    private func stringRegisters(_ i: Instruction, _ elementSize: UInt8) -> StringRegisters {
         StringRegisters(
             addressMask: Self.addressMask(i.addressSize), addressSize: i.addressSize, elementSize: elementSize,
             step: directionFlag ? 0 &- UInt64(elementSize) : UInt64(elementSize),
@@ -54,7 +54,7 @@ extension CPU {
 
     // MARK: MOVS
 
-    func moveString(_ i: borrowing Instruction) throws(Fault) {
+    func moveString(_ i: Instruction) throws(Fault) {
         let r = stringRegisters(i, i.operand0.size)
         var left = due(r), done: UInt64 = 0, elements = 0
         do throws(Fault) {
@@ -138,7 +138,7 @@ extension CPU {
 
     // MARK: STOS
 
-    func storeString(_ i: borrowing Instruction) throws(Fault) {
+    func storeString(_ i: Instruction) throws(Fault) {
         let r = stringRegisters(i, i.operand0.size)
         var left = due(r), done: UInt64 = 0, elements = 0
         do throws(Fault) {
@@ -190,7 +190,7 @@ extension CPU {
 
     // MARK: LODS, SCAS, CMPS
 
-    func loadString(_ i: borrowing Instruction) throws(Fault) {
+    func loadString(_ i: Instruction) throws(Fault) {
         let r = stringRegisters(i, i.operand0.size)
         var left = due(r), done: UInt64 = 0
         do throws(Fault) {
@@ -209,11 +209,11 @@ extension CPU {
     }
 
     /// REPE goes on while ZF is set, REPNE while it is clear.
-    private func comparisonEnded(_ i: borrowing Instruction) -> Bool {
+    private func comparisonEnded(_ i: Instruction) -> Bool {
         i.prefixes.contains(.rep) ? !zeroFlag : i.prefixes.contains(.repne) ? zeroFlag : true
     }
 
-    func scanString(_ i: borrowing Instruction) throws(Fault) {
+    func scanString(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let r = stringRegisters(i, size)
         var left = due(r), done: UInt64 = 0, ended = false
@@ -235,7 +235,7 @@ extension CPU {
         finish(r, done, i.length, stop: ended)
     }
 
-    func compareString(_ i: borrowing Instruction) throws(Fault) {
+    func compareString(_ i: Instruction) throws(Fault) {
         let size = i.operand0.size
         let r = stringRegisters(i, size)
         var left = due(r), done: UInt64 = 0, ended = false

@@ -34,8 +34,10 @@ struct Block: BitwiseCopyable {
     static let tableEntries = 1 << 15
 
     init(size: Int) throws(HostError) {
-        arena = try MemoryMapping(anonymous: max(size, 1 << 20))
-        table = try MemoryMapping(anonymous: Self.tableEntries * 8)
+        let arena = try MemoryMapping(anonymous: max(size, 1 << 20))
+        let table = try MemoryMapping(anonymous: Self.tableEntries * 8)
+        self.arena = arena
+        self.table = table
     }
 
     /// Address of the table, for `CPUState.blockTable`.

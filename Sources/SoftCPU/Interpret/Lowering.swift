@@ -10,7 +10,7 @@ enum Lowering {
 
     /// Fills `op` for instructions with a body on lowered operands. Nil: the instruction has none and needs
     /// a body that takes it whole. Else: whether the block ends here.
-    static func lower(_ i: borrowing Instruction, _ context: Context, into op: inout MicroOp) -> Bool? {
+    static func lower(_ i: Instruction, _ context: Context, into op: inout MicroOp) -> Bool? {
         if i.hasMemoryOperand { placeMemory(i, into: &op) }
         switch i.mnemonic {
         case .add, .or, .adc, .sbb, .and, .sub, .xor, .cmp, .test: return binary(i, into: &op)
@@ -49,7 +49,7 @@ enum Lowering {
 
     static func isRegister(_ operand: Operand) -> Bool { operand.kind == .gpr || operand.kind == .highByte }
 
-    private static func placeMemory(_ i: borrowing Instruction, into op: inout MicroOp) {
+    private static func placeMemory(_ i: Instruction, into op: inout MicroOp) {
         op.base = UInt16(i.base) * 8
         op.index = UInt16(i.index) * 8
         op.scale = i.scaleShift
@@ -62,7 +62,7 @@ enum Lowering {
 
     // MARK: Families
 
-    private static func binary(_ i: borrowing Instruction, into op: inout MicroOp) -> Bool? {
+    private static func binary(_ i: Instruction, into op: inout MicroOp) -> Bool? {
         let operation: Int
         switch i.mnemonic {
         case .add: operation = 0
@@ -101,7 +101,7 @@ enum Lowering {
         return false
     }
 
-    private static func move(_ i: borrowing Instruction, into op: inout MicroOp) -> Bool? {
+    private static func move(_ i: Instruction, into op: inout MicroOp) -> Bool? {
         let first = i.operand0, second = i.operand1
         let size = sizeIndex(first.size)
         op.immediate = i.immediate
@@ -131,7 +131,7 @@ enum Lowering {
         return false
     }
 
-    private static func extend(_ i: borrowing Instruction, into op: inout MicroOp) -> Bool? {
+    private static func extend(_ i: Instruction, into op: inout MicroOp) -> Bool? {
         let first = i.operand0, second = i.operand1
         let from = sizeIndex(second.size), to = sizeIndex(first.size)
         guard to >= 2, from < to || (from == 2 && to == 2) else { return nil }
@@ -146,7 +146,7 @@ enum Lowering {
         return false
     }
 
-    private static func conditionalMove(_ i: borrowing Instruction, into op: inout MicroOp) -> Bool? {
+    private static func conditionalMove(_ i: Instruction, into op: inout MicroOp) -> Bool? {
         let size = sizeIndex(i.operand0.size)
         op.destination = offset(i.operand0)
         op.condition = i.opcode & 15
@@ -159,7 +159,7 @@ enum Lowering {
         return false
     }
 
-    private static func stack(_ i: borrowing Instruction, into op: inout MicroOp) -> Bool? {
+    private static func stack(_ i: Instruction, into op: inout MicroOp) -> Bool? {
         let size = sizeIndex(i.operandSize)
         if i.mnemonic == .pop {
             guard i.operand0.kind == .gpr else { return nil }
@@ -179,7 +179,7 @@ enum Lowering {
         return false
     }
 
-    private static func branch(_ i: borrowing Instruction, _ context: Context, into op: inout MicroOp) -> Bool? {
+    private static func branch(_ i: Instruction, _ context: Context, into op: inout MicroOp) -> Bool? {
         let size = sizeIndex(i.operandSize)
         if i.mnemonic == .ret {
             op.immediate = i.immediate
