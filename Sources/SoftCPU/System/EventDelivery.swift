@@ -49,7 +49,7 @@ extension CPU {
         deliver(Event(vector: vector, errorCode: nil, kind: .exception))
     }
 
-    private func deliver(_ first: Event) {
+    func deliver(_ first: Event) {
         var event = first
         s.linkSlot = 0
         s.nextBlock = 0

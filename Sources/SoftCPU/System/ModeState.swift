@@ -3,6 +3,9 @@ import X86Architecture
 
 /// What addressing and decoding derive from segments, control registers and privilege.
 extension CPU {
+    /// Bit of `modeKey`: no limit of CS needs a check.
+    private static let unlimitedCode: UInt32 = 8
+
     /// Recomputes everything that hangs on segments, CR0.PE, EFER.LMA, CS.L, CS.D, SS.B and VM. Call after any
     /// change of them; the running block must end then.
     func modeChanged() {
@@ -19,7 +22,7 @@ extension CPU {
 
     /// 64-bit mode ignores ES, CS, SS and DS, and checks no limits (SDM vol. 3 §3.2.4).
     private func enter64BitAddressing() {
-        s.modeKey = s.modeKey & ~3 | UInt32(CodeSize.bits64.rawValue)
+        s.modeKey = s.modeKey & 4 | UInt32(CodeSize.bits64.rawValue) | Self.unlimitedCode
         s.linearMask = .max
         s.stackMask = .max
         s.flatSegments = 0x7F
@@ -35,7 +38,8 @@ extension CPU {
 
     private func enterSegmentedAddressing(_ code: UInt32) {
         let size: CodeSize = code & SegmentAttributes.big != 0 ? .bits32 : .bits16
-        s.modeKey = s.modeKey & ~3 | UInt32(size.rawValue)
+        let unlimited = s.segments[Segment.cs].limit == 0xFFFF_FFFF ? Self.unlimitedCode : 0
+        s.modeKey = s.modeKey & 4 | UInt32(size.rawValue) | unlimited
         s.linearMask = 0xFFFF_FFFF
         s.stackMask = s.segments[Segment.ss].attributes & SegmentAttributes.big != 0 ? 0xFFFF_FFFF : 0xFFFF
         // Slot 6, "no segment", always is flat.

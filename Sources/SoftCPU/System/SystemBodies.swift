@@ -1,10 +1,10 @@
 import X86Architecture
 
-/// The bodies of system instructions. MOV, PUSH and POP have other forms elsewhere: the lowering picks
-/// `moveSystem`, `pushSegment` and `popSegment` by the kind of operand.
+/// The bodies of system instructions. MOV, PUSH and POP are here for segment, control and debug registers only
+/// (see `BodyTable`).
 enum SystemBodies {
     /// MOV with a segment, control or debug register.
-    static let moveSystem: Handler = {
+    private static let moveSystem: Handler = {
         stepAny($0, $1) { cpu, i throws(Fault) in
             let kinds = (i.operand(0).kind, i.operand(1).kind)
             if kinds.0 == .segment || kinds.1 == .segment {
@@ -17,15 +17,18 @@ enum SystemBodies {
         }
     }
     /// PUSH of a segment register.
-    static let pushSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.pushSegment(i) } }
+    private static let pushSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.pushSegment(i) } }
     /// POP of a segment register.
-    static let popSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.popSegment(i) } }
+    private static let popSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.popSegment(i) } }
 
     static let table: [(Mnemonic, Handler)] =
         segments + transfers + control + tables + flagsAndPorts + processor
 
     // swift-format-ignore
     private static let segments: [(Mnemonic, Handler)] = [
+        (.mov, moveSystem),
+        (.push, pushSegment),
+        (.pop, popSegment),
         (.les, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.es) } }),
         (.lss, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.ss) } }),
         (.lds, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.ds) } }),

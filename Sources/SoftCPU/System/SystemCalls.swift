@@ -40,7 +40,8 @@ extension CPU {
         guard isProtected, s.cpl == 0 else { throw .protection() }
         let interruptsBefore = interruptFlag
         let selector = UInt16(truncatingIfNeeded: s.star >> 48) & 0xFFFC
-        let to64 = is64Bit && i.operandSize == 8
+        let size = i.operandSize
+        let to64 = is64Bit && size == 8
         let target = to64 ? gpr(Register.rcx) : gpr(Register.rcx) & 0xFFFF_FFFF
         if isLongMode {
             setRFlags(gpr(11) & ~(RFlags.resume.rawValue | RFlags.virtual8086.rawValue) & 0x3F_7FD7)
