@@ -68,26 +68,6 @@ extension Fault {
 }
 
 extension CPU {
-    /// An implicit supervisor load from a system table. Long mode's tables lie in 64-bit space even while
-    /// compatibility-mode code runs.
-    func loadTable<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
-        _: T.Type, _ linear: UInt64
-    ) throws(Fault) -> T {
-        let mask = s.linearMask
-        defer { s.linearMask = mask }
-        if isLongMode { s.linearMask = .max }
-        return try loadSystem(T.self, linear)
-    }
-
-    func storeTable<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
-        _ value: T, _ linear: UInt64
-    ) throws(Fault) {
-        let mask = s.linearMask
-        defer { s.linearMask = mask }
-        if isLongMode { s.linearMask = .max }
-        try storeSystem(value, linear)
-    }
-
     /// Linear address of the descriptor that `selector` names; nil beyond its table's limit.
     func descriptorAddress(_ selector: UInt16, size: UInt32 = 8) -> UInt64? {
         let offset = UInt32(selector & 0xFFF8)

@@ -41,8 +41,7 @@ struct StackCursor {
         let addressing = cpu.s.linearMask
         defer { cpu.s.linearMask = addressing }
         if is64 { cpu.s.linearMask = .max }
-        let stored = value & CPU.sizeMask(size)
-        try cpu.storeSlow(stored, address, Int(size), UInt8(Segment.ss), context)
+        try cpu.store(value & CPU.sizeMask(size), address, size, UInt8(Segment.ss), context: context)
         self = next
     }
 
@@ -64,7 +63,7 @@ struct StackCursor {
 
     func peek(_ size: UInt8, at distance: UInt64) throws(Fault) -> UInt64 {
         let address = try linear((pointer &+ distance) & mask, size)
-        return try cpu.loadSlow(address, Int(size), UInt8(Segment.ss), context)
+        return try cpu.load(address, size, UInt8(Segment.ss), context: context)
     }
 }
 
