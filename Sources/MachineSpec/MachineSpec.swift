@@ -1,1 +1,138 @@
-// MachineSpec: see ARCHITECTURE.md.
+/// One descriptor that comes with a machine: its place in the list of resources that the starter passes.
+public struct ResourceIndex: Hashable, Sendable {
+    public let raw: UInt8
+    public init(_ raw: UInt8) { self.raw = raw }
+}
+
+/// What runs the guest's instructions.
+public enum Accelerator: UInt8, Sendable, CaseIterable {
+    /// Measures the host and picks.
+    case auto = 0
+    case kvm = 1
+    case soft = 2
+}
+
+/// Which board the guest finds.
+public enum MachineType: UInt8, Sendable, CaseIterable {
+    /// A PC that unmodified systems accept.
+    case pc = 0
+    /// Virtio only, no legacy devices: boots fastest.
+    case micro = 1
+}
+
+/// What the sandbox does about a system call that is not on its list.
+public enum SandboxMode: UInt8, Sendable, CaseIterable {
+    /// The process dies.
+    case on = 0
+    /// The kernel's audit log names it and the call goes through: for finding what a list lacks.
+    case log = 1
+}
+
+/// A Linux or PVH kernel loaded by us, without firmware.
+public struct KernelBoot: Equatable, Sendable {
+    public var kernel: ResourceIndex
+    public var initialRAMDisk: ResourceIndex?
+    /// At most `MachineSpec.longestCommandLine` bytes, no NUL.
+    public var commandLine: String
+
+    public init(kernel: ResourceIndex, initialRAMDisk: ResourceIndex? = nil, commandLine: String = "") {
+        self.kernel = kernel
+        self.initialRAMDisk = initialRAMDisk
+        self.commandLine = commandLine
+    }
+}
+
+/// The bytes of a disk on the host.
+public enum DiskFormat: UInt8, Sendable, CaseIterable { case raw = 0, qcow2, vmdk, vdi, vhd, vhdx }
+
+/// How the guest reaches a disk.
+public enum DiskBus: UInt8, Sendable, CaseIterable { case virtio = 0, sata, ide, nvme, scsi }
+
+/// One disk of the machine, opened and locked by the starter.
+public struct DiskSpec: Equatable, Sendable {
+    public var image: ResourceIndex
+    /// An empty file without a name that takes the guest's writes; the image then stays as it is.
+    public var overlay: ResourceIndex?
+    /// What the starter measured, in bytes; a multiple of 512 after rounding down.
+    public var byteCount: UInt64
+    public var format: DiskFormat
+    public var bus: DiskBus
+    public var isReadOnly: Bool
+
+    public init(
+        image: ResourceIndex, overlay: ResourceIndex? = nil, byteCount: UInt64, format: DiskFormat = .raw,
+        bus: DiskBus = .virtio, isReadOnly: Bool = false
+    ) {
+        self.image = image
+        self.overlay = overlay
+        self.byteCount = byteCount
+        self.format = format
+        self.bus = bus
+        self.isReadOnly = isReadOnly
+    }
+}
+
+/// The host's end of a serial port. The descriptors may be shared with other programs: nobody sets
+/// `O_NONBLOCK` on them.
+public enum SerialBackend: Equatable, Sendable {
+    /// The port exists and nothing is connected.
+    case none
+    /// Bytes from `input`, when there is one, and to `output`.
+    case stream(input: ResourceIndex?, output: ResourceIndex)
+    /// A listening Unix stream socket; one connection at a time.
+    case listener(ResourceIndex)
+}
+
+/// The host's view of the guest's screen.
+public enum DisplaySpec: UInt8, Sendable, CaseIterable { case none = 0 }
+
+/// Switches that change how a machine runs, not what it is.
+public struct RunOptions: OptionSet, Hashable, Sendable {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    /// The debug-exit port 0xF4 exists and ends the machine.
+    public static let debugExit = RunOptions(rawValue: 1 << 0)
+    /// A reset by the guest ends the machine.
+    public static let noReboot = RunOptions(rawValue: 1 << 1)
+    /// The software CPU only interprets.
+    public static let noTranslate = RunOptions(rawValue: 1 << 2)
+    /// The software CPU checks each translated block against the interpreter.
+    public static let verify = RunOptions(rawValue: 1 << 3)
+    /// Counters are reported when the machine ends.
+    public static let statistics = RunOptions(rawValue: 1 << 4)
+    /// No guest at all: a process that only answers its control socket and echoes its first serial port.
+    /// For the proofs of life cycle and terminal handling.
+    public static let idle = RunOptions(rawValue: 1 << 5)
+
+    /// Every option of this version.
+    public static let known = RunOptions(rawValue: (1 << 6) - 1)
+}
+
+/// The validated description of a machine, in the form that goes to its process: files are places in a list
+/// of descriptors, never paths. Pure value.
+public struct MachineSpec: Equatable, Sendable {
+    public var name: MachineName
+    public var uuid: MachineUUID
+    public var accelerator: Accelerator = .auto
+    /// 1...255.
+    public var cpuCount = 1
+    public var memory = MemorySize.mebibytes(1024)
+    public var machineType: MachineType = .pc
+    public var boot: KernelBoot?
+    public var disks: [DiskSpec] = []
+    /// COM1 to COM4; a missing one is not there for the guest.
+    public var serialPorts: [SerialBackend] = []
+    public var display: DisplaySpec = .none
+    public var options: RunOptions = []
+    /// Bytes of host memory for translated code.
+    public var codeCache = MemorySize.mebibytes(64)
+    public var sandbox: SandboxMode = .on
+    /// /dev/kvm; nil when the host has none or the software CPU was asked for.
+    public var kvm: ResourceIndex?
+
+    public init(name: MachineName, uuid: MachineUUID) {
+        self.name = name
+        self.uuid = uuid
+    }
+}

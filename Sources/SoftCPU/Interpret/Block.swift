@@ -34,23 +34,28 @@ struct Block: BitwiseCopyable {
     static let tableEntries = 1 << 15
 
     init(size: Int) throws(HostError) {
-        arena = try MemoryMapping(anonymous: max(size, 1 << 20))
-        table = try MemoryMapping(anonymous: Self.tableEntries * 8)
+        let arena = try MemoryMapping(anonymous: max(size, 1 << 20))
+        let table = try MemoryMapping(anonymous: Self.tableEntries * 8)
+        self.arena = arena
+        self.table = table
     }
 
-    /// The table's slot for a key.
+    /// Address of the table, for `CPUState.blockTable`.
+    var tableAddress: UInt { unsafe UInt(bitPattern: table.base) }
+
+    /// The slot for a key in the table at `table`.
     @inline(__always)
-    private func slot(_ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt> {
+    private static func slot(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt> {
         let mixed = physical ^ (physical >> 12) ^ (UInt64(mode) << 9)
-        let index = Int(truncatingIfNeeded: mixed) & (Self.tableEntries - 1)
+        let index = UInt(truncatingIfNeeded: mixed) & UInt(tableEntries - 1)
         // SAFETY: the mapping holds `tableEntries` words, zero or addresses of blocks in the arena.
-        return unsafe table.base.assumingMemoryBound(to: UInt.self) + index
+        return unsafe UnsafeMutablePointer<UInt>(bitPattern: table &+ index &* 8).unsafelyUnwrapped
     }
 
     /// Address of the cached block for a key, whether still valid or not; 0 when there is none.
     @inline(__always)
-    func find(_ physical: UInt64, _ mode: UInt32) -> UInt {
-        let address = unsafe slot(physical, mode).pointee
+    static func find(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UInt {
+        let address = unsafe slot(table, physical, mode).pointee
         guard address != 0 else { return 0 }
         let block = BlockView(address: address)
         return block.b.physical == physical && block.b.mode == mode ? address : 0
@@ -58,7 +63,7 @@ struct Block: BitwiseCopyable {
 
     mutating func enter(_ address: UInt) {
         let block = BlockView(address: address)
-        unsafe slot(block.b.physical, block.b.mode).pointee = address
+        unsafe Self.slot(tableAddress, block.b.physical, block.b.mode).pointee = address
         blocksBuilt += 1
     }
 

@@ -96,7 +96,7 @@ func stepBranch(_ cpu: UInt, _ op: UInt, _ body: (CPU, Op) throws(Fault) -> Void
 /// (it sets `endBlock`), or set RIP (it must then set `endBlock` and write `rip`, which holds the next
 /// instruction's address when the body starts).
 @inline(__always)
-func stepAny(_ cpu: UInt, _ op: UInt, _ body: (CPU, borrowing Instruction) throws(Fault) -> Void) -> UInt32 {
+func stepAny(_ cpu: UInt, _ op: UInt, _ body: (CPU, Instruction) throws(Fault) -> Void) -> UInt32 {
     let cpu = CPU(address: cpu), op = Op(address: op)
     cpu.s.rip = cpu.nextRIP(op)
     do throws(Fault) {

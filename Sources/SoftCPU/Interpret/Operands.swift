@@ -1,7 +1,7 @@
 /// Operands of a decoded `Instruction`, for bodies that take it whole.
 extension CPU {
     /// The memory operand's offset in its segment. `s.rip` must be the next instruction's offset.
-    func effectiveOffset(_ i: borrowing Instruction) -> UInt64 {
+    func effectiveOffset(_ i: Instruction) -> UInt64 {
         let base = i.base == Instruction.ripBase ? s.rip : gpr(Int(i.base))
         let sum = base &+ (gpr(Int(i.index)) << UInt64(i.scaleShift)) &+ UInt64(bitPattern: i.displacement)
         return sum & Self.addressMask(i.addressSize)
@@ -12,7 +12,7 @@ extension CPU {
     }
 
     /// The memory operand's linear address, checked for `size` bytes.
-    func memoryAddress(_ i: borrowing Instruction, _ size: Int, write: Bool = false) throws(Fault) -> UInt64 {
+    func memoryAddress(_ i: Instruction, _ size: Int, write: Bool = false) throws(Fault) -> UInt64 {
         try linear(i.segment, effectiveOffset(i), size, write: write)
     }
 
@@ -40,7 +40,7 @@ extension CPU {
     }
 
     /// The value of a general, high-byte, memory or immediate operand, zero-extended from its size.
-    func readOperand(_ i: borrowing Instruction, _ position: Int) throws(Fault) -> UInt64 {
+    func readOperand(_ i: Instruction, _ position: Int) throws(Fault) -> UInt64 {
         let operand = i.operand(position)
         let mask = Self.sizeMask(operand.size)
         switch operand.kind {
@@ -57,7 +57,7 @@ extension CPU {
     }
 
     /// Writes a general, high-byte or memory operand; 32-bit registers clear their upper half.
-    func writeOperand(_ i: borrowing Instruction, _ position: Int, _ value: UInt64) throws(Fault) {
+    func writeOperand(_ i: Instruction, _ position: Int, _ value: UInt64) throws(Fault) {
         let operand = i.operand(position)
         switch operand.kind {
         case .gpr: setGPR(Int(operand.register), size: operand.size, value)
@@ -82,7 +82,7 @@ extension CPU {
 
     /// Read, change, write of the integer operand at `position`; locked when the instruction says so.
     @discardableResult
-    func updateOperand(_ i: borrowing Instruction, _ position: Int, _ change: (UInt64) -> UInt64) throws(Fault) -> UInt64 {
+    func updateOperand(_ i: Instruction, _ position: Int, _ change: (UInt64) -> UInt64) throws(Fault) -> UInt64 {
         let operand = i.operand(position)
         guard operand.kind == .memory else {
             let old = try readOperand(i, position)

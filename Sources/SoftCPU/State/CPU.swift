@@ -71,6 +71,7 @@ struct Fault: Error, BitwiseCopyable {
     @inline(__always) init(_ vector: ExceptionVector, _ errorCode: UInt32 = 0) {
         raw = UInt64(vector.rawValue) | UInt64(errorCode) << 32
     }
+    @inline(__always) init(raw: UInt64) { self.raw = raw }
     var vector: UInt8 { UInt8(truncatingIfNeeded: raw) }
     var errorCode: UInt32 { UInt32(truncatingIfNeeded: raw >> 32) }
 

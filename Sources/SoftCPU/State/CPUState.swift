@@ -40,7 +40,8 @@ struct CPUState: BitwiseCopyable {
     var linearMask: UInt64 = 0xFFFF_FFFF
     /// RSP bits that stack operations use: 0xFFFF, 0xFFFF_FFFF or all.
     var stackMask: UInt64 = 0xFFFF
-    /// What decoded code depends on: `CodeSize` in bits 0..1, single step in bit 2.
+    /// What decoded code depends on: `CodeSize` in bits 0..1, single step in bit 2, CS without a limit below
+    /// 4 GiB in bit 3.
     var modeKey: UInt32 = 0
     /// 0 kernel (SMAP enforced), 1 kernel that may touch user pages, 2 user: index of the current TLB.
     var tlbContext: UInt32 = 0
@@ -85,6 +86,12 @@ struct CPUState: BitwiseCopyable {
     var endBlock: Bool = false
     /// A store hit a page with decoded code: the running block may be stale.
     var codeModified: Bool = false
+    /// PAUSE instructions so far.
+    var pauseCount: UInt32 = 0
+    /// RF was set by this very instruction (IRET) and must survive it.
+    var keepResumeFlag: Bool = false
+    /// Triple fault: the run loop reports it.
+    var shutdown: Bool = false
     /// DR6 bits of data and I/O breakpoints that the running instruction hit.
     var pendingDebug: UInt64 = 0
 
@@ -115,6 +122,8 @@ struct CPUState: BitwiseCopyable {
     // MARK: Elsewhere
     /// Address of the guest's XSAVE image in standard format (64-byte aligned, `ExtendedState.size` bytes).
     var xsave: UInt = 0
+    /// Address of the block table's first slot (`BlockCache`).
+    var blockTable: UInt = 0
     /// Address of the first `ExecutionTLBEntry`.
     var executionTLB: UInt = 0
     /// The `SoftVCPU` that owns this state, unretained.

@@ -4,103 +4,188 @@
 /// condition is the opcode's low four bits.
 enum Mnemonic: UInt16, CaseIterable, Sendable {
     case aaa, aad, aam, aas, adc, adcx, add, addpd, addps, addsd, addss, addsubpd, addsubps, adox, aesdec
-    case aesdeclast, aesenc, aesenclast, aesimc, aeskeygenassist, and, andnpd, andnps, andpd, andps, arpl
-    case blendpd, blendps, blendvpd, blendvps, bound, bsf, bsr, bswap, bt, btc, btr, bts, call, callf, cbw
-    case cdq, cdqe, clac, clc, cld, clflush, clflushopt, cli, clts, clwb, cmc, cmovcc, cmp, cmppd, cmpps, cmps
-    case cmpsd, cmpss, cmpxchg, cmpxchg16b, cmpxchg8b, comisd, comiss, cpuid, cqo, crc32, cvtdq2pd, cvtdq2ps
-    case cvtpd2dq, cvtpd2pi, cvtpd2ps, cvtpi2pd, cvtpi2ps, cvtps2dq, cvtps2pd, cvtps2pi, cvtsd2si, cvtsd2ss
-    case cvtsi2sd, cvtsi2ss, cvtss2sd, cvtss2si, cvttpd2dq, cvttpd2pi, cvttps2dq, cvttps2pi, cvttsd2si
-    case cvttss2si, cwd, cwde, daa, das, dec, div, divpd, divps, divsd, divss, dppd, dpps, emms, endbr32
-    case endbr64, enter, extractps, f2xm1, fabs, fadd, faddp, fbld, fbstp, fchs, fcmovb, fcmovbe, fcmove
-    case fcmovnb, fcmovnbe, fcmovne, fcmovnu, fcmovu, fcom, fcomi, fcomip, fcomp, fcompp, fcos, fdecstp, fdiv
-    case fdivp, fdivr, fdivrp, ffree, ffreep, fiadd, ficom, ficomp, fidiv, fidivr, fild, fimul, fincstp, fist
-    case fistp, fisttp, fisub, fisubr, fld, fld1, fldcw, fldenv, fldl2e, fldl2t, fldlg2, fldln2, fldpi, fldz
-    case fmul, fmulp, fnclex, fndisi, fneni, fninit, fnop, fnsave, fnsetpm, fnstcw, fnstenv, fnstsw, fpatan
-    case fprem, fprem1, fptan, frndint, frstor, fscale, fsin, fsincos, fsqrt, fst, fstp, fsub, fsubp, fsubr
-    case fsubrp, ftst, fucom, fucomi, fucomip, fucomp, fucompp, fwait, fxam, fxch, fxrstor, fxsave, fxtract
-    case fyl2x, fyl2xp1, haddpd, haddps, hlt, hsubpd, hsubps, idiv, imul, `in`, inc, ins, insertps, int, int1
-    case int3, into, invd, invlpg, invpcid, iret, jcc, jcxz, jmp, jmpf, lahf, lar, lddqu, ldmxcsr, lds, lea
-    case leave, les, lfence, lfs, lgdt, lgs, lidt, lldt, lmsw, lods, loop, loope, loopne, lsl, lss, ltr, lzcnt
-    case maskmovdqu, maskmovq, maxpd, maxps, maxsd, maxss, mfence, minpd, minps, minsd, minss, monitor, mov
-    case movapd, movaps, movbe, movd, movddup, movdq2q, movdqa, movdqu, movhlps, movhpd, movhps, movlhps
-    case movlpd, movlps, movmskpd, movmskps, movntdq, movntdqa, movnti, movntpd, movntps, movntq, movq
-    case movq2dq, movs, movsd, movshdup, movsldup, movss, movsx, movsxd, movupd, movups, movzx, mpsadbw, mul
-    case mulpd, mulps, mulsd, mulss, mwait, neg, nop, not, or, orpd, orps, out, outs, pabsb, pabsd, pabsw
-    case packssdw, packsswb, packusdw, packuswb, paddb, paddd, paddq, paddsb, paddsw, paddusb, paddusw, paddw
-    case palignr, pand, pandn, pause, pavgb, pavgw, pblendvb, pblendw, pclmulqdq, pcmpeqb, pcmpeqd, pcmpeqq
-    case pcmpeqw, pcmpestri, pcmpestrm, pcmpgtb, pcmpgtd, pcmpgtq, pcmpgtw, pcmpistri, pcmpistrm, pextrb
-    case pextrd, pextrw, phaddd, phaddsw, phaddw, phminposuw, phsubd, phsubsw, phsubw, pinsrb, pinsrd, pinsrw
-    case pmaddubsw, pmaddwd, pmaxsb, pmaxsd, pmaxsw, pmaxub, pmaxud, pmaxuw, pminsb, pminsd, pminsw, pminub
-    case pminud, pminuw, pmovmskb, pmovsxbd, pmovsxbq, pmovsxbw, pmovsxdq, pmovsxwd, pmovsxwq, pmovzxbd
-    case pmovzxbq, pmovzxbw, pmovzxdq, pmovzxwd, pmovzxwq, pmuldq, pmulhrsw, pmulhuw, pmulhw, pmulld, pmullw
-    case pmuludq, pop, popa, popcnt, popf, por, prefetch, prefetchnta, prefetcht0, prefetcht1, prefetcht2
-    case prefetchw, psadbw, pshufb, pshufd, pshufhw, pshuflw, pshufw, psignb, psignd, psignw, pslld, pslldq
-    case psllq, psllw, psrad, psraw, psrld, psrldq, psrlq, psrlw, psubb, psubd, psubq, psubsb, psubsw, psubusb
-    case psubusw, psubw, ptest, punpckhbw, punpckhdq, punpckhqdq, punpckhwd, punpcklbw, punpckldq, punpcklqdq
-    case punpcklwd, push, pusha, pushf, pxor, rcl, rcpps, rcpss, rcr, rdfsbase, rdgsbase, rdmsr, rdpid, rdpmc
-    case rdrand, rdseed, rdtsc, rdtscp, ret, retf, rol, ror, roundpd, roundps, roundsd, roundss, rsm, rsqrtps
-    case rsqrtss, sahf, salc, sar, sbb, scas, setcc, sfence, sgdt, sha1msg1, sha1msg2, sha1nexte, sha1rnds4
-    case sha256msg1, sha256msg2, sha256rnds2, shl, shld, shr, shrd, shufpd, shufps, sidt, sldt, smsw, sqrtpd
+    case aesdeclast, aesenc, aesenclast, aesimc, aeskeygenassist, and, andn, andnpd, andnps, andpd, andps
+    case arpl, bextr, blendpd, blendps, blendvpd, blendvps, blsi, blsmsk, blsr, bound, bsf, bsr, bswap, bt
+    case btc, btr, bts, bzhi, call, callf, cbw, cdq, cdqe, clac, clc, cld, clflush, clflushopt, cli, clts
+    case clwb, cmc, cmovcc, cmp, cmppd, cmpps, cmps, cmpsd, cmpss, cmpxchg, cmpxchg16b, cmpxchg8b, comisd
+    case comiss, cpuid, cqo, crc32, cvtdq2pd, cvtdq2ps, cvtpd2dq, cvtpd2pi, cvtpd2ps, cvtpi2pd, cvtpi2ps
+    case cvtps2dq, cvtps2pd, cvtps2pi, cvtsd2si, cvtsd2ss, cvtsi2sd, cvtsi2ss, cvtss2sd, cvtss2si, cvttpd2dq
+    case cvttpd2pi, cvttps2dq, cvttps2pi, cvttsd2si, cvttss2si, cwd, cwde, daa, das, dec, div, divpd, divps
+    case divsd, divss, dppd, dpps, emms, endbr32, endbr64, enter, extractps, f2xm1, fabs, fadd, faddp, fbld
+    case fbstp, fchs, fcmovb, fcmovbe, fcmove, fcmovnb, fcmovnbe, fcmovne, fcmovnu, fcmovu, fcom, fcomi
+    case fcomip, fcomp, fcompp, fcos, fdecstp, fdiv, fdivp, fdivr, fdivrp, ffree, ffreep, fiadd, ficom, ficomp
+    case fidiv, fidivr, fild, fimul, fincstp, fist, fistp, fisttp, fisub, fisubr, fld, fld1, fldcw, fldenv
+    case fldl2e, fldl2t, fldlg2, fldln2, fldpi, fldz, fmul, fmulp, fnclex, fndisi, fneni, fninit, fnop, fnsave
+    case fnsetpm, fnstcw, fnstenv, fnstsw, fpatan, fprem, fprem1, fptan, frndint, frstor, fscale, fsin
+    case fsincos, fsqrt, fst, fstp, fsub, fsubp, fsubr, fsubrp, ftst, fucom, fucomi, fucomip, fucomp, fucompp
+    case fwait, fxam, fxch, fxrstor, fxsave, fxtract, fyl2x, fyl2xp1, haddpd, haddps, hlt, hsubpd, hsubps
+    case idiv, imul, `in`, inc, ins, insertps, int, int1, int3, into, invd, invlpg, invpcid, iret, jcc, jcxz
+    case jmp, jmpf, lahf, lar, lddqu, ldmxcsr, lds, lea, leave, les, lfence, lfs, lgdt, lgs, lidt, lldt, lmsw
+    case lods, loop, loope, loopne, lsl, lss, ltr, lzcnt, maskmovdqu, maskmovq, maxpd, maxps, maxsd, maxss
+    case mfence, minpd, minps, minsd, minss, monitor, mov, movapd, movaps, movbe, movd, movddup, movdq2q
+    case movdqa, movdqu, movhlps, movhpd, movhps, movlhps, movlpd, movlps, movmskpd, movmskps, movntdq
+    case movntdqa, movnti, movntpd, movntps, movntq, movq, movq2dq, movs, movsd, movshdup, movsldup, movss
+    case movsx, movsxd, movupd, movups, movzx, mpsadbw, mul, mulpd, mulps, mulsd, mulss, mulx, mwait, neg, nop
+    case not, or, orpd, orps, out, outs, pabsb, pabsd, pabsw, packssdw, packsswb, packusdw, packuswb, paddb
+    case paddd, paddq, paddsb, paddsw, paddusb, paddusw, paddw, palignr, pand, pandn, pause, pavgb, pavgw
+    case pblendvb, pblendw, pclmulqdq, pcmpeqb, pcmpeqd, pcmpeqq, pcmpeqw, pcmpestri, pcmpestrm, pcmpgtb
+    case pcmpgtd, pcmpgtq, pcmpgtw, pcmpistri, pcmpistrm, pdep, pext, pextrb, pextrd, pextrw, phaddd, phaddsw
+    case phaddw, phminposuw, phsubd, phsubsw, phsubw, pinsrb, pinsrd, pinsrw, pmaddubsw, pmaddwd, pmaxsb
+    case pmaxsd, pmaxsw, pmaxub, pmaxud, pmaxuw, pminsb, pminsd, pminsw, pminub, pminud, pminuw, pmovmskb
+    case pmovsxbd, pmovsxbq, pmovsxbw, pmovsxdq, pmovsxwd, pmovsxwq, pmovzxbd, pmovzxbq, pmovzxbw, pmovzxdq
+    case pmovzxwd, pmovzxwq, pmuldq, pmulhrsw, pmulhuw, pmulhw, pmulld, pmullw, pmuludq, pop, popa, popcnt
+    case popf, por, prefetch, prefetchnta, prefetcht0, prefetcht1, prefetcht2, prefetchw, psadbw, pshufb
+    case pshufd, pshufhw, pshuflw, pshufw, psignb, psignd, psignw, pslld, pslldq, psllq, psllw, psrad, psraw
+    case psrld, psrldq, psrlq, psrlw, psubb, psubd, psubq, psubsb, psubsw, psubusb, psubusw, psubw, ptest
+    case punpckhbw, punpckhdq, punpckhqdq, punpckhwd, punpcklbw, punpckldq, punpcklqdq, punpcklwd, push, pusha
+    case pushf, pxor, rcl, rcpps, rcpss, rcr, rdfsbase, rdgsbase, rdmsr, rdpid, rdpmc, rdrand, rdseed, rdtsc
+    case rdtscp, ret, retf, rol, ror, rorx, roundpd, roundps, roundsd, roundss, rsm, rsqrtps, rsqrtss, sahf
+    case salc, sar, sarx, sbb, scas, setcc, sfence, sgdt, sha1msg1, sha1msg2, sha1nexte, sha1rnds4, sha256msg1
+    case sha256msg2, sha256rnds2, shl, shld, shlx, shr, shrd, shrx, shufpd, shufps, sidt, sldt, smsw, sqrtpd
     case sqrtps, sqrtsd, sqrtss, stac, stc, std, sti, stmxcsr, stos, str, sub, subpd, subps, subsd, subss
     case swapgs, syscall, sysenter, sysexit, sysret, test, tzcnt, ucomisd, ucomiss, ud0, ud1, ud2, unpckhpd
-    case unpckhps, unpcklpd, unpcklps, verr, verw, vmcall, vmmcall, wbinvd, wrfsbase, wrgsbase, wrmsr, xadd
-    case xchg, xgetbv, xlat, xor, xorpd, xorps, xrstor, xrstors, xsave, xsavec, xsaveopt, xsaves, xsetbv
+    case unpckhps, unpcklpd, unpcklps, vaddpd, vaddps, vaddsd, vaddss, vaddsubpd, vaddsubps, vaesdec
+    case vaesdeclast, vaesenc, vaesenclast, vaesimc, vaeskeygenassist, vandnpd, vandnps, vandpd, vandps
+    case vblendpd, vblendps, vblendvpd, vblendvps, vbroadcastf128, vbroadcasti128, vbroadcastsd, vbroadcastss
+    case vcmppd, vcmpps, vcmpsd, vcmpss, vcomisd, vcomiss, vcvtdq2pd, vcvtdq2ps, vcvtpd2dq, vcvtpd2ps
+    case vcvtph2ps, vcvtps2dq, vcvtps2pd, vcvtps2ph, vcvtsd2si, vcvtsd2ss, vcvtsi2sd, vcvtsi2ss, vcvtss2sd
+    case vcvtss2si, vcvttpd2dq, vcvttps2dq, vcvttsd2si, vcvttss2si, vdivpd, vdivps, vdivsd, vdivss, vdppd
+    case vdpps, verr, verw, vextractf128, vextracti128, vextractps, vfmadd132pd, vfmadd132ps, vfmadd132sd
+    case vfmadd132ss, vfmadd213pd, vfmadd213ps, vfmadd213sd, vfmadd213ss, vfmadd231pd, vfmadd231ps
+    case vfmadd231sd, vfmadd231ss, vfmaddsub132pd, vfmaddsub132ps, vfmaddsub213pd, vfmaddsub213ps
+    case vfmaddsub231pd, vfmaddsub231ps, vfmsub132pd, vfmsub132ps, vfmsub132sd, vfmsub132ss, vfmsub213pd
+    case vfmsub213ps, vfmsub213sd, vfmsub213ss, vfmsub231pd, vfmsub231ps, vfmsub231sd, vfmsub231ss
+    case vfmsubadd132pd, vfmsubadd132ps, vfmsubadd213pd, vfmsubadd213ps, vfmsubadd231pd, vfmsubadd231ps
+    case vfnmadd132pd, vfnmadd132ps, vfnmadd132sd, vfnmadd132ss, vfnmadd213pd, vfnmadd213ps, vfnmadd213sd
+    case vfnmadd213ss, vfnmadd231pd, vfnmadd231ps, vfnmadd231sd, vfnmadd231ss, vfnmsub132pd, vfnmsub132ps
+    case vfnmsub132sd, vfnmsub132ss, vfnmsub213pd, vfnmsub213ps, vfnmsub213sd, vfnmsub213ss, vfnmsub231pd
+    case vfnmsub231ps, vfnmsub231sd, vfnmsub231ss, vgatherdpd, vgatherdps, vgatherqpd, vgatherqps, vhaddpd
+    case vhaddps, vhsubpd, vhsubps, vinsertf128, vinserti128, vinsertps, vlddqu, vldmxcsr, vmaskmovdqu
+    case vmaskmovpd, vmaskmovps, vmaxpd, vmaxps, vmaxsd, vmaxss, vmcall, vminpd, vminps, vminsd, vminss
+    case vmmcall, vmovapd, vmovaps, vmovd, vmovddup, vmovdqa, vmovdqu, vmovhlps, vmovhpd, vmovhps, vmovlhps
+    case vmovlpd, vmovlps, vmovmskpd, vmovmskps, vmovntdq, vmovntdqa, vmovntpd, vmovntps, vmovq, vmovsd
+    case vmovshdup, vmovsldup, vmovss, vmovupd, vmovups, vmpsadbw, vmulpd, vmulps, vmulsd, vmulss, vorpd
+    case vorps, vpabsb, vpabsd, vpabsw, vpackssdw, vpacksswb, vpackusdw, vpackuswb, vpaddb, vpaddd, vpaddq
+    case vpaddsb, vpaddsw, vpaddusb, vpaddusw, vpaddw, vpalignr, vpand, vpandn, vpavgb, vpavgw, vpblendd
+    case vpblendvb, vpblendw, vpbroadcastb, vpbroadcastd, vpbroadcastq, vpbroadcastw, vpclmulqdq, vpcmpeqb
+    case vpcmpeqd, vpcmpeqq, vpcmpeqw, vpcmpestri, vpcmpestrm, vpcmpgtb, vpcmpgtd, vpcmpgtq, vpcmpgtw
+    case vpcmpistri, vpcmpistrm, vperm2f128, vperm2i128, vpermd, vpermilpd, vpermilps, vpermpd, vpermps
+    case vpermq, vpextrb, vpextrd, vpextrw, vpgatherdd, vpgatherdq, vpgatherqd, vpgatherqq, vphaddd, vphaddsw
+    case vphaddw, vphminposuw, vphsubd, vphsubsw, vphsubw, vpinsrb, vpinsrd, vpinsrw, vpmaddubsw, vpmaddwd
+    case vpmaskmovd, vpmaskmovq, vpmaxsb, vpmaxsd, vpmaxsw, vpmaxub, vpmaxud, vpmaxuw, vpminsb, vpminsd
+    case vpminsw, vpminub, vpminud, vpminuw, vpmovmskb, vpmovsxbd, vpmovsxbq, vpmovsxbw, vpmovsxdq, vpmovsxwd
+    case vpmovsxwq, vpmovzxbd, vpmovzxbq, vpmovzxbw, vpmovzxdq, vpmovzxwd, vpmovzxwq, vpmuldq, vpmulhrsw
+    case vpmulhuw, vpmulhw, vpmulld, vpmullw, vpmuludq, vpor, vpsadbw, vpshufb, vpshufd, vpshufhw, vpshuflw
+    case vpsignb, vpsignd, vpsignw, vpslld, vpslldq, vpsllq, vpsllvd, vpsllvq, vpsllw, vpsrad, vpsravd, vpsraw
+    case vpsrld, vpsrldq, vpsrlq, vpsrlvd, vpsrlvq, vpsrlw, vpsubb, vpsubd, vpsubq, vpsubsb, vpsubsw, vpsubusb
+    case vpsubusw, vpsubw, vptest, vpunpckhbw, vpunpckhdq, vpunpckhqdq, vpunpckhwd, vpunpcklbw, vpunpckldq
+    case vpunpcklqdq, vpunpcklwd, vpxor, vrcpps, vrcpss, vroundpd, vroundps, vroundsd, vroundss, vrsqrtps
+    case vrsqrtss, vshufpd, vshufps, vsqrtpd, vsqrtps, vsqrtsd, vsqrtss, vstmxcsr, vsubpd, vsubps, vsubsd
+    case vsubss, vtestpd, vtestps, vucomisd, vucomiss, vunpckhpd, vunpckhps, vunpcklpd, vunpcklps, vxorpd
+    case vxorps, vzeroall, vzeroupper, wbinvd, wrfsbase, wrgsbase, wrmsr, xadd, xchg, xgetbv, xlat, xor, xorpd
+    case xorps, xrstor, xrstors, xsave, xsavec, xsaveopt, xsaves, xsetbv
 
     static let names: [StaticString] = [
         "aaa", "aad", "aam", "aas", "adc", "adcx", "add", "addpd", "addps", "addsd", "addss", "addsubpd",
         "addsubps", "adox", "aesdec", "aesdeclast", "aesenc", "aesenclast", "aesimc", "aeskeygenassist",
-        "and", "andnpd", "andnps", "andpd", "andps", "arpl", "blendpd", "blendps", "blendvpd", "blendvps",
-        "bound", "bsf", "bsr", "bswap", "bt", "btc", "btr", "bts", "call", "callf", "cbw", "cdq", "cdqe",
-        "clac", "clc", "cld", "clflush", "clflushopt", "cli", "clts", "clwb", "cmc", "cmovcc", "cmp", "cmppd",
-        "cmpps", "cmps", "cmpsd", "cmpss", "cmpxchg", "cmpxchg16b", "cmpxchg8b", "comisd", "comiss", "cpuid",
-        "cqo", "crc32", "cvtdq2pd", "cvtdq2ps", "cvtpd2dq", "cvtpd2pi", "cvtpd2ps", "cvtpi2pd", "cvtpi2ps",
-        "cvtps2dq", "cvtps2pd", "cvtps2pi", "cvtsd2si", "cvtsd2ss", "cvtsi2sd", "cvtsi2ss", "cvtss2sd",
-        "cvtss2si", "cvttpd2dq", "cvttpd2pi", "cvttps2dq", "cvttps2pi", "cvttsd2si", "cvttss2si", "cwd",
-        "cwde", "daa", "das", "dec", "div", "divpd", "divps", "divsd", "divss", "dppd", "dpps", "emms",
-        "endbr32", "endbr64", "enter", "extractps", "f2xm1", "fabs", "fadd", "faddp", "fbld", "fbstp", "fchs",
-        "fcmovb", "fcmovbe", "fcmove", "fcmovnb", "fcmovnbe", "fcmovne", "fcmovnu", "fcmovu", "fcom", "fcomi",
-        "fcomip", "fcomp", "fcompp", "fcos", "fdecstp", "fdiv", "fdivp", "fdivr", "fdivrp", "ffree", "ffreep",
-        "fiadd", "ficom", "ficomp", "fidiv", "fidivr", "fild", "fimul", "fincstp", "fist", "fistp", "fisttp",
-        "fisub", "fisubr", "fld", "fld1", "fldcw", "fldenv", "fldl2e", "fldl2t", "fldlg2", "fldln2", "fldpi",
-        "fldz", "fmul", "fmulp", "fnclex", "fndisi", "fneni", "fninit", "fnop", "fnsave", "fnsetpm", "fnstcw",
-        "fnstenv", "fnstsw", "fpatan", "fprem", "fprem1", "fptan", "frndint", "frstor", "fscale", "fsin",
-        "fsincos", "fsqrt", "fst", "fstp", "fsub", "fsubp", "fsubr", "fsubrp", "ftst", "fucom", "fucomi",
-        "fucomip", "fucomp", "fucompp", "fwait", "fxam", "fxch", "fxrstor", "fxsave", "fxtract", "fyl2x",
-        "fyl2xp1", "haddpd", "haddps", "hlt", "hsubpd", "hsubps", "idiv", "imul", "in", "inc", "ins",
-        "insertps", "int", "int1", "int3", "into", "invd", "invlpg", "invpcid", "iret", "jcc", "jcxz", "jmp",
-        "jmpf", "lahf", "lar", "lddqu", "ldmxcsr", "lds", "lea", "leave", "les", "lfence", "lfs", "lgdt",
-        "lgs", "lidt", "lldt", "lmsw", "lods", "loop", "loope", "loopne", "lsl", "lss", "ltr", "lzcnt",
-        "maskmovdqu", "maskmovq", "maxpd", "maxps", "maxsd", "maxss", "mfence", "minpd", "minps", "minsd",
-        "minss", "monitor", "mov", "movapd", "movaps", "movbe", "movd", "movddup", "movdq2q", "movdqa",
-        "movdqu", "movhlps", "movhpd", "movhps", "movlhps", "movlpd", "movlps", "movmskpd", "movmskps",
-        "movntdq", "movntdqa", "movnti", "movntpd", "movntps", "movntq", "movq", "movq2dq", "movs", "movsd",
-        "movshdup", "movsldup", "movss", "movsx", "movsxd", "movupd", "movups", "movzx", "mpsadbw", "mul",
-        "mulpd", "mulps", "mulsd", "mulss", "mwait", "neg", "nop", "not", "or", "orpd", "orps", "out", "outs",
-        "pabsb", "pabsd", "pabsw", "packssdw", "packsswb", "packusdw", "packuswb", "paddb", "paddd", "paddq",
-        "paddsb", "paddsw", "paddusb", "paddusw", "paddw", "palignr", "pand", "pandn", "pause", "pavgb",
-        "pavgw", "pblendvb", "pblendw", "pclmulqdq", "pcmpeqb", "pcmpeqd", "pcmpeqq", "pcmpeqw", "pcmpestri",
-        "pcmpestrm", "pcmpgtb", "pcmpgtd", "pcmpgtq", "pcmpgtw", "pcmpistri", "pcmpistrm", "pextrb", "pextrd",
-        "pextrw", "phaddd", "phaddsw", "phaddw", "phminposuw", "phsubd", "phsubsw", "phsubw", "pinsrb",
-        "pinsrd", "pinsrw", "pmaddubsw", "pmaddwd", "pmaxsb", "pmaxsd", "pmaxsw", "pmaxub", "pmaxud",
-        "pmaxuw", "pminsb", "pminsd", "pminsw", "pminub", "pminud", "pminuw", "pmovmskb", "pmovsxbd",
-        "pmovsxbq", "pmovsxbw", "pmovsxdq", "pmovsxwd", "pmovsxwq", "pmovzxbd", "pmovzxbq", "pmovzxbw",
-        "pmovzxdq", "pmovzxwd", "pmovzxwq", "pmuldq", "pmulhrsw", "pmulhuw", "pmulhw", "pmulld", "pmullw",
-        "pmuludq", "pop", "popa", "popcnt", "popf", "por", "prefetch", "prefetchnta", "prefetcht0",
+        "and", "andn", "andnpd", "andnps", "andpd", "andps", "arpl", "bextr", "blendpd", "blendps",
+        "blendvpd", "blendvps", "blsi", "blsmsk", "blsr", "bound", "bsf", "bsr", "bswap", "bt", "btc", "btr",
+        "bts", "bzhi", "call", "callf", "cbw", "cdq", "cdqe", "clac", "clc", "cld", "clflush", "clflushopt",
+        "cli", "clts", "clwb", "cmc", "cmovcc", "cmp", "cmppd", "cmpps", "cmps", "cmpsd", "cmpss", "cmpxchg",
+        "cmpxchg16b", "cmpxchg8b", "comisd", "comiss", "cpuid", "cqo", "crc32", "cvtdq2pd", "cvtdq2ps",
+        "cvtpd2dq", "cvtpd2pi", "cvtpd2ps", "cvtpi2pd", "cvtpi2ps", "cvtps2dq", "cvtps2pd", "cvtps2pi",
+        "cvtsd2si", "cvtsd2ss", "cvtsi2sd", "cvtsi2ss", "cvtss2sd", "cvtss2si", "cvttpd2dq", "cvttpd2pi",
+        "cvttps2dq", "cvttps2pi", "cvttsd2si", "cvttss2si", "cwd", "cwde", "daa", "das", "dec", "div",
+        "divpd", "divps", "divsd", "divss", "dppd", "dpps", "emms", "endbr32", "endbr64", "enter",
+        "extractps", "f2xm1", "fabs", "fadd", "faddp", "fbld", "fbstp", "fchs", "fcmovb", "fcmovbe", "fcmove",
+        "fcmovnb", "fcmovnbe", "fcmovne", "fcmovnu", "fcmovu", "fcom", "fcomi", "fcomip", "fcomp", "fcompp",
+        "fcos", "fdecstp", "fdiv", "fdivp", "fdivr", "fdivrp", "ffree", "ffreep", "fiadd", "ficom", "ficomp",
+        "fidiv", "fidivr", "fild", "fimul", "fincstp", "fist", "fistp", "fisttp", "fisub", "fisubr", "fld",
+        "fld1", "fldcw", "fldenv", "fldl2e", "fldl2t", "fldlg2", "fldln2", "fldpi", "fldz", "fmul", "fmulp",
+        "fnclex", "fndisi", "fneni", "fninit", "fnop", "fnsave", "fnsetpm", "fnstcw", "fnstenv", "fnstsw",
+        "fpatan", "fprem", "fprem1", "fptan", "frndint", "frstor", "fscale", "fsin", "fsincos", "fsqrt",
+        "fst", "fstp", "fsub", "fsubp", "fsubr", "fsubrp", "ftst", "fucom", "fucomi", "fucomip", "fucomp",
+        "fucompp", "fwait", "fxam", "fxch", "fxrstor", "fxsave", "fxtract", "fyl2x", "fyl2xp1", "haddpd",
+        "haddps", "hlt", "hsubpd", "hsubps", "idiv", "imul", "in", "inc", "ins", "insertps", "int", "int1",
+        "int3", "into", "invd", "invlpg", "invpcid", "iret", "jcc", "jcxz", "jmp", "jmpf", "lahf", "lar",
+        "lddqu", "ldmxcsr", "lds", "lea", "leave", "les", "lfence", "lfs", "lgdt", "lgs", "lidt", "lldt",
+        "lmsw", "lods", "loop", "loope", "loopne", "lsl", "lss", "ltr", "lzcnt", "maskmovdqu", "maskmovq",
+        "maxpd", "maxps", "maxsd", "maxss", "mfence", "minpd", "minps", "minsd", "minss", "monitor", "mov",
+        "movapd", "movaps", "movbe", "movd", "movddup", "movdq2q", "movdqa", "movdqu", "movhlps", "movhpd",
+        "movhps", "movlhps", "movlpd", "movlps", "movmskpd", "movmskps", "movntdq", "movntdqa", "movnti",
+        "movntpd", "movntps", "movntq", "movq", "movq2dq", "movs", "movsd", "movshdup", "movsldup", "movss",
+        "movsx", "movsxd", "movupd", "movups", "movzx", "mpsadbw", "mul", "mulpd", "mulps", "mulsd", "mulss",
+        "mulx", "mwait", "neg", "nop", "not", "or", "orpd", "orps", "out", "outs", "pabsb", "pabsd", "pabsw",
+        "packssdw", "packsswb", "packusdw", "packuswb", "paddb", "paddd", "paddq", "paddsb", "paddsw",
+        "paddusb", "paddusw", "paddw", "palignr", "pand", "pandn", "pause", "pavgb", "pavgw", "pblendvb",
+        "pblendw", "pclmulqdq", "pcmpeqb", "pcmpeqd", "pcmpeqq", "pcmpeqw", "pcmpestri", "pcmpestrm",
+        "pcmpgtb", "pcmpgtd", "pcmpgtq", "pcmpgtw", "pcmpistri", "pcmpistrm", "pdep", "pext", "pextrb",
+        "pextrd", "pextrw", "phaddd", "phaddsw", "phaddw", "phminposuw", "phsubd", "phsubsw", "phsubw",
+        "pinsrb", "pinsrd", "pinsrw", "pmaddubsw", "pmaddwd", "pmaxsb", "pmaxsd", "pmaxsw", "pmaxub",
+        "pmaxud", "pmaxuw", "pminsb", "pminsd", "pminsw", "pminub", "pminud", "pminuw", "pmovmskb",
+        "pmovsxbd", "pmovsxbq", "pmovsxbw", "pmovsxdq", "pmovsxwd", "pmovsxwq", "pmovzxbd", "pmovzxbq",
+        "pmovzxbw", "pmovzxdq", "pmovzxwd", "pmovzxwq", "pmuldq", "pmulhrsw", "pmulhuw", "pmulhw", "pmulld",
+        "pmullw", "pmuludq", "pop", "popa", "popcnt", "popf", "por", "prefetch", "prefetchnta", "prefetcht0",
         "prefetcht1", "prefetcht2", "prefetchw", "psadbw", "pshufb", "pshufd", "pshufhw", "pshuflw", "pshufw",
         "psignb", "psignd", "psignw", "pslld", "pslldq", "psllq", "psllw", "psrad", "psraw", "psrld",
         "psrldq", "psrlq", "psrlw", "psubb", "psubd", "psubq", "psubsb", "psubsw", "psubusb", "psubusw",
         "psubw", "ptest", "punpckhbw", "punpckhdq", "punpckhqdq", "punpckhwd", "punpcklbw", "punpckldq",
         "punpcklqdq", "punpcklwd", "push", "pusha", "pushf", "pxor", "rcl", "rcpps", "rcpss", "rcr",
         "rdfsbase", "rdgsbase", "rdmsr", "rdpid", "rdpmc", "rdrand", "rdseed", "rdtsc", "rdtscp", "ret",
-        "retf", "rol", "ror", "roundpd", "roundps", "roundsd", "roundss", "rsm", "rsqrtps", "rsqrtss", "sahf",
-        "salc", "sar", "sbb", "scas", "setcc", "sfence", "sgdt", "sha1msg1", "sha1msg2", "sha1nexte",
-        "sha1rnds4", "sha256msg1", "sha256msg2", "sha256rnds2", "shl", "shld", "shr", "shrd", "shufpd",
-        "shufps", "sidt", "sldt", "smsw", "sqrtpd", "sqrtps", "sqrtsd", "sqrtss", "stac", "stc", "std", "sti",
-        "stmxcsr", "stos", "str", "sub", "subpd", "subps", "subsd", "subss", "swapgs", "syscall", "sysenter",
-        "sysexit", "sysret", "test", "tzcnt", "ucomisd", "ucomiss", "ud0", "ud1", "ud2", "unpckhpd",
-        "unpckhps", "unpcklpd", "unpcklps", "verr", "verw", "vmcall", "vmmcall", "wbinvd", "wrfsbase",
-        "wrgsbase", "wrmsr", "xadd", "xchg", "xgetbv", "xlat", "xor", "xorpd", "xorps", "xrstor", "xrstors",
-        "xsave", "xsavec", "xsaveopt", "xsaves", "xsetbv",
+        "retf", "rol", "ror", "rorx", "roundpd", "roundps", "roundsd", "roundss", "rsm", "rsqrtps", "rsqrtss",
+        "sahf", "salc", "sar", "sarx", "sbb", "scas", "setcc", "sfence", "sgdt", "sha1msg1", "sha1msg2",
+        "sha1nexte", "sha1rnds4", "sha256msg1", "sha256msg2", "sha256rnds2", "shl", "shld", "shlx", "shr",
+        "shrd", "shrx", "shufpd", "shufps", "sidt", "sldt", "smsw", "sqrtpd", "sqrtps", "sqrtsd", "sqrtss",
+        "stac", "stc", "std", "sti", "stmxcsr", "stos", "str", "sub", "subpd", "subps", "subsd", "subss",
+        "swapgs", "syscall", "sysenter", "sysexit", "sysret", "test", "tzcnt", "ucomisd", "ucomiss", "ud0",
+        "ud1", "ud2", "unpckhpd", "unpckhps", "unpcklpd", "unpcklps", "vaddpd", "vaddps", "vaddsd", "vaddss",
+        "vaddsubpd", "vaddsubps", "vaesdec", "vaesdeclast", "vaesenc", "vaesenclast", "vaesimc",
+        "vaeskeygenassist", "vandnpd", "vandnps", "vandpd", "vandps", "vblendpd", "vblendps", "vblendvpd",
+        "vblendvps", "vbroadcastf128", "vbroadcasti128", "vbroadcastsd", "vbroadcastss", "vcmppd", "vcmpps",
+        "vcmpsd", "vcmpss", "vcomisd", "vcomiss", "vcvtdq2pd", "vcvtdq2ps", "vcvtpd2dq", "vcvtpd2ps",
+        "vcvtph2ps", "vcvtps2dq", "vcvtps2pd", "vcvtps2ph", "vcvtsd2si", "vcvtsd2ss", "vcvtsi2sd",
+        "vcvtsi2ss", "vcvtss2sd", "vcvtss2si", "vcvttpd2dq", "vcvttps2dq", "vcvttsd2si", "vcvttss2si",
+        "vdivpd", "vdivps", "vdivsd", "vdivss", "vdppd", "vdpps", "verr", "verw", "vextractf128",
+        "vextracti128", "vextractps", "vfmadd132pd", "vfmadd132ps", "vfmadd132sd", "vfmadd132ss",
+        "vfmadd213pd", "vfmadd213ps", "vfmadd213sd", "vfmadd213ss", "vfmadd231pd", "vfmadd231ps",
+        "vfmadd231sd", "vfmadd231ss", "vfmaddsub132pd", "vfmaddsub132ps", "vfmaddsub213pd", "vfmaddsub213ps",
+        "vfmaddsub231pd", "vfmaddsub231ps", "vfmsub132pd", "vfmsub132ps", "vfmsub132sd", "vfmsub132ss",
+        "vfmsub213pd", "vfmsub213ps", "vfmsub213sd", "vfmsub213ss", "vfmsub231pd", "vfmsub231ps",
+        "vfmsub231sd", "vfmsub231ss", "vfmsubadd132pd", "vfmsubadd132ps", "vfmsubadd213pd", "vfmsubadd213ps",
+        "vfmsubadd231pd", "vfmsubadd231ps", "vfnmadd132pd", "vfnmadd132ps", "vfnmadd132sd", "vfnmadd132ss",
+        "vfnmadd213pd", "vfnmadd213ps", "vfnmadd213sd", "vfnmadd213ss", "vfnmadd231pd", "vfnmadd231ps",
+        "vfnmadd231sd", "vfnmadd231ss", "vfnmsub132pd", "vfnmsub132ps", "vfnmsub132sd", "vfnmsub132ss",
+        "vfnmsub213pd", "vfnmsub213ps", "vfnmsub213sd", "vfnmsub213ss", "vfnmsub231pd", "vfnmsub231ps",
+        "vfnmsub231sd", "vfnmsub231ss", "vgatherdpd", "vgatherdps", "vgatherqpd", "vgatherqps", "vhaddpd",
+        "vhaddps", "vhsubpd", "vhsubps", "vinsertf128", "vinserti128", "vinsertps", "vlddqu", "vldmxcsr",
+        "vmaskmovdqu", "vmaskmovpd", "vmaskmovps", "vmaxpd", "vmaxps", "vmaxsd", "vmaxss", "vmcall", "vminpd",
+        "vminps", "vminsd", "vminss", "vmmcall", "vmovapd", "vmovaps", "vmovd", "vmovddup", "vmovdqa",
+        "vmovdqu", "vmovhlps", "vmovhpd", "vmovhps", "vmovlhps", "vmovlpd", "vmovlps", "vmovmskpd",
+        "vmovmskps", "vmovntdq", "vmovntdqa", "vmovntpd", "vmovntps", "vmovq", "vmovsd", "vmovshdup",
+        "vmovsldup", "vmovss", "vmovupd", "vmovups", "vmpsadbw", "vmulpd", "vmulps", "vmulsd", "vmulss",
+        "vorpd", "vorps", "vpabsb", "vpabsd", "vpabsw", "vpackssdw", "vpacksswb", "vpackusdw", "vpackuswb",
+        "vpaddb", "vpaddd", "vpaddq", "vpaddsb", "vpaddsw", "vpaddusb", "vpaddusw", "vpaddw", "vpalignr",
+        "vpand", "vpandn", "vpavgb", "vpavgw", "vpblendd", "vpblendvb", "vpblendw", "vpbroadcastb",
+        "vpbroadcastd", "vpbroadcastq", "vpbroadcastw", "vpclmulqdq", "vpcmpeqb", "vpcmpeqd", "vpcmpeqq",
+        "vpcmpeqw", "vpcmpestri", "vpcmpestrm", "vpcmpgtb", "vpcmpgtd", "vpcmpgtq", "vpcmpgtw", "vpcmpistri",
+        "vpcmpistrm", "vperm2f128", "vperm2i128", "vpermd", "vpermilpd", "vpermilps", "vpermpd", "vpermps",
+        "vpermq", "vpextrb", "vpextrd", "vpextrw", "vpgatherdd", "vpgatherdq", "vpgatherqd", "vpgatherqq",
+        "vphaddd", "vphaddsw", "vphaddw", "vphminposuw", "vphsubd", "vphsubsw", "vphsubw", "vpinsrb",
+        "vpinsrd", "vpinsrw", "vpmaddubsw", "vpmaddwd", "vpmaskmovd", "vpmaskmovq", "vpmaxsb", "vpmaxsd",
+        "vpmaxsw", "vpmaxub", "vpmaxud", "vpmaxuw", "vpminsb", "vpminsd", "vpminsw", "vpminub", "vpminud",
+        "vpminuw", "vpmovmskb", "vpmovsxbd", "vpmovsxbq", "vpmovsxbw", "vpmovsxdq", "vpmovsxwd", "vpmovsxwq",
+        "vpmovzxbd", "vpmovzxbq", "vpmovzxbw", "vpmovzxdq", "vpmovzxwd", "vpmovzxwq", "vpmuldq", "vpmulhrsw",
+        "vpmulhuw", "vpmulhw", "vpmulld", "vpmullw", "vpmuludq", "vpor", "vpsadbw", "vpshufb", "vpshufd",
+        "vpshufhw", "vpshuflw", "vpsignb", "vpsignd", "vpsignw", "vpslld", "vpslldq", "vpsllq", "vpsllvd",
+        "vpsllvq", "vpsllw", "vpsrad", "vpsravd", "vpsraw", "vpsrld", "vpsrldq", "vpsrlq", "vpsrlvd",
+        "vpsrlvq", "vpsrlw", "vpsubb", "vpsubd", "vpsubq", "vpsubsb", "vpsubsw", "vpsubusb", "vpsubusw",
+        "vpsubw", "vptest", "vpunpckhbw", "vpunpckhdq", "vpunpckhqdq", "vpunpckhwd", "vpunpcklbw",
+        "vpunpckldq", "vpunpcklqdq", "vpunpcklwd", "vpxor", "vrcpps", "vrcpss", "vroundpd", "vroundps",
+        "vroundsd", "vroundss", "vrsqrtps", "vrsqrtss", "vshufpd", "vshufps", "vsqrtpd", "vsqrtps", "vsqrtsd",
+        "vsqrtss", "vstmxcsr", "vsubpd", "vsubps", "vsubsd", "vsubss", "vtestpd", "vtestps", "vucomisd",
+        "vucomiss", "vunpckhpd", "vunpckhps", "vunpcklpd", "vunpcklps", "vxorpd", "vxorps", "vzeroall",
+        "vzeroupper", "wbinvd", "wrfsbase", "wrgsbase", "wrmsr", "xadd", "xchg", "xgetbv", "xlat", "xor",
+        "xorpd", "xorps", "xrstor", "xrstors", "xsave", "xsavec", "xsaveopt", "xsaves", "xsetbv",
     ]
 
     var name: String { Mnemonic.names[Int(rawValue)].description }

@@ -1,0 +1,44 @@
+# What a person or a build server does with this project. `make help` lists it.
+.PHONY: help build demo test lint fuzz soak bench clean
+
+help:
+	@echo 'make build   builds .build/release/ospite and ospite-vmm'
+	@echo 'make demo    boots a Linux guest here: a shell on a terminal, else a short proof'
+	@echo 'make test    builds and runs all tests (at most 40 minutes on two cores)'
+	@echo 'make lint    checks the formatting of all sources'
+	@echo 'make fuzz    runs the mutation tests for longer: ROUNDS=n per test (default 1000000)'
+	@echo 'make soak    hundreds of boots and kills, resumable: ROUNDS=n (default 200)'
+	@echo 'make bench   compares boots with QEMU in one run: ROUNDS=n (default 5)'
+	@echo 'make clean   removes what was built'
+
+build:
+	@command -v swift >/dev/null || { echo 'Swift is missing: install Swift 6.2 or newer (swift.org/install).' >&2; exit 1; }
+	swift build -c release --product ospite
+	swift build -c release --product ospite-vmm
+
+demo:
+	@Scripts/install-packages demo
+	@$(MAKE) --no-print-directory build
+	@Scripts/demo
+
+test:
+	@Scripts/install-packages test
+	@Scripts/run-tests
+
+lint:
+	swift format lint --strict --recursive Package.swift Sources Tests
+
+fuzz:
+	@Scripts/install-packages fuzz
+	OSPITE_FUZZ_ROUNDS=$(or $(ROUNDS),1000000) Scripts/run-tests '[Mm]utation|[Ff]uzz'
+
+soak: build
+	@Scripts/install-packages soak
+	@Scripts/soak
+
+bench: build
+	@Scripts/install-packages bench
+	@Scripts/bench
+
+clean:
+	rm -rf .build out

@@ -1,0 +1,43 @@
+internal import Glibc
+public import LinuxHost
+
+/// One end of a control connection: a sequenced-packet Unix socket that this value owns. Sending and
+/// receiving may be on different threads; each packet is sent whole.
+public final class ControlSocket: Sendable {
+    /// The descriptor, for polling.
+    public let descriptor: Int32
+
+    /// Takes ownership of `descriptor`.
+    public init(owning descriptor: Int32) { self.descriptor = descriptor }
+
+    deinit { _ = close(descriptor) }
+
+    /// Sends one frame. Throws when the peer is gone, or when it does not read.
+    public func send(_ frame: [UInt8]) throws(HostError) {
+        while true {
+            // SAFETY: the array's bytes stay valid during the call, and the count is its own.
+            let sent = unsafe frame.withUnsafeBytes { bytes in
+                unsafe Glibc.send(descriptor, bytes.baseAddress, bytes.count, Int32(MSG_NOSIGNAL))
+            }
+            if sent == frame.count { return }
+            let error = HostError.last("sending a control message")
+            guard error.code == EINTR else { throw error }
+        }
+    }
+
+    /// Waits for one frame; nil when the peer is gone.
+    public func receive() throws(HostError) -> [UInt8]? {
+        var buffer = [UInt8](repeating: 0, count: Wire.longestFrame)
+        while true {
+            // SAFETY: the kernel writes at most the buffer's own count.
+            let count = unsafe buffer.withUnsafeMutableBytes { bytes in
+                unsafe recv(descriptor, bytes.baseAddress, bytes.count, 0)
+            }
+            if count > 0 { return Array(buffer.prefix(count)) }
+            if count == 0 { return nil }
+            let error = HostError.last("receiving a control message")
+            if error.code == ECONNRESET { return nil }
+            guard error.code == EINTR else { throw error }
+        }
+    }
+}

@@ -1,1 +1,0 @@
-// MachineControl: see ARCHITECTURE.md.

@@ -1,0 +1,113 @@
+internal import MachineSpec
+
+/// The description of a machine as a payload: the fields in the order of `write`, lists after a one-byte count.
+extension MachineSpec {
+    func write(to writer: inout WireWriter) {
+        writer.put(name.description)
+        for byte in uuid.bytes { writer.put(byte) }
+        writer.put(accelerator.rawValue)
+        writer.put(UInt8(clamping: cpuCount))
+        writer.put(memory.bytes)
+        writer.put(machineType.rawValue)
+        writer.put(display.rawValue)
+        writer.put(options.rawValue)
+        writer.put(codeCache.bytes)
+        writer.put(sandbox.rawValue)
+        writer.put(kvm)
+        writer.put(boot?.kernel)
+        writer.put(boot?.initialRAMDisk)
+        writer.put(boot?.commandLine ?? "")
+        writer.put(UInt8(clamping: disks.count))
+        for disk in disks { disk.write(to: &writer) }
+        writer.put(UInt8(clamping: serialPorts.count))
+        for port in serialPorts { port.write(to: &writer) }
+    }
+
+    init(reading reader: inout WireReader) throws(WireError) {
+        let nameText = try reader.takeText()
+        let name: MachineName
+        do throws(SpecError) {
+            name = try MachineName(nameText)
+        } catch {
+            throw WireError(error.description)
+        }
+        guard let uuid = MachineUUID(bytes: try reader.takeBytes(16)) else { throw WireError("a UUID is cut off") }
+        self.init(name: name, uuid: uuid)
+        accelerator = try reader.takeCase(of: Accelerator.self)
+        cpuCount = Int(try reader.take(UInt8.self))
+        memory = MemorySize(bytes: try reader.take(UInt64.self))
+        machineType = try reader.takeCase(of: MachineType.self)
+        display = try reader.takeCase(of: DisplaySpec.self)
+        options = RunOptions(rawValue: try reader.take(UInt32.self))
+        guard RunOptions.known.isSuperset(of: options) else { throw WireError("an option is unknown") }
+        codeCache = MemorySize(bytes: try reader.take(UInt64.self))
+        sandbox = try reader.takeCase(of: SandboxMode.self)
+        kvm = try reader.takeResource()
+        boot = try Self.takeBoot(&reader)
+        for _ in 0..<(try reader.takeCount(atMost: Self.mostDisks)) {
+            disks.append(try DiskSpec(reading: &reader))
+        }
+        for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
+            serialPorts.append(try SerialBackend(reading: &reader))
+        }
+    }
+
+    private static func takeBoot(_ reader: inout WireReader) throws(WireError) -> KernelBoot? {
+        let kernel = try reader.takeResource()
+        let initialRAMDisk = try reader.takeResource()
+        let commandLine = try reader.takeText()
+        guard let kernel else {
+            guard initialRAMDisk == nil, commandLine.isEmpty else {
+                throw WireError("there is an initial RAM disk or a command line, but no kernel")
+            }
+            return nil
+        }
+        return KernelBoot(kernel: kernel, initialRAMDisk: initialRAMDisk, commandLine: commandLine)
+    }
+}
+
+extension DiskSpec {
+    fileprivate func write(to writer: inout WireWriter) {
+        writer.put(image)
+        writer.put(overlay)
+        writer.put(byteCount)
+        writer.put(format.rawValue)
+        writer.put(bus.rawValue)
+        writer.put(UInt8(isReadOnly ? 1 : 0))
+    }
+
+    fileprivate init(reading reader: inout WireReader) throws(WireError) {
+        self.init(
+            image: try reader.takeRequiredResource(), overlay: try reader.takeResource(),
+            byteCount: try reader.take(UInt64.self), format: try reader.takeCase(of: DiskFormat.self),
+            bus: try reader.takeCase(of: DiskBus.self), isReadOnly: try reader.takeFlag())
+    }
+}
+
+extension SerialBackend {
+    private enum Code { static let none: UInt8 = 0, stream: UInt8 = 1, listener: UInt8 = 2 }
+
+    fileprivate func write(to writer: inout WireWriter) {
+        switch self {
+        case .none: writer.put(Code.none)
+        case .stream(let input, let output):
+            writer.put(Code.stream)
+            writer.put(input)
+            writer.put(output)
+        case .listener(let socket):
+            writer.put(Code.listener)
+            writer.put(socket)
+        }
+    }
+
+    fileprivate init(reading reader: inout WireReader) throws(WireError) {
+        switch try reader.take(UInt8.self) {
+        case Code.none: self = .none
+        case Code.stream:
+            let input = try reader.takeResource()
+            self = .stream(input: input, output: try reader.takeRequiredResource())
+        case Code.listener: self = .listener(try reader.takeRequiredResource())
+        case let other: throw WireError("there is no serial backend \(other)")
+        }
+    }
+}

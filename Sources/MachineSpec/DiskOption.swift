@@ -1,0 +1,85 @@
+/// One `--disk` option: `FILE[,format=F][,bus=B][,readonly][,snapshot]`. A comma inside the file name is
+/// written twice.
+public struct DiskOption: Equatable, Sendable {
+    public var path: String
+    public var format: DiskFormat = .raw
+    public var bus: DiskBus = .virtio
+    public var isReadOnly = false
+    public var isSnapshot = false
+
+    public init(parsing text: String) throws(SpecError) {
+        var fields = Self.fields(of: text)
+        path = fields.removeFirst()
+        guard !path.isEmpty else {
+            throw SpecError("--disk \(text.quoted) names no file: write --disk FILE.")
+        }
+        for field in fields {
+            try apply(field)
+        }
+    }
+
+    private mutating func apply(_ field: String) throws(SpecError) {
+        let parts = field.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        switch (parts[0], parts.count > 1 ? parts[1] : nil) {
+        case ("readonly", nil): isReadOnly = true
+        case ("snapshot", nil): isSnapshot = true
+        case ("format", let name?):
+            guard let known = Self.formats.first(where: { $0.name == name }) else {
+                throw SpecError(
+                    "--disk format \(name.quoted) is unknown: use \(Self.formats.map(\.name).listed).")
+            }
+            guard known.value == .raw else {
+                throw SpecError(
+                    "This version reads raw disks only: convert the \(name) image to raw and use format=raw.")
+            }
+            format = known.value
+        case ("bus", let name?):
+            guard let known = Self.buses.first(where: { $0.name == name }) else {
+                throw SpecError("--disk bus \(name.quoted) is unknown: use \(Self.buses.map(\.name).listed).")
+            }
+            guard known.value == .virtio else {
+                throw SpecError("This version has virtio disks only: leave out bus=\(name).")
+            }
+            bus = known.value
+        default:
+            throw SpecError(
+                "--disk does not know \(field.quoted): use format=raw, bus=virtio, readonly or snapshot, "
+                    + "and write a comma in a file name twice.")
+        }
+    }
+
+    private static let formats: [(name: String, value: DiskFormat)] = [
+        ("raw", .raw), ("qcow2", .qcow2), ("vmdk", .vmdk), ("vdi", .vdi), ("vhd", .vhd), ("vhdx", .vhdx),
+    ]
+    private static let buses: [(name: String, value: DiskBus)] = [
+        ("virtio", .virtio), ("sata", .sata), ("ide", .ide), ("nvme", .nvme), ("scsi", .scsi),
+    ]
+
+    /// Splits at single commas; two commas are one comma of the text. Never empty.
+    static func fields(of text: String) -> [String] {
+        var fields = [""]
+        var pendingComma = false
+        for character in text {
+            if character == "," {
+                if pendingComma { fields[fields.count - 1].append(",") }
+                pendingComma.toggle()
+                continue
+            }
+            if pendingComma {
+                fields.append("")
+                pendingComma = false
+            }
+            fields[fields.count - 1].append(character)
+        }
+        if pendingComma { fields.append("") }
+        return fields
+    }
+}
+
+extension [String] {
+    /// "a, b or c".
+    var listed: String {
+        guard count > 1, let last else { return first ?? "" }
+        return dropLast().joined(separator: ", ") + " or " + last
+    }
+}

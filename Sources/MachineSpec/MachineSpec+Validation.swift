@@ -1,0 +1,108 @@
+extension MachineSpec {
+    /// Local APIC identifiers without x2APIC end at 254, and 255 is the broadcast (Intel SDM vol. 3 §11.6.1);
+    /// identifiers count from 0, so 255 processors.
+    public static let cpuCounts = 1...255
+    /// Less than 2 MiB holds no kernel; 1 TiB is what our page tables of guest memory are tested with.
+    public static let memorySizes = MemorySize.mebibytes(2)...MemorySize.mebibytes(1 << 20)
+    /// Emitted code jumps with 32-bit displacements inside the cache.
+    public static let codeCaches = MemorySize.mebibytes(1)...MemorySize.mebibytes(1024)
+    /// The x86 limit of Linux, less the NUL (Linux boot protocol, `cmdline_size`).
+    public static let longestCommandLine = 2047
+    /// COM1 to COM4 have standard ports.
+    public static let mostSerialPorts = 4
+    /// One PCI bus less the devices of the board.
+    public static let mostDisks = 24
+    /// Descriptors that one machine may come with.
+    public static let mostResources = 96
+
+    /// Throws the first rule that this description breaks. `resourceCount` is the length of the list of
+    /// descriptors that comes with it.
+    public func validate(resourceCount: Int) throws(SpecError) {
+        guard Self.cpuCounts.contains(cpuCount) else {
+            throw SpecError("--cpus \(cpuCount) is out of range: give 1 to \(Self.cpuCounts.upperBound).")
+        }
+        try validateSizes()
+        try validateBoot()
+        guard disks.count <= Self.mostDisks else {
+            throw SpecError("A machine has at most \(Self.mostDisks) disks: leave out some --disk options.")
+        }
+        for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
+        guard serialPorts.count <= Self.mostSerialPorts else {
+            throw SpecError(
+                "A machine has at most \(Self.mostSerialPorts) serial ports: leave out some --serial options.")
+        }
+        try validateResources(count: resourceCount)
+    }
+
+    private func validateSizes() throws(SpecError) {
+        guard Self.memorySizes.contains(memory), memory.bytes % (1 << 20) == 0 else {
+            throw SpecError("--memory must be a whole number of MiB from 2M to 1T.")
+        }
+        guard Self.codeCaches.contains(codeCache), codeCache.bytes % (1 << 20) == 0 else {
+            throw SpecError("--code-cache must be a whole number of MiB from 1M to 1G.")
+        }
+        if accelerator == .kvm, !options.isDisjoint(with: [.noTranslate, .verify]) {
+            throw SpecError("--no-translate and --verify are about the software CPU: use --accel soft.")
+        }
+        if options.contains([.noTranslate, .verify]) {
+            throw SpecError("--verify checks translated code, so it cannot go with --no-translate.")
+        }
+    }
+
+    private func validateBoot() throws(SpecError) {
+        guard let boot else { return }
+        guard boot.commandLine.utf8.count <= Self.longestCommandLine else {
+            throw SpecError("--append is too long: Linux takes at most \(Self.longestCommandLine) bytes.")
+        }
+        guard !boot.commandLine.utf8.contains(0) else {
+            throw SpecError("--append holds a NUL byte: leave it out.")
+        }
+    }
+
+    private func validate(_ disk: DiskSpec, number: Int) throws(SpecError) {
+        guard disk.format == .raw else {
+            throw SpecError("Disk \(number): this version reads raw images only; convert it to raw first.")
+        }
+        guard disk.bus == .virtio else {
+            throw SpecError("Disk \(number): this version has virtio disks only; use bus=virtio.")
+        }
+        guard disk.byteCount >= 512 else {
+            throw SpecError("Disk \(number) is smaller than one sector of 512 bytes: give it a size first.")
+        }
+        // File offsets on the host are signed 64-bit numbers.
+        guard disk.byteCount <= UInt64(Int64.max) else {
+            throw SpecError("Disk \(number) is larger than a file of the host can be.")
+        }
+    }
+
+    /// Every index names a descriptor that was passed, and no descriptor serves two purposes: two devices
+    /// that share one file position or one lock would corrupt each other.
+    private func validateResources(count: Int) throws(SpecError) {
+        guard (0...Self.mostResources).contains(count) else {
+            throw SpecError("A machine takes at most \(Self.mostResources) files: leave out some of them.")
+        }
+        var seen = Set<ResourceIndex>()
+        for index in resourceIndices {
+            guard Int(index.raw) < count else {
+                throw SpecError("The description names descriptor \(index.raw), but \(count) were passed.")
+            }
+            guard seen.insert(index).inserted else {
+                throw SpecError("The description uses descriptor \(index.raw) for two purposes.")
+            }
+        }
+    }
+
+    /// All descriptors that the description names.
+    public var resourceIndices: [ResourceIndex] {
+        var all: [ResourceIndex?] = [kvm, boot?.kernel, boot?.initialRAMDisk]
+        for disk in disks { all += [disk.image, disk.overlay] }
+        for port in serialPorts {
+            switch port {
+            case .none: break
+            case .stream(let input, let output): all += [input, output]
+            case .listener(let socket): all.append(socket)
+            }
+        }
+        return all.compactMap { $0 }
+    }
+}

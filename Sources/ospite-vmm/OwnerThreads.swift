@@ -1,0 +1,68 @@
+internal import CLinux
+internal import Glibc
+internal import LinuxHost
+internal import MachineControl
+internal import VMMSandbox
+
+/// The two threads that belong to the owner of a machine: one waits for its death, one reads its commands.
+/// They are apart so that a command that takes long never keeps a machine alive without an owner.
+enum OwnerThreads {
+    /// Ends the process when the lifetime descriptor ends. Status 1: nobody is left to read it.
+    static func watchLifetime(sandbox: Sandbox) throws(HostError) {
+        try start("lifetime", sandbox: sandbox) {
+            var byte: UInt8 = 0
+            while true {
+                // SAFETY: one byte of our own.
+                let count = unsafe read(InheritedDescriptor.lifetime, &byte, 1)
+                if count > 0 || (count < 0 && ospite_get_errno() == EINTR) { continue }
+                _exit(1)
+            }
+        }
+    }
+
+    /// Hands each command to `commands`. Ends when the owner closes its end; the machine goes on.
+    static func readCommands(
+        from control: ControlSocket, into commands: CommandInbox,
+        tell: @escaping @Sendable (MachineReport) -> Void, sandbox: Sandbox
+    ) throws(HostError) {
+        try start("control", sandbox: sandbox) {
+            while let frame = try? control.receive() {
+                do throws(WireError) {
+                    commands.deliver(try MachineCommand(frame: frame))
+                } catch {
+                    tell(.notice("A command was refused: \(error)."))
+                }
+            }
+        }
+    }
+
+    private static func start(
+        _ name: String, sandbox: Sandbox, _ body: @escaping @Sendable () -> Void
+    ) throws(HostError) {
+        let work = unsafe Unmanaged.passRetained(
+            ThreadBody {
+                _ = unsafe ospite_set_thread_name(name)
+                guard (try? sandbox.confine(.control)) != nil else { _exit(1) }
+                body()
+            })
+        var thread = pthread_t()
+        // SAFETY: the new thread takes over the one reference that `passRetained` made.
+        let code = unsafe pthread_create(
+            &thread, nil,
+            { pointer in
+                guard let pointer = unsafe pointer else { return nil }
+                unsafe Unmanaged<ThreadBody>.fromOpaque(pointer).takeRetainedValue().run()
+                return nil
+            }, unsafe work.toOpaque())
+        guard code == 0 else {
+            unsafe work.release()
+            throw HostError("starting the \(name) thread", code: code)
+        }
+        pthread_detach(thread)
+    }
+
+    private final class ThreadBody: Sendable {
+        let run: @Sendable () -> Void
+        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
+    }
+}

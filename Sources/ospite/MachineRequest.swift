@@ -1,0 +1,106 @@
+internal import Glibc
+internal import MachineSpec
+
+/// What the user asked for, read and checked as far as that is possible without opening a file.
+struct MachineRequest {
+    private(set) var spec: MachineSpec
+    let serial: [SerialOption]
+    private let disks: [DiskOption]
+    private let kernel: String?
+    private let initialRAMDisk: String?
+    private let commandLine: String
+    private let isSnapshot: Bool
+
+    init(_ command: RunCommand) throws(RunFailure) {
+        if let refusal = command.later.refusal { throw .usage(refusal) }
+        guard command.kernel != nil || command.idle else {
+            throw .usage("There is nothing to boot: give a Linux kernel with --kernel.")
+        }
+        guard command.kernel != nil || (command.initrd == nil && command.append == nil) else {
+            throw .usage("--initrd and --append go with --kernel.")
+        }
+        do throws(SpecError) {
+            spec = try Self.spec(command)
+            disks = try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) }
+            let given = command.serial.isEmpty ? ["stdio"] : command.serial
+            serial = try given.map { text throws(SpecError) in try SerialOption(parsing: text) }
+            guard serial.count(where: { $0 == .standardStreams }) <= 1 else {
+                throw SpecError("Only one serial port can have the terminal: give --serial stdio once.")
+            }
+        } catch {
+            throw .usage(error)
+        }
+        kernel = command.kernel
+        initialRAMDisk = command.initrd
+        commandLine = command.append ?? ""
+        isSnapshot = command.snapshot
+        try checkCounts()
+    }
+
+    /// Wrong usage is found before any file is created or emptied.
+    private func checkCounts() throws(RunFailure) {
+        var rehearsal = spec
+        rehearsal.disks = disks.enumerated().map { place, disk in
+            DiskSpec(image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512)
+        }
+        rehearsal.serialPorts = serial.map { _ in .none }
+        if kernel != nil {
+            rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
+        }
+        do throws(SpecError) {
+            try rehearsal.validate(resourceCount: MachineSpec.mostResources)
+        } catch {
+            throw .usage(error)
+        }
+    }
+
+    /// Opens the files and names them in the description.
+    func open(into files: inout OpenedFiles, keyboard: Int32?) throws(RunFailure) -> MachineSpec {
+        var opened = spec
+        if let kernel {
+            let image = try files.addFile(kernel, option: "--kernel")
+            let initial = try initialRAMDisk.map { path throws(RunFailure) in
+                try files.addFile(path, option: "--initrd")
+            }
+            opened.boot = KernelBoot(kernel: image, initialRAMDisk: initial, commandLine: commandLine)
+        }
+        opened.disks = try disks.map { disk throws(RunFailure) in
+            try files.addDisk(disk, snapshot: isSnapshot)
+        }
+        opened.serialPorts = try serial.map { option throws(RunFailure) in
+            try files.addSerial(option, keyboard: keyboard)
+        }
+        opened.kvm = try files.addKVM(opened.accelerator)
+        return opened
+    }
+
+    private static func spec(_ command: RunCommand) throws(SpecError) -> MachineSpec {
+        var spec = MachineSpec(
+            name: try MachineName(command.name ?? "machine-\(getpid())"),
+            uuid: try command.uuid.map { text throws(SpecError) in try MachineUUID(parsing: text) } ?? .random())
+        spec.accelerator = try choice(
+            command.accel, "--accel", [("auto", .auto), ("kvm", .kvm), ("soft", .soft)])
+        spec.machineType = try choice(command.machine, "--machine", [("pc", .pc), ("micro", .micro)])
+        spec.sandbox = try choice(command.sandbox, "--sandbox", [("on", .on), ("log", .log)])
+        spec.cpuCount = command.cpus
+        spec.memory = try MemorySize(parsing: command.memory, option: "--memory")
+        spec.codeCache = try MemorySize(parsing: command.codeCache, option: "--code-cache")
+        let switches: [(Bool, RunOptions)] = [
+            (command.debugExit, .debugExit), (command.noReboot, .noReboot),
+            (command.noTranslate, .noTranslate), (command.verify, .verify), (command.stats, .statistics),
+            (command.idle, .idle),
+        ]
+        for (isOn, option) in switches where isOn { spec.options.insert(option) }
+        return spec
+    }
+
+    private static func choice<Value>(
+        _ text: String, _ option: String, _ known: [(name: String, value: Value)]
+    ) throws(SpecError) -> Value {
+        guard let match = known.first(where: { $0.name == text }) else {
+            let names = known.map(\.name).joined(separator: ", ")
+            throw SpecError("\(option) '\(text)' is unknown: use one of \(names).")
+        }
+        return match.value
+    }
+}
