@@ -19,10 +19,8 @@ struct HostFeatures: Sendable {
 
     private static func cpuid(_ leaf: UInt32) -> [UInt32] {
         var result: [UInt32] = [0, 0, 0, 0]
-        result.withUnsafeMutableBufferPointer { buffer in
-            // SAFETY: the function writes four words.
-            if let base = unsafe buffer.baseAddress { unsafe ospite_cpuid(leaf, 0, base) }
-        }
+        // SAFETY: the function writes four words.
+        unsafe ospite_cpuid(leaf, 0, &result)
         return result
     }
 
@@ -35,6 +33,9 @@ struct HostFeatures: Sendable {
         case .sse41: return leaf1.c & (1 << 19) != 0
         case .sse42: return leaf1.c & (1 << 20) != 0
         case .aes: return leaf1.c & (1 << 25) != 0
+        case .avx2: return leaf7b & (1 << 5) != 0
+        case .fma: return leaf1.c & (1 << 12) != 0
+        case .f16c: return leaf1.c & (1 << 29) != 0
         case .sha: return leaf7b & (1 << 29) != 0
         default: return true
         }

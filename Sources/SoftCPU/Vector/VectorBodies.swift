@@ -83,25 +83,61 @@ enum VectorBodies {
         (.xrstors,  { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.restoreExtended(i, supervisor: true) } }),
     ]
 
-    // swift-format-ignore
-    private static let
-        emms: Handler              = { stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.emptyMMX() } },
-        zeroAll: Handler           = { stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.zeroVectors(low: true) } },
-        zeroUpper: Handler         = { stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.zeroVectors(low: false) } },
-        loadMXCSR: Handler         = { stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in try cpu.loadMXCSR(i, plan) } },
-        storeMXCSR: Handler        = { stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in try cpu.storeMXCSR(i, plan) } },
-        maskedBytes: Handler       = { stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in try cpu.storeMaskedBytes(i, plan) } },
-        maskedElements: Handler    = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.moveMaskedElements(i) } },
-        gather: Handler            = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.gather(i) } },
-        initialise: Handler        = { stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.initialiseX87() } },
-        clearExceptions: Handler   = { stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.clearX87Exceptions() } },
-        loadControl: Handler       = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.loadX87Control(i) } },
-        storeControl: Handler      = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.storeX87Control(i) } },
-        storeStatus: Handler       = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.storeX87Status(i) } },
-        storeEnvironment: Handler  = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.storeX87Environment(i) } },
-        loadEnvironment: Handler   = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.loadX87Environment(i) } },
-        saveState: Handler         = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.saveX87(i) } },
-        restoreState: Handler      = { stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.restoreX87(i) } },
-        nothing: Handler           = { stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.checkX87(waiting: false) } },
-        wait: Handler              = { stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.waitForX87() } }
+    private static let emms: Handler = {
+        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.emptyMMX() }
+    }
+    private static let zeroAll: Handler = {
+        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.zeroVectors(low: true) }
+    }
+    private static let zeroUpper: Handler = {
+        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.zeroVectors(low: false) }
+    }
+    private static let loadMXCSR: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in try cpu.loadMXCSR(i, plan) }
+    }
+    private static let storeMXCSR: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in try cpu.storeMXCSR(i, plan) }
+    }
+    private static let maskedBytes: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in try cpu.storeMaskedBytes(i, plan) }
+    }
+    private static let maskedElements: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.moveMaskedElements(i) }
+    }
+    private static let gather: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.gather(i) }
+    }
+    private static let initialise: Handler = {
+        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.initialiseX87() }
+    }
+    private static let clearExceptions: Handler = {
+        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.clearX87Exceptions() }
+    }
+    private static let loadControl: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.loadX87Control(i) }
+    }
+    private static let storeControl: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.storeX87Control(i) }
+    }
+    private static let storeStatus: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.storeX87Status(i) }
+    }
+    private static let storeEnvironment: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.storeX87Environment(i) }
+    }
+    private static let loadEnvironment: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.loadX87Environment(i) }
+    }
+    private static let saveState: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.saveX87(i) }
+    }
+    private static let restoreState: Handler = {
+        stepVector($0, $1) { cpu, i, _, _ throws(Fault) in try cpu.restoreX87(i) }
+    }
+    private static let nothing: Handler = {
+        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.checkX87(waiting: false) }
+    }
+    private static let wait: Handler = {
+        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.waitForX87() }
+    }
 }

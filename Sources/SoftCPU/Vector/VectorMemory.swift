@@ -15,14 +15,6 @@ extension CPU {
         return address
     }
 
-    /// Host address of `size` readable bytes, or 0 when they need the slow path.
-    @inline(__always) func readableHost(_ linear: UInt64, _ size: Int) -> UInt {
-        let entry = unsafe Self.entry(s.tlb, linear)
-        // SAFETY: the entry is in the TLB; an equal tag proves that all bytes are in one mapped page.
-        return unsafe entry.pointee.readTag == Self.lastPage(linear, size)
-            ? UInt(truncatingIfNeeded: linear &+ entry.pointee.addend) : 0
-    }
-
     @inline(__always) static func loadHalf(_ host: UInt) -> Half {
         // SAFETY: the caller proved 16 bytes at `host`.
         unsafe UnsafeRawPointer(bitPattern: host).unsafelyUnwrapped.loadUnaligned(as: Half.self)

@@ -92,7 +92,7 @@ enum VectorLowering {
         let address = cache.plan(
             key,
             code: {
-                guard VectorBodies.needsCode(i.mnemonic) else { return [] }
+                guard VectorBodies.needsCode(i) else { return [] }
                 return i.attributes.contains(.x87) ? x87Code(i) : vectorCode(i)
             },
             make: { code in plan(i, code) })
@@ -144,7 +144,7 @@ enum VectorLowering {
             if i.operand(position).kind == .ymm { shape.long = true }
         }
         if i.prefixes.contains(.vex) {
-            shape.wide = i.rexW
+            shape.wide = i.rexW && (!usesGeneralWidth(row) || hasWideGeneral(i))
             // A scalar instruction ignores L, a conversion to or from YMM names YMM in some operand.
             if !shape.long, i.vexL != 0, i.operandCount == 2, shape.namesMemory { shape.long = i.operand(1).size == 32 }
         } else {
@@ -156,6 +156,11 @@ enum VectorLowering {
     private static func usesGeneralWidth(_ row: InstructionRow) -> Bool {
         let packed = InstructionRows.operands[row.index]
         return (0..<4).contains { packed >> UInt64($0 * 14 + 5) & 31 == UInt64(OperandSize.y.rawValue) }
+    }
+
+    /// Outside 64-bit mode W does not widen general operands.
+    private static func hasWideGeneral(_ i: Instruction) -> Bool {
+        (0..<4).contains { i.operand($0).size == 8 && (i.operand($0).kind == .gpr || i.operand($0).kind == .memory) }
     }
 
     // MARK: Plans
