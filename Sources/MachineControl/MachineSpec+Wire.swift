@@ -31,7 +31,9 @@ extension MachineSpec {
         } catch {
             throw WireError(error.description)
         }
-        guard let uuid = MachineUUID(bytes: try reader.takeBytes(16)) else { throw WireError("a UUID is cut off") }
+        guard let uuid = MachineUUID(bytes: try reader.takeBytes(16)) else {
+            throw WireError("a UUID is cut off")
+        }
         self.init(name: name, uuid: uuid)
         accelerator = try reader.takeCase(of: Accelerator.self)
         cpuCount = Int(try reader.take(UInt8.self))

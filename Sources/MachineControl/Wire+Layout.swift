@@ -47,7 +47,8 @@ enum Wire {
         guard try reader.take(UInt32.self) == magic else { throw WireError("this is not a control frame") }
         let version = try reader.take(UInt16.self)
         guard version == Wire.version else {
-            throw WireError("the peer speaks version \(version) of the control protocol, we speak \(Wire.version)")
+            throw WireError(
+                "the peer speaks version \(version) of the control protocol, we speak \(Wire.version)")
         }
         let kind = try reader.take(UInt16.self)
         guard Int(try reader.take(UInt32.self)) == frame.count - headerSize else {

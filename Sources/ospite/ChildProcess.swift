@@ -59,7 +59,7 @@ struct ChildProcess {
         // environment is an empty list.
         var argv: [UnsafeMutablePointer<CChar>?] = unsafe ([path] + arguments).map { unsafe strdup($0) }
         unsafe argv.append(nil)
-        defer { for unsafe text in unsafe argv { unsafe free(text) } }
+        defer { unsafe argv.forEach { unsafe free($0) } }
         var environment: [UnsafeMutablePointer<CChar>?] = unsafe [nil]
         var child: pid_t = 0
         let code = unsafe posix_spawn(&child, path, &actions, &attributes, argv, &environment)

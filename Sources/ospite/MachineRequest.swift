@@ -77,7 +77,8 @@ struct MachineRequest {
     private static func spec(_ command: RunCommand) throws(SpecError) -> MachineSpec {
         var spec = MachineSpec(
             name: try MachineName(command.name ?? "machine-\(getpid())"),
-            uuid: try command.uuid.map { text throws(SpecError) in try MachineUUID(parsing: text) } ?? .random())
+            uuid: try command.uuid.map { text throws(SpecError) in try MachineUUID(parsing: text) }
+                ?? .random())
         spec.accelerator = try choice(
             command.accel, "--accel", [("auto", .auto), ("kvm", .kvm), ("soft", .soft)])
         spec.machineType = try choice(command.machine, "--machine", [("pc", .pc), ("micro", .micro)])

@@ -94,7 +94,9 @@ struct RunFailure: Error {
     let sentence: String
     let status: Int32
 
-    static func usage(_ error: SpecError) -> RunFailure { RunFailure(sentence: error.description, status: 64) }
+    static func usage(_ error: SpecError) -> RunFailure {
+        RunFailure(sentence: error.description, status: 64)
+    }
     static func usage(_ sentence: String) -> RunFailure { RunFailure(sentence: sentence, status: 64) }
     static func host(_ sentence: String) -> RunFailure { RunFailure(sentence: sentence, status: 1) }
 }

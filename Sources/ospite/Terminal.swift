@@ -31,6 +31,9 @@ final class Terminal {
         Console.setRaw(false)
     }
 
-    /// We are the terminal's foreground job, so changing its mode does not stop us.
-    var isForeground: Bool { tcgetpgrp(STDIN_FILENO) == getpgrp() }
+    /// We are the terminal's foreground job, or it has no jobs for us: changing its mode does not stop us.
+    var isForeground: Bool {
+        let group = tcgetpgrp(STDIN_FILENO)
+        return group == -1 || group == getpgrp()
+    }
 }

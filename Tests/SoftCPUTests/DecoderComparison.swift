@@ -130,7 +130,7 @@ enum DecoderComparison {
         case .memoryVectorIndex: if reference.memoryType != 4 { return "kind" }
         case .stringSource: (base, index, displacement) = (6, Instruction.noRegister, 0)
         case .stringDestination: (base, index, displacement) = (7, Instruction.noRegister, 0)
-        case .tableLookup: (base, index, displacement) = (3, 0, 0)
+        case .tableLookup: (base, index, displacement) = (3, Instruction.noRegister, 0)
         default: return "\(operand.kind), reference memory"
         }
         let theirBase = referenceRegister(reference.base), theirIndex = referenceRegister(reference.index)

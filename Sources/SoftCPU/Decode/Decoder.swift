@@ -134,14 +134,11 @@ struct DecodeState {
         } else {
             rex = (~second >> 5) & 4
         }
-        var vvvv = (~last >> 3) & 15
-        if !is64Bit {
-            rex &= 8
-            vvvv &= 7
-        }
+        // Outside 64-bit mode there are eight registers; W still selects opcodes.
+        if !is64Bit { rex &= 8 }
         if map == 0 || map > 3 { throw .undefinedOpcode }
         if wide { instruction.prefixes.insert(.rexW) }
-        instruction.vexBits = (last & 4) << 5 | vvvv << 3 | last & 3
+        instruction.vexBits = (last & 4) << 5 | (~last & 0x78) | last & 3
         extensionPrefix = Int(last & 3)
         setOpcode(try cursor.next(), map: map, place: (Int(map) &+ 4) &* 256)
         setSizes()
@@ -218,6 +215,7 @@ struct DecodeState {
             }
         }
         if match >> 42 & 1 != 0, instruction.vexVVVV != 0 { throw .undefinedOpcode }
+        if !is64Bit { instruction.vexBits &= 0b1011_1111 }
         if instruction.prefixes.contains(.lock) {
             let lockable = InstructionRow(index: instruction.row).attributes.contains(.lockable)
             if !lockable || instruction.modRM >= 0xC0 { throw .undefinedOpcode }
