@@ -217,6 +217,8 @@ final class TestMachine {
 
     func step(_ count: Int = 1) {
         for _ in 0..<count {
+            // The run loop's business, which is not here.
+            cpu.s.attention = 0
             do throws(Fault) {
                 let block = try vcpu.findBlock(singleStep: true)
                 _ = cpu.execute(block)
