@@ -161,4 +161,17 @@ enum HostCall {
         guard let value = unsafe getenv(name) else { return nil }
         return unsafe String(cString: value)
     }
+
+    // SAFETY, for the calls below: each only reads the path, which lives during the call.
+
+    static func isExecutable(_ path: String) -> Bool { unsafe access(path, X_OK) == 0 }
+    static func removeFile(_ path: String) { _ = unsafe unlink(path) }
+    static func removeFolder(_ path: String) { _ = unsafe rmdir(path) }
+
+    /// One that exists already is no error.
+    static func makeFolder(_ path: String, mode: UInt32) throws(HostError) {
+        if unsafe mkdir(path, mode) != 0, ospite_get_errno() != EEXIST {
+            throw .last("making the folder \(path)")
+        }
+    }
 }

@@ -60,7 +60,7 @@ enum Launcher {
         let own = try HostCall.executablePath()
         let folder = own.lastIndex(of: "/").map { String(own[..<$0]) } ?? "."
         let path = folder + "/ospite-vmm"
-        guard unsafe access(path, X_OK) == 0 else {
+        guard HostCall.isExecutable(path) else {
             throw HostError("\(path) is missing: install ospite and ospite-vmm into one folder", code: 0)
         }
         return path

@@ -109,6 +109,6 @@ struct OpenedFiles {
     }
 
     func removeSockets() {
-        for path in socketPaths { _ = unsafe unlink(path) }
+        for path in socketPaths { HostCall.removeFile(path) }
     }
 }

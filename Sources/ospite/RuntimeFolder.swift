@@ -27,8 +27,8 @@ final class RuntimeFolder {
 
     /// Forgets the machine.
     func remove() {
-        _ = unsafe unlink(path + "/pid")
-        _ = unsafe rmdir(path)
+        HostCall.removeFile(path + "/pid")
+        HostCall.removeFolder(path)
     }
 
     /// The folder of all machines of this user.
@@ -45,7 +45,7 @@ final class RuntimeFolder {
 
     /// A folder that only we may enter. One that exists must be ours: in /tmp anybody may have made it.
     private static func makePrivateFolder(_ path: String) throws(HostError) {
-        if unsafe mkdir(path, 0o700) != 0, errno != EEXIST { throw .last("making the folder \(path)") }
+        try HostCall.makeFolder(path, mode: 0o700)
         let descriptor = try HostCall.open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
         defer { _ = close(descriptor) }
         let status = try HostCall.status(of: descriptor)
