@@ -94,7 +94,10 @@ let package = Package(
             swiftSettings: plain),
         .testTarget(
             name: "HostTests",
-            dependencies: ["LinuxHost", "ByteLayout", "StateCodec", "GuestMemory", "DiskImages"],
+            dependencies: [
+                "LinuxHost", "ByteLayout", "StateCodec", "GuestMemory", "DiskImages", "CharacterBackends",
+                "KVMEngine",
+            ],
             swiftSettings: plain),
         .testTarget(
             name: "FirmwareTests", dependencies: ["FirmwareTables", "BootLoaders", "GuestMemory"],

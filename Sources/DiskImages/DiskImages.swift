@@ -1,1 +1,0 @@
-// DiskImages: see ARCHITECTURE.md.

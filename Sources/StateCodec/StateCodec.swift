@@ -1,1 +1,0 @@
-// StateCodec: see ARCHITECTURE.md.
