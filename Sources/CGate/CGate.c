@@ -1,10 +1,26 @@
 #include "CGate.h"
 #include <cpuid.h>
+#include <sys/random.h>
 
 uint64_t ospite_rdtsc(void) { return __builtin_ia32_rdtsc(); }
 
 void ospite_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) {
     __cpuid_count(leaf, subleaf, out[0], out[1], out[2], out[3]);
+}
+
+uint64_t ospite_random(void) {
+    uint32_t leaf[4];
+    static int has_rdrand = -1;
+    uint64_t value = 0;
+    unsigned char good = 0;
+    if (has_rdrand < 0) {
+        ospite_cpuid(1, 0, leaf);
+        has_rdrand = (leaf[2] >> 30) & 1;
+    }
+    for (int attempt = 0; has_rdrand && attempt < 10 && !good; attempt++)
+        __asm__ volatile("rdrand %0\n\tsetc %1" : "=r"(value), "=qm"(good) : : "cc");
+    if (!good && getrandom(&value, sizeof value, 0) != sizeof value) value ^= ospite_rdtsc();
+    return value;
 }
 
 uint64_t ospite_xgetbv(void) {

@@ -177,6 +177,17 @@ public import Synchronization
         copyIn(bytes, region, offset)
     }
 
+    /// The same for a part of a larger file, without a copy of it.
+    public func install(_ bytes: ArraySlice<UInt8>, at address: GuestAddress) throws(GuestMemoryFault) {
+        let (region, offset) = try locate(address, bytes.count)
+        guard !bytes.isEmpty else { return }
+        // SAFETY: `locate` proved `bytes.count` bytes at `offset`; the slice is not empty.
+        unsafe bytes.withUnsafeBytes { source in
+            unsafe (region.host + offset).copyMemory(from: source.baseAddress!, byteCount: source.count)
+        }
+        recordStore(region, offset, bytes.count)
+    }
+
     @inlinable
     func copyIn(_ bytes: [UInt8], _ region: Region, _ offset: Int) {
         guard !bytes.isEmpty else { return }

@@ -54,11 +54,13 @@ public import Synchronization
         return unsafe words + index
     }
 
-    /// Sets `code`; returns the generation word (with the bit) that decoded blocks must remember.
-    public func markCode(_ index: Int) -> UInt32 {
+    /// Sets `code`; returns the word (with the bit, without `dirty`) that decoded blocks must remember, and
+    /// whether the bit is new, so that cached permissions to store to the page must go.
+    public func markCode(_ index: Int) -> (word: UInt32, isNew: Bool) {
         precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "page outside the map")
         // SAFETY: checked against count.
-        return unsafe words[index].bitwiseOr(Self.codeBit, ordering: .acquiringAndReleasing).newValue
+        let (old, new) = unsafe words[index].bitwiseOr(Self.codeBit, ordering: .acquiringAndReleasing)
+        return (new & ~Self.dirtyBit, old & Self.codeBit == 0)
     }
 
     /// A store reached page `index`: if it held code, its generation moves on and `code` is cleared.

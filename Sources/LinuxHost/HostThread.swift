@@ -20,6 +20,13 @@ public final class HostThread: Sendable {
         }
     }
     private let state: Mutex<State>
+    private static let entryHook = Mutex<(@Sendable (String) -> Void)?>(nil)
+
+    /// From now on every new thread calls `hook` with its name before its body: the fence around a
+    /// machine's process narrows itself there.
+    public static func onStart(_ hook: (@Sendable (_ name: String) -> Void)?) {
+        entryHook.withLock { $0 = hook }
+    }
 
     /// Starts a thread. The kernel shows the first 15 bytes of `name`; `stackSize` is in bytes and is raised
     /// to the least that the host allows.
@@ -38,6 +45,7 @@ public final class HostThread: Sendable {
             { raw in
                 let start = unsafe Unmanaged<Start>.fromOpaque(raw!).takeRetainedValue()
                 unsafe _ = ospite_set_thread_name(String(start.name.prefix(15)))
+                HostThread.entryHook.withLock { $0 }?(start.name)
                 start.body()
                 return nil
             }, start.toOpaque())

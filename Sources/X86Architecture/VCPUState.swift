@@ -75,7 +75,7 @@ public struct VCPUState: Hashable, Sendable, Codable {
     public var nmiBlocked = false
     public var nmiPending = false
 
-    public enum Activity: UInt8, Sendable, Codable {
+    public enum Activity: UInt8, Sendable, Codable, BitwiseCopyable {
         case running, halted, waitingForStartup
     }
 

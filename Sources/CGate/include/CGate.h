@@ -11,6 +11,9 @@ void ospite_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 /// The host's XCR0.
 uint64_t ospite_xgetbv(void);
 
+/// 64 random bits: RDRAND where the host has it, else getrandom.
+uint64_t ospite_random(void);
+
 /// `lock cmpxchg` on a possibly unaligned address inside one page: nonzero when it stored `desired`;
 /// `*expected` receives what was there.
 int ospite_cas8(void *address, uint8_t *expected, uint8_t desired);

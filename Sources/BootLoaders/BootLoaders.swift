@@ -1,1 +1,0 @@
-// BootLoaders: see ARCHITECTURE.md.

@@ -1,1 +1,0 @@
-// ChipsetDevices: see ARCHITECTURE.md.

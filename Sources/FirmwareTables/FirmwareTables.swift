@@ -1,1 +1,0 @@
-// FirmwareTables: see ARCHITECTURE.md.

@@ -1,1 +1,0 @@
-// PCIBus: see ARCHITECTURE.md.

@@ -1,0 +1,103 @@
+import LinuxHost
+
+/// A run of instructions from one page, lowered. Valid while the page's word in the `PageMap` still equals
+/// `generation`.
+struct Block: BitwiseCopyable {
+    /// Guest-physical address of the first byte.
+    var physical: UInt64
+    var mode: UInt32
+    /// The page word when it was decoded, dirty bit cleared.
+    var generation: UInt32
+    /// Address of the page's atomic word.
+    var pageWord: UInt
+    /// When the last instruction crosses into another page: that page, its word and generation; else 0.
+    var secondPhysical: UInt64
+    var secondWord: UInt
+    var secondGeneration: UInt32
+    /// Bytes that the instructions take.
+    var byteLength: UInt16
+    var instructionCount: UInt16
+    /// Address of the first `MicroOp`; the last one ends the block.
+    var ops: UInt
+}
+
+/// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a
+/// direct-mapped table by physical address and mode in front of it.
+///
+/// Confinement: the vCPU's thread.
+@safe struct BlockCache: ~Copyable {
+    private let arena: MemoryMapping
+    private let table: MemoryMapping
+    private var used = 0
+    private(set) var flushes = 0
+    private(set) var blocksBuilt = 0
+    static let tableEntries = 1 << 15
+
+    init(size: Int) throws(HostError) {
+        let arena = try MemoryMapping(anonymous: max(size, 1 << 20))
+        let table = try MemoryMapping(anonymous: Self.tableEntries * 8)
+        self.arena = arena
+        self.table = table
+    }
+
+    /// Address of the table, for `CPUState.blockTable`.
+    var tableAddress: UInt { unsafe UInt(bitPattern: table.base) }
+
+    /// The slot for a key in the table at `table`.
+    @inline(__always)
+    private static func slot(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt> {
+        let mixed = physical ^ (physical >> 12) ^ (UInt64(mode) << 9)
+        let index = UInt(truncatingIfNeeded: mixed) & UInt(tableEntries - 1)
+        // SAFETY: the mapping holds `tableEntries` words, zero or addresses of blocks in the arena.
+        return unsafe UnsafeMutablePointer<UInt>(bitPattern: table &+ index &* 8).unsafelyUnwrapped
+    }
+
+    /// Address of the cached block for a key, whether still valid or not; 0 when there is none.
+    @inline(__always)
+    static func find(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UInt {
+        let address = unsafe slot(table, physical, mode).pointee
+        guard address != 0 else { return 0 }
+        let block = BlockView(address: address)
+        return block.b.physical == physical && block.b.mode == mode ? address : 0
+    }
+
+    mutating func enter(_ address: UInt) {
+        let block = BlockView(address: address)
+        unsafe Self.slot(tableAddress, block.b.physical, block.b.mode).pointee = address
+        blocksBuilt += 1
+    }
+
+    /// `size` bytes of arena, 64-byte aligned; nil when it is full.
+    mutating func allocate(_ size: Int) -> UInt? {
+        let rounded = (size + 63) & ~63
+        guard rounded <= arena.size - used else { return nil }
+        defer { used += rounded }
+        return unsafe UInt(bitPattern: arena.base) + UInt(used)
+    }
+
+    /// Gives back what was allocated last, beyond `keep` bytes of it.
+    mutating func trim(_ start: UInt, keep: Int) {
+        used = unsafe Int(start - UInt(bitPattern: arena.base)) + (keep + 63) & ~63
+    }
+
+    /// Forgets everything.
+    mutating func clear() {
+        used = 0
+        flushes += 1
+        table.discard(offset: 0, count: table.size)
+    }
+}
+
+@safe struct BlockView {
+    let address: UInt
+    @inline(__always) init(address: UInt) { self.address = address }
+    var b: Block {
+        @inline(__always) unsafeAddress {
+            // SAFETY: addresses come from the arena, which lives as long as the vCPU.
+            unsafe UnsafePointer<Block>(bitPattern: address).unsafelyUnwrapped
+        }
+        @inline(__always) nonmutating unsafeMutableAddress {
+            unsafe UnsafeMutablePointer<Block>(bitPattern: address).unsafelyUnwrapped
+        }
+    }
+}

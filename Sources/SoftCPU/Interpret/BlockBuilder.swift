@@ -1,0 +1,236 @@
+import GuestMemory
+import LinuxHost
+import X86Architecture
+
+/// Finding and decoding blocks.
+extension SoftVCPU {
+    /// Most instructions in one block: bounds the time between looks at `attention`.
+    static let longestBlock = 48
+
+    /// The block at the next instruction, decoded if need be.
+    /// - Throws: what fetching raises: #PF, #GP.
+    @inline(__always)
+    func findBlock(singleStep: Bool) throws(Fault) -> UInt {
+        let linear = cpu.linearRIP
+        let entry = unsafe cpu.executionEntry(linear)
+        let tag = linear & TLB.pageMask | (cpu.s.cpl == 3 ? 1 : 0)
+        let physical: UInt64
+        if unsafe entry.pointee.tag == tag {
+            physical = unsafe entry.pointee.physical | linear & 0xFFF
+        } else {
+            physical = try fetchTranslate(linear) | linear & 0xFFF
+        }
+        let mode = cpu.s.modeKey | (singleStep ? 4 : 0)
+        let found = BlockCache.find(cpu.s.blockTable, physical, mode)
+        if found != 0 {
+            let block = BlockView(address: found)
+            if CPU.pageWord(block.b.pageWord) == block.b.generation {
+                if mode & 8 != 0, block.b.secondWord == 0 { return found }
+                if try isCurrent(block) { return found }
+            }
+        }
+        return try buildBlock(linear, physical, mode)
+    }
+
+    /// Translates a fetch and remembers it.
+    private func fetchTranslate(_ linear: UInt64) throws(Fault) -> UInt64 {
+        if cpu.is64Bit {
+            // AMD: a branch to a non-canonical address faults at its target.
+            let high = Int64(bitPattern: linear) >> 47
+            if high != 0, high != -1 { throw .protection() }
+        }
+        let user = cpu.s.cpl == 3
+        let found = try cpu.translate(linear, user ? [.fetch, .user] : [.fetch])
+        let entry = unsafe cpu.executionEntry(linear)
+        unsafe entry.pointee = ExecutionTLBEntry(tag: linear & TLB.pageMask | (user ? 1 : 0), physical: found.page)
+        return found.page
+    }
+
+    /// The checks of a cached block that most blocks do not need: CS limit, second page.
+    private func isCurrent(_ block: BlockView) throws(Fault) -> Bool {
+        if cpu.s.modeKey & 8 == 0 {
+            let last = cpu.s.rip &+ UInt64(block.b.byteLength) &- 1
+            if last > UInt64(cpu.s.segments[Segment.cs].limit) { return false }
+        }
+        guard block.b.secondWord != 0 else { return true }
+        guard CPU.pageWord(block.b.secondWord) == block.b.secondGeneration else { return false }
+        let second = (cpu.linearRIP &+ 0x1000) & cpu.s.linearMask & TLB.pageMask
+        return try translatedPage(second) == block.b.secondPhysical
+    }
+
+    private func translatedPage(_ linear: UInt64) throws(Fault) -> UInt64 {
+        let entry = unsafe cpu.executionEntry(linear)
+        if unsafe entry.pointee.tag == linear & TLB.pageMask | (cpu.s.cpl == 3 ? 1 : 0) {
+            return unsafe entry.pointee.physical
+        }
+        return try fetchTranslate(linear)
+    }
+
+    // MARK: Building
+
+    /// A page of code being read.
+    private struct CodePage {
+        var physical: UInt64
+        /// Host address, 0 when the page is not memory.
+        var host: UInt
+        var word: UInt
+        var generation: UInt32
+    }
+
+    /// Marks the page as code, so that stores to it are noticed from now on.
+    private func openCodePage(_ physical: UInt64) -> CodePage {
+        guard let region = region(at: physical) else {
+            return CodePage(physical: physical, host: 0, word: 0, generation: 0)
+        }
+        let index = region.firstPage + Int((physical &- region.start) >> 12)
+        let (word, isNew) = pages.markCode(index)
+        if isNew {
+            cpu.flushWrites(toPhysicalPage: physical)
+            engine.announceCode(page: physical, from: self.index)
+        }
+        return CodePage(
+            physical: physical, host: region.host &+ UInt(physical &- region.start),
+            word: unsafe UInt(bitPattern: pages.address(index)), generation: word)
+    }
+
+    /// Up to `count` bytes at `offset` of a page; ones where there is no memory.
+    private func appendCode(_ bytes: inout [UInt8], _ page: CodePage, _ offset: Int, _ count: Int) {
+        for position in offset..<min(offset + count, 4096) {
+            bytes.append(page.host == 0 ? 0xFF : UInt8(CPU.loadHost(page.host &+ UInt(position), 1)))
+        }
+    }
+
+    private func codeBytes(_ page: CodePage, _ offset: Int) -> InstructionBytes {
+        let count = min(15, 4096 - offset)
+        if page.host != 0, count == 15, offset <= 4096 - 16 {
+            return InstructionBytes(
+                low: CPU.loadHost(page.host &+ UInt(offset), 8),
+                high: CPU.loadHost(page.host &+ UInt(offset + 8), 8), count: 15)
+        }
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(16)
+        appendCode(&bytes, page, offset, count)
+        return InstructionBytes(bytes)
+    }
+
+    private struct Draft {
+        var ops: UInt
+        var count = 0
+        var length = 0
+        var second: CodePage?
+        var ended = false
+    }
+
+    @inline(never)
+    private func buildBlock(_ linear: UInt64, _ physical: UInt64, _ mode: UInt32) throws(Fault) -> UInt {
+        let first = openCodePage(physical & TLB.pageMask)
+        let most = mode & 4 != 0 ? 1 : Self.longestBlock
+        let opBytes = MemoryLayout<MicroOp>.stride
+        guard let space = cache.allocate(MemoryLayout<Block>.size + (most + 1) * opBytes) else {
+            cache.clear()
+            cpu.s.linkSlot = 0
+            return try buildBlock(linear, physical, mode)
+        }
+        let blockSize = UInt((MemoryLayout<Block>.size + 63) & ~63)
+        var draft = Draft(ops: space + blockSize)
+        while draft.count < most, !draft.ended {
+            let offset = Int(physical & 0xFFF) + draft.length
+            guard offset < 4096 else { break }
+            guard try append(&draft, first, offset, linear, mode) else { break }
+        }
+        let instructions = draft.count
+        // Also after a branch: a body that was expected to leave may come back.
+        appendFallThrough(&draft, physical)
+        let block = BlockView(address: space)
+        block.b = Block(
+            physical: first.host == 0 ? .max : physical, mode: mode, generation: first.generation,
+            pageWord: first.word, secondPhysical: draft.second?.physical ?? 0, secondWord: draft.second?.word ?? 0,
+            secondGeneration: draft.second?.generation ?? 0, byteLength: UInt16(draft.length),
+            instructionCount: UInt16(instructions), ops: draft.ops)
+        // Code outside memory is decoded every time.
+        if first.host != 0, draft.second.map({ $0.host != 0 }) ?? true { cache.enter(space) }
+        return space
+    }
+
+    /// Decodes one instruction into the draft. False: it does not belong to this block any more.
+    private func append(_ draft: inout Draft, _ page: CodePage, _ offset: Int, _ start: UInt64, _ mode: UInt32) throws(Fault)
+        -> Bool
+    {
+        var bytes = codeBytes(page, offset)
+        var decoded = Result { () throws(DecodeFailure) in try decoder.decode(bytes, mode: codeMode) }
+        if case .failure(.truncated) = decoded {
+            // It goes on in the next page: alone in its block, so that a fault there comes at its turn.
+            guard draft.count == 0 else { return false }
+            let next = ((start & TLB.pageMask) &+ 0x1000) & cpu.s.linearMask
+            let second = openCodePage(try translatedPage(next))
+            var all: [UInt8] = []
+            appendCode(&all, page, offset, 15)
+            appendCode(&all, second, 0, 15 - all.count)
+            bytes = InstructionBytes(all)
+            decoded = Result { () throws(DecodeFailure) in try decoder.decode(bytes, mode: codeMode) }
+            draft.second = second
+        }
+        var op = MicroOp(handler: Lowering.undefined)
+        op.offset = UInt16(draft.length)
+        switch decoded {
+        case .success(let instruction):
+            let end = cpu.s.rip &+ UInt64(draft.length) &+ UInt64(instruction.length) &- 1
+            if cpu.s.modeKey & 8 == 0, end > UInt64(cpu.s.segments[Segment.cs].limit) {
+                guard draft.count == 0 else { return false }
+                throw .protection()
+            }
+            op.length = instruction.length
+            draft.ended = try lower(instruction, &op, pageOffset: offset - draft.length, mode: mode)
+            draft.length += Int(instruction.length)
+        case .failure(let failure):
+            if failure == .tooLong || failure == .truncated { op.handler = Lowering.tooLong }
+            op.length = 1
+            draft.length += 1
+            draft.ended = true
+        }
+        store(op, &draft)
+        if draft.second != nil { draft.ended = true }
+        return true
+    }
+
+    private var codeMode: CodeMode {
+        CodeMode(defaultSize: CodeSize(rawValue: UInt8(cpu.s.modeKey & 3)) ?? .bits16)
+    }
+
+    private func store(_ op: MicroOp, _ draft: inout Draft) {
+        let address = draft.ops + UInt(draft.count * MemoryLayout<MicroOp>.stride)
+        // SAFETY: inside the arena space of `longestBlock + 1` ops that buildBlock allocated.
+        unsafe UnsafeMutablePointer<MicroOp>(bitPattern: address).unsafelyUnwrapped.initialize(to: op)
+        draft.count += 1
+    }
+
+    /// Ends a block that no branch ended.
+    private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64) {
+        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && cpu.s.modeKey & 8 != 0 && draft.second == nil
+        var op = MicroOp(handler: inPage ? Lowering.fallThroughLinked : Lowering.fallThrough)
+        op.offset = UInt16(draft.length)
+        store(op, &draft)
+    }
+
+    /// Lowers one instruction; returns whether the block ends with it. `pageOffset` is the block's first byte.
+    private func lower(_ instruction: Instruction, _ op: inout MicroOp, pageOffset: Int, mode: UInt32) throws(Fault)
+        -> Bool
+    {
+        let context = Lowering.Context(
+            is64Bit: cpu.is64Bit, isLinkable: mode & 12 == 8, pageOffset: pageOffset)
+        if let ended = Lowering.lower(instruction, context, into: &op) { return ended }
+        guard let address = cache.allocate(MemoryLayout<Instruction>.size) else {
+            // Full in the middle of a block: start over with an empty arena.
+            op.handler = Lowering.restart
+            return true
+        }
+        // SAFETY: fresh arena space of an Instruction's size.
+        unsafe UnsafeMutablePointer<Instruction>(bitPattern: address).unsafelyUnwrapped.initialize(to: instruction)
+        op.instruction = address
+        if let handler = BodyTable.shared.handler(instruction) { op.handler = handler }
+        if InstructionRow(index: instruction.row).isVector {
+            op.immediate = VectorLowering.prepare(instruction, cpu: cpu)
+        }
+        return InstructionRow(index: instruction.row).endsBlock
+    }
+}

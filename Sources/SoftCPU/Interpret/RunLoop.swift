@@ -1,0 +1,232 @@
+import GuestMemory
+import LinuxHost
+import Synchronization
+import VCPUEngine
+import X86Architecture
+
+extension CPU {
+    /// The attention word, for any thread.
+    @inline(__always) var attentionWord: UnsafeMutablePointer<Atomic<UInt32>> {
+        let offset = MemoryLayout<CPUState>.offset(of: \.attention).unsafelyUnwrapped
+        // SAFETY: the field is 4-byte aligned and lives as long as the vCPU; Atomic<UInt32> has its layout.
+        return unsafe UnsafeMutablePointer<Atomic<UInt32>>(bitPattern: address &+ UInt(offset)).unsafelyUnwrapped
+    }
+
+    func setAttention(_ bits: UInt32) {
+        _ = unsafe attentionWord.pointee.bitwiseOr(bits, ordering: .acquiringAndReleasing)
+    }
+
+    /// The vCPU must look at its interrupts before the next block.
+    func requestAttention() { setAttention(SoftVCPU.Attention.events) }
+
+    @inline(__always) var hasAttention: Bool { unsafe attentionWord.pointee.load(ordering: .relaxed) != 0 }
+}
+
+extension SoftVCPU {
+    public func run() -> Exit {
+        while true {
+            if cpu.s.shutdown {
+                cpu.s.shutdown = false
+                return .shutdown
+            }
+            if cpu.hasAttention || cpu.s.activity != .running {
+                if let exit = handleAttention() { return exit }
+                if cpu.s.activity != .running { continue }
+            }
+            if needsSingleStep {
+                runOneInstruction()
+            } else {
+                runBlocks()
+            }
+        }
+    }
+
+    /// Whether the next instruction must run alone: debug features are on, or interrupts are held back for it.
+    private var needsSingleStep: Bool {
+        cpu.s.interruptShadow || cpu.s.otherFlags & (RFlags.trap.rawValue | RFlags.resume.rawValue) != 0
+            || cpu.s.dr[7] & 0xFF != 0
+    }
+
+    /// Runs blocks until something wants attention or single steps.
+    private func runBlocks() {
+        let cpu = self.cpu
+        while !cpu.hasAttention {
+            let block: UInt
+            do throws(Fault) {
+                block = try findBlock(singleStep: false)
+            } catch {
+                cpu.s.linkSlot = 0
+                cpu.deliver(error)
+                return
+            }
+            if cpu.s.linkSlot != 0 {
+                link(block)
+                cpu.s.linkSlot = 0
+            }
+            guard cpu.execute(block) else { return }
+        }
+        cpu.s.linkSlot = 0
+    }
+
+    /// Remembers `block` in the branch that led to it. The branch was lowered as linkable: its target is in
+    /// its own page, so that one translation and one generation hold for both.
+    private func link(_ block: UInt) {
+        guard BlockView(address: block).b.secondWord == 0 else { return }
+        // SAFETY: linkSlot is the address of an op's `link` field in the arena, set by the branch that just
+        // ran; the arena was not cleared since (findBlock zeroes linkSlot when it clears).
+        unsafe UnsafeMutablePointer<UInt>(bitPattern: cpu.s.linkSlot).unsafelyUnwrapped.pointee = block
+    }
+
+    /// One instruction with debug and shadow semantics (SDM vol. 3 §17.3, §6.8.3).
+    private func runOneInstruction() {
+        cpu.s.linkSlot = 0
+        cpu.s.nextBlock = 0
+        let wasTrap = cpu.s.otherFlags & RFlags.trap.rawValue != 0
+        let hadShadow = cpu.s.interruptShadow, hadDebugShadow = cpu.s.debugShadow
+        do throws(Fault) {
+            if cpu.s.dr[7] & 0xFF != 0, cpu.s.otherFlags & RFlags.resume.rawValue == 0, !hadDebugShadow,
+                cpu.instructionBreakpoint(at: cpu.linearRIP)
+            {
+                throw Fault(.debug)
+            }
+            let block = try findBlock(singleStep: true)
+            cpu.s.interruptShadow = false
+            cpu.s.debugShadow = false
+            let before = cpu.s.rip
+            let resumeBefore = cpu.s.otherFlags & RFlags.resume.rawValue
+            guard cpu.execute(block) else { return }
+            // RF ends with the instruction, unless IRET or a task switch just set it.
+            if resumeBefore != 0, !cpu.s.keepResumeFlag { cpu.s.otherFlags &= ~RFlags.resume.rawValue }
+            cpu.s.keepResumeFlag = false
+            _ = before
+        } catch {
+            cpu.s.interruptShadow = false
+            cpu.s.debugShadow = false
+            cpu.deliver(error)
+            return
+        }
+        if hadShadow { cpu.requestAttention() }
+        if wasTrap || cpu.s.pendingDebug != 0 {
+            if cpu.s.debugShadow { return }
+            cpu.s.dr[6] |= cpu.s.pendingDebug | (wasTrap ? 1 << 14 : 0)
+            cpu.s.pendingDebug = 0
+            cpu.deliverTrap(ExceptionVector.debug.rawValue)
+        }
+    }
+
+    // MARK: Attention
+
+    /// Interrupts, signals, exits and TLB requests. Sleeps while the vCPU is halted.
+    private func handleAttention() -> Exit? {
+        cpu.s.linkSlot = 0
+        cpu.s.nextBlock = 0
+        while true {
+            let bits = unsafe cpu.attentionWord.pointee.exchange(0, ordering: .acquiringAndReleasing)
+            if bits & Attention.codePages != 0 { dropStorePermissions() }
+            if bits & Attention.exit != 0 {
+                if bits & Attention.events != 0 { cpu.requestAttention() }
+                return .requested
+            }
+            takeSignals()
+            if cpu.s.activity != .waitingForStartup { deliverPending() }
+            if cpu.s.shutdown || cpu.s.activity == .running { return nil }
+            if !cpu.hasAttention { parker.park() }
+        }
+    }
+
+    private func takeSignals() {
+        while let signal = apic.takeSignal() {
+            switch signal {
+            case .nmi: cpu.s.nmiPending = true
+            case .initialize:
+                cpu.initializeProcessor()
+                cache.clear()
+            case .startup(let vector):
+                if cpu.s.activity == .waitingForStartup { cpu.startup(vector: vector) }
+            }
+        }
+    }
+
+    /// Delivers an NMI or the highest interrupt when the guest can take one now.
+    private func deliverPending() {
+        if cpu.s.nmiPending, !cpu.s.nmiBlocked, !cpu.s.debugShadow {
+            cpu.s.nmiPending = false
+            cpu.s.activity = .running
+            cpu.deliverNMI()
+            cpu.requestAttention()
+            return
+        }
+        guard cpu.interruptFlag, !cpu.s.interruptShadow else { return }
+        if platform.hasExternalInterrupt(vcpu: index), let vector = platform.acknowledgeExternalInterrupt() {
+            cpu.s.activity = .running
+            cpu.deliverInterrupt(vector)
+            cpu.requestAttention()
+        } else if let vector = apic.acknowledge() {
+            cpu.s.activity = .running
+            cpu.deliverInterrupt(vector)
+            cpu.requestAttention()
+        }
+    }
+
+    /// Other vCPUs decoded pages that this one may have stored to since: those stores count now.
+    private func dropStorePermissions() {
+        let list = newCodePages.withLock { pages in
+            defer { pages = [] }
+            return pages
+        }
+        for page in list {
+            if page == .max {
+                cpu.flushTLB()
+            } else if cpu.flushWrites(toPhysicalPage: page), let region = region(at: page) {
+                cpu.noteStore(page, region)
+            }
+        }
+    }
+}
+
+extension CPU {
+    /// Linear address of the next instruction.
+    @inline(__always) var linearRIP: UInt64 {
+        is64Bit ? s.rip : (s.segments[Segment.cs].base &+ s.rip) & 0xFFFF_FFFF
+    }
+
+    /// Runs `block` and those that its direct branches lead to. Returns false after a fault was delivered.
+    @inline(__always)
+    func execute(_ first: UInt) -> Bool {
+        var block = first
+        while true {
+            let view = BlockView(address: block)
+            s.endBlock = false
+            s.codeModified = false
+            s.nextBlock = 0
+            setRegister(UInt16(Register.blockRIP * 8), s.rip)
+            let start = view.b.ops
+            var op = start
+            var result: UInt32
+            repeat {
+                result = Op(address: op).o.handler(address, op)
+                op &+= UInt(MemoryLayout<MicroOp>.stride)
+            } while result == Step.next
+            s.instructionCount &+= UInt64((op &- start) / UInt(MemoryLayout<MicroOp>.stride))
+            if result == Step.fault {
+                let failed = Op(address: op &- UInt(MemoryLayout<MicroOp>.stride))
+                s.rip = currentRIP(failed)
+                s.linkSlot = 0
+                deliver(Fault(raw: s.pendingFault))
+                return false
+            }
+            let next = s.nextBlock
+            if next == 0 || hasAttention { return true }
+            let target = BlockView(address: next)
+            if Self.pageWord(target.b.pageWord) != target.b.generation { return true }
+            block = next
+        }
+    }
+
+    /// A page's word without its dirty bit.
+    @inline(__always) static func pageWord(_ address: UInt) -> UInt32 {
+        // SAFETY: blocks hold addresses of words in the machine's PageMap, which outlives its vCPUs.
+        unsafe UnsafeMutablePointer<Atomic<UInt32>>(bitPattern: address).unsafelyUnwrapped
+            .pointee.load(ordering: .relaxed) & ~PageMap.dirtyBit
+    }
+}

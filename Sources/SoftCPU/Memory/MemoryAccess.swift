@@ -1,0 +1,236 @@
+import X86Architecture
+
+/// Guest-virtual loads and stores. The fast path is one compare against the TLB; the tag of the *last* byte's
+/// page is compared, so that an access that crosses a page goes the slow way by itself.
+extension CPU {
+    /// Address of the last byte's page.
+    @inline(__always) static func lastPage(_ linear: UInt64, _ size: Int) -> UInt64 {
+        (linear &+ UInt64(size &- 1)) & TLB.pageMask
+    }
+
+    @inline(__always)
+    func load<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
+        _: T.Type, _ linear: UInt64, _ segment: UInt8 = 3
+    ) throws(Fault) -> T {
+        let entry = unsafe Self.entry(s.tlb, linear)
+        if unsafe entry.pointee.readTag == Self.lastPage(linear, MemoryLayout<T>.size) {
+            let host = UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+            // SAFETY: the tag proves that all bytes lie in a mapped page.
+            return unsafe UnsafeRawPointer(bitPattern: host).unsafelyUnwrapped.loadUnaligned(as: T.self)
+        }
+        return T(truncatingIfNeeded: try loadSlow(linear, MemoryLayout<T>.size, segment, s.tlbContext))
+    }
+
+    @inline(__always)
+    func store<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
+        _ value: T, _ linear: UInt64, _ segment: UInt8 = 3
+    ) throws(Fault) {
+        let entry = unsafe Self.entry(s.tlb, linear)
+        if unsafe entry.pointee.writeTag == Self.lastPage(linear, MemoryLayout<T>.size) {
+            let host = UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+            // SAFETY: the tag proves that all bytes lie in a mapped, writable page.
+            unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped.storeBytes(of: value, as: T.self)
+            return
+        }
+        try storeSlow(UInt64(truncatingIfNeeded: value), linear, MemoryLayout<T>.size, segment, s.tlbContext)
+    }
+
+    /// Host address of `size` writable bytes at `linear`, or 0 when they are not one mapped run (a device, ROM,
+    /// a page crossing): then use loads and stores. Checks and faults like a store.
+    @inline(__always)
+    func writableHost(_ linear: UInt64, _ size: Int, _ segment: UInt8 = 3) throws(Fault) -> UInt {
+        let entry = unsafe Self.entry(s.tlb, linear)
+        if unsafe entry.pointee.writeTag == Self.lastPage(linear, size) {
+            return UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+        }
+        return try writableHostSlow(linear, size, segment)
+    }
+
+    /// Read, change, write. With `locked`, atomically as seen by other vCPUs. Returns the old value.
+    @inline(__always) @discardableResult
+    func update<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
+        _: T.Type, _ linear: UInt64, _ segment: UInt8 = 3, locked: Bool = false, _ change: (T) -> T
+    ) throws(Fault) -> T {
+        let host = try writableHost(linear, MemoryLayout<T>.size, segment)
+        guard host != 0 else {
+            let old = try load(T.self, linear, segment)
+            try store(change(old), linear, segment)
+            return old
+        }
+        if locked { return Self.compareAndSwap(host, change) }
+        // SAFETY: `writableHost` proved the bytes.
+        let pointer = unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped
+        let old = unsafe pointer.loadUnaligned(as: T.self)
+        unsafe pointer.storeBytes(of: change(old), as: T.self)
+        return old
+    }
+
+    // MARK: Implicit supervisor accesses (descriptor tables, TSS): never user, SMAP always applies
+
+    var supervisorContext: UInt32 {
+        s.cr4 & CR4.supervisorAccessPrevention != 0 ? TLB.kernel : TLB.kernelWithUser
+    }
+
+    func loadSystem<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_: T.Type, _ linear: UInt64) throws(Fault) -> T {
+        T(truncatingIfNeeded: try loadSlow(linear & s.linearMask, MemoryLayout<T>.size, 3, supervisorContext))
+    }
+
+    func storeSystem<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_ value: T, _ linear: UInt64) throws(Fault) {
+        try storeSlow(
+            UInt64(truncatingIfNeeded: value), linear & s.linearMask, MemoryLayout<T>.size, 3, supervisorContext)
+    }
+
+    // MARK: Slow paths
+
+    /// Rights of `context`, with `more`.
+    private func pageAccess(_ context: UInt32, _ more: PageAccess) -> PageAccess {
+        switch context {
+        case TLB.user: return more.union(.user)
+        case TLB.kernelWithUser: return more.union(.smapAllowed)
+        default: return more
+        }
+    }
+
+    /// In long mode a linear address must be canonical: #SS(0) through SS, else #GP(0).
+    @inline(__always) func checkCanonical(_ linear: UInt64, _ segment: UInt8) throws(Fault) {
+        guard isLongMode else { return }
+        let high = Int64(bitPattern: linear) >> 47
+        if high != 0, high != -1 { throw segment == 2 ? .stack() : .protection() }
+    }
+
+    @inline(never)
+    func loadSlow(_ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32) throws(Fault) -> UInt64 {
+        try checkCanonical(linear, segment)
+        let inPage = Int(0x1000 &- (linear & 0xFFF))
+        if s.dr[7] & 0xFF != 0 { noteDataBreakpoints(linear, size, isWrite: false) }
+        if size <= inPage { return try loadInPage(linear, size, context) }
+        let second = (linear &+ UInt64(inPage)) & s.linearMask
+        try checkCanonical(second, segment)
+        let low = try loadBytes(linear, inPage, context)
+        let high = try loadBytes(second, size - inPage, context)
+        return low | high << UInt64(inPage * 8)
+    }
+
+    @inline(never)
+    func storeSlow(_ value: UInt64, _ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32) throws(Fault) {
+        try checkCanonical(linear, segment)
+        let inPage = Int(0x1000 &- (linear & 0xFFF))
+        if size <= inPage {
+            try storeInPage(value, linear, size, context)
+        } else {
+            let second = (linear &+ UInt64(inPage)) & s.linearMask
+            try checkCanonical(second, segment)
+            // Both pages must allow the store before either changes.
+            let access = pageAccess(context, .write)
+            _ = try translate(linear, access)
+            _ = try translate(second, access)
+            try storeBytes(value, linear, inPage, context)
+            try storeBytes(value >> UInt64(inPage * 8), second, size - inPage, context)
+        }
+        if s.dr[7] & 0xFF != 0 { noteDataBreakpoints(linear, size, isWrite: true) }
+    }
+
+    /// `count` bytes (1...7) of one page, one by one.
+    private func loadBytes(_ linear: UInt64, _ count: Int, _ context: UInt32) throws(Fault) -> UInt64 {
+        var value: UInt64 = 0
+        for index in 0..<UInt64(count) {
+            value |= try loadInPage(linear &+ index, 1, context) << (index * 8)
+        }
+        return value
+    }
+
+    private func storeBytes(_ value: UInt64, _ linear: UInt64, _ count: Int, _ context: UInt32) throws(Fault) {
+        for index in 0..<UInt64(count) {
+            try storeInPage((value >> (index * 8)) & 0xFF, linear &+ index, 1, context)
+        }
+    }
+
+    /// A load that stays in one page, and fills the TLB.
+    private func loadInPage(_ linear: UInt64, _ size: Int, _ context: UInt32) throws(Fault) -> UInt64 {
+        let found = try translate(linear, pageAccess(context, []))
+        let physical = found.page | linear & 0xFFF
+        guard let region = owner.region(at: found.page) else { return readDevice(physical, size) }
+        let host = region.host &+ UInt(found.page &- region.start)
+        fill(linear, context, host, found, region)
+        return Self.loadHost(host &+ UInt(linear & 0xFFF), size)
+    }
+
+    private func storeInPage(_ value: UInt64, _ linear: UInt64, _ size: Int, _ context: UInt32) throws(Fault) {
+        let found = try translate(linear, pageAccess(context, .write))
+        let physical = found.page | linear & 0xFFF
+        guard let region = owner.region(at: found.page) else { return writeDevice(physical, size, value) }
+        // Stores to ROM are lost, as on the bus.
+        guard region.isRAM else { return }
+        let host = region.host &+ UInt(found.page &- region.start)
+        Self.storeHost(host &+ UInt(linear & 0xFFF), size, value)
+        noteStore(found.page, region)
+        fill(linear, context, host, found, region)
+    }
+
+    @inline(never)
+    private func writableHostSlow(_ linear: UInt64, _ size: Int, _ segment: UInt8) throws(Fault) -> UInt {
+        try checkCanonical(linear, segment)
+        let inPage = Int(0x1000 &- (linear & 0xFFF))
+        let access = pageAccess(s.tlbContext, .write)
+        let found = try translate(linear, access)
+        if size > inPage {
+            let second = (linear &+ UInt64(inPage)) & s.linearMask
+            try checkCanonical(second, segment)
+            _ = try translate(second, access)
+            return 0
+        }
+        guard let region = owner.region(at: found.page), region.isRAM, s.dr[7] & 0xFF == 0 else { return 0 }
+        let host = region.host &+ UInt(found.page &- region.start)
+        noteStore(found.page, region)
+        fill(linear, s.tlbContext, host, found, region)
+        return host &+ UInt(linear & 0xFFF)
+    }
+
+    /// Enters a translation. Stores stay on the slow path for ROM, clean pages, and pages with decoded code;
+    /// everything does while data breakpoints are armed.
+    private func fill(_ linear: UInt64, _ context: UInt32, _ host: UInt, _ found: Translation, _ region: MemoryMapEntry) {
+        guard s.dr[7] & 0xFF == 0 else { return }
+        let entry = unsafe Self.entry(tlbBase(context), linear)
+        let tag = linear & TLB.pageMask
+        let word = owner.pages.word(region.firstPage + Int((found.page &- region.start) >> 12))
+        let storable = found.storable && region.isRAM && word & 1 == 0
+        unsafe entry.pointee = TLBEntry(
+            readTag: tag, writeTag: storable ? tag : TLB.invalid, addend: UInt64(host) &- tag, physical: found.page)
+    }
+
+    @inline(__always) static func loadHost(_ host: UInt, _ size: Int) -> UInt64 {
+        // SAFETY: the caller located `size` bytes in one mapped page.
+        let pointer = unsafe UnsafeRawPointer(bitPattern: host).unsafelyUnwrapped
+        switch size {
+        case 1: return UInt64(unsafe pointer.load(as: UInt8.self))
+        case 2: return UInt64(unsafe pointer.loadUnaligned(as: UInt16.self))
+        case 4: return UInt64(unsafe pointer.loadUnaligned(as: UInt32.self))
+        default: return unsafe pointer.loadUnaligned(as: UInt64.self)
+        }
+    }
+
+    @inline(__always) static func storeHost(_ host: UInt, _ size: Int, _ value: UInt64) {
+        // SAFETY: the caller located `size` writable bytes in one mapped page.
+        let pointer = unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped
+        switch size {
+        case 1: unsafe pointer.storeBytes(of: UInt8(truncatingIfNeeded: value), as: UInt8.self)
+        case 2: unsafe pointer.storeBytes(of: UInt16(truncatingIfNeeded: value), as: UInt16.self)
+        case 4: unsafe pointer.storeBytes(of: UInt32(truncatingIfNeeded: value), as: UInt32.self)
+        default: unsafe pointer.storeBytes(of: value, as: UInt64.self)
+        }
+    }
+
+    // MARK: Runs, for string and vector operands
+
+    /// Checks that `count` bytes (at most 4096) can be stored, without storing.
+    func probeWrite(_ linear: UInt64, _ count: Int, _ segment: UInt8 = 3) throws(Fault) {
+        try checkCanonical(linear, segment)
+        let access = pageAccess(s.tlbContext, .write)
+        _ = try translate(linear, access)
+        let last = (linear &+ UInt64(count - 1)) & s.linearMask
+        if (last ^ linear) & TLB.pageMask != 0 {
+            try checkCanonical(last, segment)
+            _ = try translate(last & TLB.pageMask, access)
+        }
+    }
+}

@@ -1,0 +1,118 @@
+import GuestMemory
+import Synchronization
+import X86Architecture
+
+/// One cached translation for data. A tag is the page's linear address, or `TLB.invalid`, which no page has.
+struct TLBEntry: BitwiseCopyable {
+    var readTag: UInt64
+    var writeTag: UInt64
+    /// Host address minus linear address.
+    var addend: UInt64
+    /// Guest-physical page address.
+    var physical: UInt64
+}
+
+/// One cached translation for instruction fetch.
+struct ExecutionTLBEntry: BitwiseCopyable {
+    /// Linear page address with the privilege (0 supervisor, 1 user) in bit 0, or `TLB.invalid`.
+    var tag: UInt64
+    var physical: UInt64
+}
+
+/// Direct-mapped translation caches: three data contexts (see `CPUState.tlbContext`), one for fetches.
+enum TLB {
+    static let invalid: UInt64 = .max
+    static let entries = 1024
+    static let contexts = 3
+    static let contextBytes = entries * MemoryLayout<TLBEntry>.stride
+    static let executionEntries = 512
+    static let bytes = contexts * contextBytes
+    static let executionBytes = executionEntries * MemoryLayout<ExecutionTLBEntry>.stride
+    static let pageMask: UInt64 = ~0xFFF
+
+    static let kernel: UInt32 = 0, kernelWithUser: UInt32 = 1, user: UInt32 = 2
+}
+
+extension CPU {
+    /// The data entry for `linear` in the TLB that starts at `tlb`.
+    @inline(__always) static func entry(_ tlb: UInt, _ linear: UInt64) -> UnsafeMutablePointer<TLBEntry> {
+        let index = UInt(truncatingIfNeeded: linear >> 12) & UInt(TLB.entries - 1)
+        // SAFETY: `tlb` is a context of this vCPU's TLB allocation; the index is masked to its size.
+        return unsafe UnsafeMutablePointer<TLBEntry>(bitPattern: tlb &+ index &* 32).unsafelyUnwrapped
+    }
+
+    @inline(__always) func executionEntry(_ linear: UInt64) -> UnsafeMutablePointer<ExecutionTLBEntry> {
+        let index = UInt(truncatingIfNeeded: linear >> 12) & UInt(TLB.executionEntries - 1)
+        // SAFETY: as for `entry`.
+        return unsafe UnsafeMutablePointer<ExecutionTLBEntry>(bitPattern: s.executionTLB &+ index &* 16)
+            .unsafelyUnwrapped
+    }
+
+    /// Address of the first entry of `context`.
+    @inline(__always) func tlbBase(_ context: UInt32) -> UInt {
+        s.tlb &+ (UInt(context) &- UInt(s.tlbContext)) &* UInt(TLB.contextBytes)
+    }
+
+    /// Forgets every translation, global ones too: always allowed (SDM vol. 3 §4.10.2).
+    func flushTLB() {
+        let base = tlbBase(0)
+        for slot in 0..<(TLB.entries * TLB.contexts) {
+            // SAFETY: inside the allocation of `TLB.bytes`.
+            let entry = unsafe UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped
+            unsafe entry.pointee.readTag = TLB.invalid
+            unsafe entry.pointee.writeTag = TLB.invalid
+        }
+        for slot in 0..<TLB.executionEntries {
+            // SAFETY: inside the allocation of `TLB.executionBytes`.
+            unsafe UnsafeMutablePointer<ExecutionTLBEntry>(bitPattern: s.executionTLB &+ UInt(slot) &* 16)
+                .unsafelyUnwrapped.pointee.tag = TLB.invalid
+        }
+        s.endBlock = true
+        s.linkSlot = 0
+    }
+
+    /// INVLPG: forgets the translations of one linear address.
+    func flushPage(_ linear: UInt64) {
+        for context in 0..<UInt32(TLB.contexts) {
+            let entry = unsafe Self.entry(tlbBase(context), linear)
+            unsafe entry.pointee.readTag = TLB.invalid
+            unsafe entry.pointee.writeTag = TLB.invalid
+        }
+        unsafe executionEntry(linear).pointee.tag = TLB.invalid
+        s.endBlock = true
+        s.linkSlot = 0
+    }
+
+    /// Forgets permission to store to the guest-physical page at `physical`, which now holds decoded code.
+    /// Returns whether there was any.
+    @discardableResult
+    func flushWrites(toPhysicalPage physical: UInt64) -> Bool {
+        var found = false
+        let base = tlbBase(0)
+        for slot in 0..<(TLB.entries * TLB.contexts) {
+            // SAFETY: inside the allocation of `TLB.bytes`.
+            let entry = unsafe UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped
+            if unsafe entry.pointee.physical == physical, unsafe entry.pointee.writeTag != TLB.invalid {
+                unsafe entry.pointee.writeTag = TLB.invalid
+                found = true
+            }
+        }
+        return found
+    }
+
+    /// Selects the TLB for the current privilege, SMAP and AC. Call when any of them changed.
+    func updateTLBContext() {
+        let context: UInt32
+        if s.cpl == 3 {
+            context = TLB.user
+        } else if s.cr4 & CR4.supervisorAccessPrevention != 0,
+            s.otherFlags & RFlags.alignmentCheck.rawValue == 0
+        {
+            context = TLB.kernel
+        } else {
+            context = TLB.kernelWithUser
+        }
+        s.tlb = tlbBase(context)
+        s.tlbContext = context
+    }
+}

@@ -1,1 +1,0 @@
-// SoftCPU: see ARCHITECTURE.md.

@@ -1,0 +1,187 @@
+import CGate
+public import DeviceModel
+public import GuestMemory
+import LinuxHost
+import Synchronization
+public import VCPUEngine
+public import X86Architecture
+
+/// A memory region as the engine addresses it.
+struct MemoryMapEntry: BitwiseCopyable {
+    var start: UInt64
+    var size: UInt64
+    /// Host address of the first byte.
+    var host: UInt
+    /// Index of the first page in the `PageMap`.
+    var firstPage: Int
+    var isRAM: Bool
+}
+
+/// One virtual CPU that executes guest code in software.
+///
+/// Confinement: `run`, `state` and `load` on the vCPU's thread or while it is not running; `requestExit`,
+/// `wake` and `forgetStores` on any thread.
+public final class SoftVCPU: VCPU, @unchecked Sendable {
+    public let index: Int
+    let vcpuCount: Int
+    /// Of the guest's time-stamp counter, in Hz.
+    let tscFrequency: UInt64
+    let apic: any LocalInterruptController
+    let platform: any VCPUPlatform
+    let memory: GuestMemory
+    let pages: PageMap
+    let cpu: CPU
+    let decoder: Decoder
+    var cache: BlockCache
+    /// Guest-physical page of the xAPIC registers, or all ones when it is off or in x2APIC mode.
+    var apicPage: UInt64 = 0xFEE0_0000
+    private let storage: MemoryMapping
+    private let mapStorage: MemoryMapping
+    private let mapCount: Int
+    let parker = Parker()
+    unowned let engine: SoftEngine
+    /// Pages of other vCPUs' new code that this one may still have permission to store to.
+    let newCodePages = Mutex<[UInt64]>([])
+
+    /// Reasons in `CPUState.attention`.
+    enum Attention {
+        /// Interrupts, signals or newly enabled delivery: look.
+        static let events: UInt32 = 1
+        static let exit: UInt32 = 2
+        static let codePages: UInt32 = 4
+    }
+
+    init(
+        index: Int, engine: SoftEngine, apic: any LocalInterruptController, platform: any VCPUPlatform
+    ) throws(HostError) {
+        self.index = index
+        self.engine = engine
+        self.vcpuCount = engine.vcpuCount
+        self.tscFrequency = engine.tscFrequency
+        self.apic = apic
+        self.platform = platform
+        self.memory = engine.memory
+        self.pages = engine.memory.pages
+        self.decoder = engine.decoder
+        let stateBytes = (MemoryLayout<CPUState>.size + 4095) & ~4095
+        storage = try MemoryMapping(
+            anonymous: stateBytes + TLB.bytes + TLB.executionBytes + ExtendedState.size + 4096)
+        cache = try BlockCache(size: engine.codeCacheSize / max(1, engine.vcpuCount))
+        let regions = engine.memory.regions
+        mapCount = regions.count
+        mapStorage = try MemoryMapping(anonymous: 4096)
+        precondition(regions.count * MemoryLayout<MemoryMapEntry>.stride <= 4096, "too many memory regions")
+        // SAFETY: the mapping is large enough for what is laid out in it here, page-aligned, and ours.
+        let base = unsafe UInt(bitPattern: storage.base)
+        unsafe storage.base.initializeMemory(as: CPUState.self, to: CPUState())
+        cpu = CPU(address: base)
+        cpu.s.tlb = base + UInt(stateBytes)
+        cpu.s.executionTLB = cpu.s.tlb + UInt(TLB.bytes)
+        cpu.s.xsave = cpu.s.executionTLB + UInt(TLB.executionBytes)
+        cpu.s.blockTable = cache.tableAddress
+        for (slot, region) in regions.enumerated() {
+            let entry = unsafe MemoryMapEntry(
+                start: region.start, size: region.size, host: UInt(bitPattern: engine.memory.hostBase(region)),
+                firstPage: region.firstPage, isRAM: region.kind == .ram)
+            unsafe mapStorage.base.assumingMemoryBound(to: MemoryMapEntry.self)[slot] = entry
+        }
+        unsafe cpu.s.owner = UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
+        cpu.flushTLB()
+        load(VCPUState())
+        if index != 0 { cpu.s.activity = .waitingForStartup }
+    }
+
+    /// The regions, without a reference count on the way.
+    @inline(__always) var memoryMap: UnsafeBufferPointer<MemoryMapEntry> {
+        // SAFETY: filled in init with `mapCount` entries; never changed.
+        unsafe UnsafeBufferPointer(start: mapStorage.base.assumingMemoryBound(to: MemoryMapEntry.self), count: mapCount)
+    }
+
+    /// The region that holds the page at guest-physical `page`.
+    @inline(__always) func region(at page: UInt64) -> MemoryMapEntry? {
+        for entry in unsafe memoryMap where page &- entry.start < entry.size { return entry }
+        return nil
+    }
+
+    // MARK: VCPU
+
+    public var instructionCount: UInt64? { cpu.s.instructionCount }
+
+    public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
+
+    public func state() -> VCPUState { cpu.saveState() }
+
+    public func load(_ state: VCPUState) {
+        cpu.loadState(state)
+        refreshAPICPage()
+    }
+
+    public func requestExit() {
+        cpu.setAttention(Attention.exit)
+        parker.unpark()
+    }
+
+    public func wake() {
+        cpu.setAttention(Attention.events)
+        parker.unpark()
+    }
+
+    /// Another vCPU decoded code from `page`: this one must not store to it unnoticed any more.
+    func forgetStores(toPage page: UInt64) {
+        newCodePages.withLock { pages in
+            // Beyond this many the whole TLB goes, so that the list stays small.
+            if pages.count < 64 { pages.append(page) } else { pages = [.max] }
+        }
+        cpu.setAttention(Attention.codePages)
+    }
+
+    /// IA32_APIC_BASE changed.
+    func refreshAPICPage() {
+        let base = apic.apicBase
+        let enabled = base & (1 << 11) != 0, x2apic = base & (1 << 10) != 0
+        apicPage = enabled && !x2apic ? base & 0x0000_FFFF_FFFF_F000 : .max
+        cpu.flushTLB()
+    }
+}
+
+/// The software CPU of one machine.
+public final class SoftEngine: Engine, @unchecked Sendable {
+    public let name = "software CPU"
+    let memory: GuestMemory
+    let vcpuCount: Int
+    let tscFrequency: UInt64
+    let codeCacheSize: Int
+    let decoder = Decoder()
+    /// Serialises locked accesses that cross a page or reach a device.
+    let splitLock = Mutex<Void>(())
+    private let vcpus = Mutex<[SoftVCPU]>([])
+
+    /// - Parameter codeCacheSize: bytes for decoded code, shared out among the vCPUs.
+    public init(memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20) {
+        precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
+        self.memory = memory
+        self.vcpuCount = vcpuCount
+        self.tscFrequency = tscFrequency
+        self.codeCacheSize = codeCacheSize
+    }
+
+    public func makeVCPU(
+        index: Int, apic: any LocalInterruptController, platform: any VCPUPlatform
+    ) throws(EngineError) -> any VCPU {
+        do throws(HostError) {
+            let vcpu = try SoftVCPU(index: index, engine: self, apic: apic, platform: platform)
+            vcpus.withLock { $0.append(vcpu) }
+            return vcpu
+        } catch {
+            throw EngineError("the software CPU cannot start: \(error)")
+        }
+    }
+
+    /// `page` holds decoded code now: tells every vCPU but `source`.
+    func announceCode(page: UInt64, from source: Int) {
+        guard vcpuCount > 1 else { return }
+        vcpus.withLock { all in
+            for vcpu in all where vcpu.index != source { vcpu.forgetStores(toPage: page) }
+        }
+    }
+}

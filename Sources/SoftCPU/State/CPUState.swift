@@ -1,0 +1,135 @@
+import X86Architecture
+
+/// A segment register with its hidden part, in the form that the engine computes with.
+struct SegmentCache: BitwiseCopyable {
+    var base: UInt64 = 0
+    /// In bytes, granularity applied.
+    var limit: UInt32 = 0xFFFF
+    /// See `SegmentState.attributes`.
+    var attributes: UInt32 = 0x93
+    var selector: UInt16 = 0
+}
+
+/// Everything that one virtual CPU's instructions read and write, in one block of raw memory at a fixed
+/// address: the interpreter reaches it through `CPU`, emitted code by fixed offsets.
+///
+/// Confinement: the vCPU's thread, except `attention`, which any thread sets atomically.
+struct CPUState: BitwiseCopyable {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; slot 16 is always zero (no base, no index) and slot
+    /// 17 holds the RIP of the running block's first instruction (RIP-relative operands). At offset 0.
+    var gpr: InlineArray<18, UInt64> = .init(repeating: 0)
+    /// The next instruction's offset in CS; exact between blocks and after a fault, see `MicroOp.offset`.
+    var rip: UInt64 = 0xFFF0
+
+    // MARK: Flags (Flags.swift)
+    /// Result of the last flag-setting operation, sign-extended to 64 bits.
+    var lazyResult: UInt64 = 1
+    /// Carries of that operation and corrections of SF and PF.
+    var lazyCarries: UInt64 = 0
+    /// RFLAGS without OF, SF, ZF, AF, PF and CF; bit 1 is set.
+    var otherFlags: UInt64 = 2
+
+    // MARK: Addressing, derived from segments and mode
+    /// Segment bases as addressing uses them: zero for ES, CS, SS and DS in 64-bit mode. Slot 6 is zero.
+    var effectiveBase: InlineArray<8, UInt64> = .init(repeating: 0)
+    /// Bit n: accesses through segment n need no limit or type check.
+    var flatSegments: UInt32 = 0
+    /// Not zero: the run loop must look at interrupts, exits and TLB requests before the next block.
+    var attention: UInt32 = 0
+    /// All ones in 64-bit mode, else 0xFFFF_FFFF.
+    var linearMask: UInt64 = 0xFFFF_FFFF
+    /// RSP bits that stack operations use: 0xFFFF, 0xFFFF_FFFF or all.
+    var stackMask: UInt64 = 0xFFFF
+    /// What decoded code depends on: `CodeSize` in bits 0..1, single step in bit 2, CS without a limit below
+    /// 4 GiB in bit 3.
+    var modeKey: UInt32 = 0
+    /// 0 kernel (SMAP enforced), 1 kernel that may touch user pages, 2 user: index of the current TLB.
+    var tlbContext: UInt32 = 0
+    /// Address of the current context's first `TLBEntry`.
+    var tlb: UInt = 0
+
+    // MARK: Block chaining (RunLoop.swift)
+    /// Set by a direct branch: the next block if already linked, else 0.
+    var nextBlock: UInt = 0
+    /// Address of the `MicroOp.link` to fill once the target is known; 0 when the branch must not be linked.
+    var linkSlot: UInt = 0
+    var instructionCount: UInt64 = 0
+    /// `Fault.raw` of the instruction that returned `Step.fault`.
+    var pendingFault: UInt64 = 0
+
+    // MARK: System registers
+    var cr0: UInt64 = 0x6000_0010
+    var cr2: UInt64 = 0
+    var cr3: UInt64 = 0
+    var cr4: UInt64 = 0
+    var efer: UInt64 = 0
+    var xcr0: UInt64 = 1
+    /// The four page-directory-pointer entries that MOV to CR3 loads under PAE paging (SDM vol. 3 §4.4.1).
+    var pdpte: InlineArray<4, UInt64> = .init(repeating: 0)
+    /// DR0..DR3, unused, unused, DR6, DR7.
+    var dr: InlineArray<8, UInt64> = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
+    /// ES, CS, SS, DS, FS, GS, LDTR, TR.
+    var segments: InlineArray<8, SegmentCache> = .init(repeating: SegmentCache())
+    var gdtBase: UInt64 = 0
+    var idtBase: UInt64 = 0
+    var gdtLimit: UInt32 = 0xFFFF
+    var idtLimit: UInt32 = 0xFFFF
+    var cpl: UInt8 = 0
+    /// Interrupts and debug traps are held back for one instruction (STI, MOV SS, POP SS).
+    var interruptShadow: Bool = false
+    /// The shadow also holds back debug traps and NMIs (MOV SS, POP SS only).
+    var debugShadow: Bool = false
+    var nmiBlocked: Bool = false
+    var nmiPending: Bool = false
+    var activity: VCPUState.Activity = .running
+    /// The running instruction changed something that later instructions of the block depend on.
+    var endBlock: Bool = false
+    /// A store hit a page with decoded code: the running block may be stale.
+    var codeModified: Bool = false
+    /// PAUSE instructions so far.
+    var pauseCount: UInt32 = 0
+    /// RF was set by this very instruction (IRET) and must survive it.
+    var keepResumeFlag: Bool = false
+    /// Triple fault: the run loop reports it.
+    var shutdown: Bool = false
+    /// DR6 bits of data and I/O breakpoints that the running instruction hit.
+    var pendingDebug: UInt64 = 0
+
+    // MARK: Model-specific registers
+    var star: UInt64 = 0
+    var lstar: UInt64 = 0
+    var cstar: UInt64 = 0
+    var syscallMask: UInt64 = 0
+    var kernelGSBase: UInt64 = 0
+    var sysenterCS: UInt64 = 0
+    var sysenterESP: UInt64 = 0
+    var sysenterEIP: UInt64 = 0
+    var tscAuxiliary: UInt64 = 0
+    /// Added to the host's time-stamp counter.
+    var tscOffset: UInt64 = 0
+    var tscAdjust: UInt64 = 0
+    var pat: UInt64 = 0x0007_0406_0007_0406
+    var miscEnable: UInt64 = 1
+    var mtrrDefaultType: UInt64 = 0
+    /// Fixed ranges (11), then PHYSBASE/PHYSMASK pairs (8 x 2).
+    var mtrr: InlineArray<27, UInt64> = .init(repeating: 0)
+    var kvmSystemTime: UInt64 = 0
+    var kvmWallClock: UInt64 = 0
+    var kvmEndOfInterrupt: UInt64 = 0
+    var kvmAsyncPageFault: UInt64 = 0
+    var kvmStealTime: UInt64 = 0
+
+    // MARK: Elsewhere
+    /// Address of the guest's XSAVE image in standard format (64-byte aligned, `ExtendedState.size` bytes).
+    var xsave: UInt = 0
+    /// Address of the block table's first slot (`BlockCache`).
+    var blockTable: UInt = 0
+    /// Address of the first `ExecutionTLBEntry`.
+    var executionTLB: UInt = 0
+    /// The `SoftVCPU` that owns this state, unretained.
+    var owner: UInt = 0
+    /// Exception being delivered, for double faults; 0xFF none.
+    var deliveringVector: UInt8 = 0xFF
+    /// Scratch words for emitted one-instruction code: operand buffer of 64 bytes, MXCSR and result words.
+    var scratch: InlineArray<16, UInt64> = .init(repeating: 0)
+}

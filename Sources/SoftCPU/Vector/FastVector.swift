@@ -1,0 +1,253 @@
+/// Plain Swift bodies for the moves and logic that kernels and C libraries live on. Each computes exactly what
+/// its thunk would (VectorFastTests).
+enum FastVector {
+    /// The plain body for an instruction, or nil when it goes by its thunk.
+    static func handler(_ i: Instruction) -> Handler? {
+        guard i.opcodeMap == 1 || i.opcodeMap == 2 && i.opcode == 0x2A, usesVectors(i) else { return nil }
+        let prefix = prefixNumber(i), isMemory = i.hasMemoryOperand
+        switch (i.opcode, prefix) {
+        case (0x10, 0), (0x10, 1), (0x28, 0), (0x28, 1), (0x6F, 1), (0x6F, 2), (0xF0, 3), (0x2A, 1):
+            if i.opcodeMap == 1, i.opcode == 0x2A { return nil }
+            return isMemory ? loadHandler(i) : moveWhole
+        case (0x11, 0), (0x11, 1), (0x29, 0), (0x29, 1), (0x2B, 0), (0x2B, 1), (0x7F, 1), (0x7F, 2), (0xE7, 1):
+            return isMemory ? storeHandler(i) : moveWhole
+        case (0x10, 2), (0x10, 3): return isMemory ? loadHandler(i) : nil
+        case (0x11, 2), (0x11, 3): return isMemory ? storeHandler(i) : nil
+        case (0x7E, 2): return isMemory ? loadHandler(i) : moveQuad
+        case (0xD6, 1): return isMemory ? storeHandler(i) : moveQuad
+        case (0x6E, 1): return isMemory ? loadHandler(i) : moveFromGeneral
+        case (0x7E, 1): return isMemory ? storeHandler(i) : moveToGeneral
+        case (0xD7, 1): return i.operand1.kind == .xmm ? moveMask : nil
+        default: return logicNumber(i) == nil ? nil : logic
+        }
+    }
+
+    static func logic(_ i: Instruction) -> VectorPlan.Logic { logicNumber(i) ?? .xor }
+
+    private static func logicNumber(_ i: Instruction) -> VectorPlan.Logic? {
+        guard i.opcodeMap == 1, usesVectors(i) else { return nil }
+        switch (i.opcode, prefixNumber(i)) {
+        case (0x54, 0), (0x54, 1), (0xDB, 1): return .and
+        case (0x55, 0), (0x55, 1), (0xDF, 1): return .andNot
+        case (0x56, 0), (0x56, 1), (0xEB, 1): return .or
+        case (0x57, 0), (0x57, 1), (0xEF, 1): return .xor
+        case (0x74, 1): return .equal8
+        case (0x75, 1): return .equal16
+        case (0x76, 1): return .equal32
+        case (0xFC, 1): return .add8
+        case (0xFD, 1): return .add16
+        case (0xFE, 1): return .add32
+        case (0xD4, 1): return .add64
+        default: return nil
+        }
+    }
+
+    /// 0 none, 1 66, 2 F3, 3 F2.
+    private static func prefixNumber(_ i: Instruction) -> UInt8 {
+        if i.prefixes.contains(.vex) { return i.vexPP }
+        switch i.mandatoryPrefix {
+        case 0x66: return 1
+        case 0xF3: return 2
+        case 0xF2: return 3
+        default: return 0
+        }
+    }
+
+    private static func usesVectors(_ i: Instruction) -> Bool {
+        !i.attributes.contains(.mmx) && !i.attributes.isDisjoint(with: [.sse, .avx])
+    }
+
+    private static func loadHandler(_ i: Instruction) -> Handler? {
+        switch i.operand1.size {
+        case 4: load4
+        case 8: load8
+        case 16: load16
+        case 32: load32
+        default: nil
+        }
+    }
+
+    private static func storeHandler(_ i: Instruction) -> Handler? {
+        switch i.operand0.size {
+        case 4: store4
+        case 8: store8
+        case 16: store16
+        case 32: store32
+        default: nil
+        }
+    }
+
+    private typealias Half = ExtendedState.Half
+
+    /// Writes a 128-bit result: VEX clears the upper half.
+    @inline(__always)
+    private static func write(_ cpu: CPU, _ plan: PlanView, _ register: UInt8, _ value: Half) {
+        cpu.extended.setLow(register, value)
+        if plan.p.traits.contains(.avx) { cpu.extended.setHigh(register, Half()) }
+    }
+
+    @inline(__always)
+    private static func source(
+        _ cpu: CPU, _ i: borrowing Instruction, _ plan: PlanView, _ size: Int, write: Bool = false
+    ) throws(Fault) -> UInt64 {
+        try cpu.check(plan.p.traits)
+        return try cpu.vectorAddress(i, size, alignmentMask: UInt64(plan.p.alignmentMask), write: write)
+    }
+
+    private static let load4: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 4)
+            write(cpu, plan, i.operand0.register, Half(UInt64(try cpu.load(UInt32.self, address, i.segment)), 0))
+        }
+    }
+    private static let load8: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 8)
+            write(cpu, plan, i.operand0.register, Half(try cpu.load(UInt64.self, address, i.segment), 0))
+        }
+    }
+    private static let load16: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 16)
+            write(cpu, plan, i.operand0.register, try cpu.loadHalf(address, i.segment))
+        }
+    }
+    private static let load32: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 32)
+            let low = try cpu.loadHalf(address, i.segment)
+            cpu.extended.setHigh(i.operand0.register, try cpu.loadHalf((address &+ 16) & cpu.s.linearMask, i.segment))
+            cpu.extended.setLow(i.operand0.register, low)
+        }
+    }
+    private static let store4: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 4, write: true)
+            try cpu.store(UInt32(truncatingIfNeeded: cpu.extended.low(i.operand1.register)[0]), address, i.segment)
+        }
+    }
+    private static let store8: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 8, write: true)
+            try cpu.store(cpu.extended.low(i.operand1.register)[0], address, i.segment)
+        }
+    }
+    private static let store16: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 16, write: true)
+            try cpu.storeHalf(cpu.extended.low(i.operand1.register), address, i.segment)
+        }
+    }
+    private static let store32: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            let address = try source(cpu, i, plan, 32, write: true)
+            // Both halves must be writable before either changes.
+            _ = try cpu.writableHost(address, 32, i.segment)
+            try cpu.storeHalf(cpu.extended.low(i.operand1.register), address, i.segment)
+            try cpu.storeHalf(
+                cpu.extended.high(i.operand1.register), (address &+ 16) & cpu.s.linearMask, i.segment)
+        }
+    }
+    private static let moveWhole: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            try cpu.check(plan.p.traits)
+            let from = i.operand1.register, to = i.operand0.register
+            cpu.extended.setLow(to, cpu.extended.low(from))
+            if plan.p.traits.contains(.avx) {
+                cpu.extended.setHigh(to, i.operand0.kind == .ymm ? cpu.extended.high(from) : Half())
+            }
+        }
+    }
+    private static let moveQuad: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            try cpu.check(plan.p.traits)
+            write(cpu, plan, i.operand0.register, Half(cpu.extended.low(i.operand1.register)[0], 0))
+        }
+    }
+    private static let moveFromGeneral: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            try cpu.check(plan.p.traits)
+            let value = cpu.gpr(Int(i.operand1.register))
+            write(cpu, plan, i.operand0.register, Half(i.operand1.size == 8 ? value : value & 0xFFFF_FFFF, 0))
+        }
+    }
+    private static let moveToGeneral: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            try cpu.check(plan.p.traits)
+            let value = cpu.extended.low(i.operand1.register)[0]
+            cpu.setGPR(Int(i.operand0.register), i.operand0.size == 8 ? value : value & 0xFFFF_FFFF)
+        }
+    }
+    private static let moveMask: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            try cpu.check(plan.p.traits)
+            let value = cpu.extended.low(i.operand1.register)
+            cpu.setGPR(Int(i.operand0.register), signs(value[0]) | signs(value[1]) << 8)
+        }
+    }
+
+    /// The top bits of eight bytes, gathered: the product puts byte k's bit at 56 + k.
+    @inline(__always) private static func signs(_ bytes: UInt64) -> UInt64 {
+        ((bytes & 0x8080_8080_8080_8080) >> 7) &* 0x0102_0408_1020_4080 >> 56
+    }
+
+    private static let logic: Handler = {
+        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+            try cpu.check(plan.p.traits)
+            let isVEX = plan.p.traits.contains(.avx)
+            let last = isVEX ? i.operand2 : i.operand1
+            let first = isVEX ? i.operand1.register : i.operand0.register
+            let isWide = i.operand0.kind == .ymm
+            let state = cpu.extended
+            var low: Half, high = Half()
+            if last.kind == .memory {
+                let size = Int(last.size)
+                let address = try cpu.vectorAddress(
+                    i, size, alignmentMask: UInt64(plan.p.alignmentMask), write: false)
+                low = try cpu.loadHalf(address, i.segment)
+                if isWide { high = try cpu.loadHalf((address &+ 16) & cpu.s.linearMask, i.segment) }
+            } else {
+                low = state.low(last.register)
+                if isWide { high = state.high(last.register) }
+            }
+            let operation = plan.p.logic
+            low = combine(operation, state.low(first), low)
+            if isVEX {
+                state.setHigh(i.operand0.register, isWide ? combine(operation, state.high(first), high) : Half())
+            }
+            state.setLow(i.operand0.register, low)
+        }
+    }
+
+    @inline(__always)
+    private static func combine(_ operation: VectorPlan.Logic, _ a: Half, _ b: Half) -> Half {
+        switch operation {
+        case .xor: a ^ b
+        case .or: a | b
+        case .and: a & b
+        case .andNot: ~a & b
+        case .equal8: equal(SIMD16<UInt8>.self, a, b)
+        case .equal16: equal(SIMD8<UInt16>.self, a, b)
+        case .equal32: equal(SIMD4<UInt32>.self, a, b)
+        case .add8: sum(SIMD16<UInt8>.self, a, b)
+        case .add16: sum(SIMD8<UInt16>.self, a, b)
+        case .add32: sum(SIMD4<UInt32>.self, a, b)
+        case .add64: a &+ b
+        }
+    }
+
+    @inline(__always)
+    private static func equal<V: SIMD>(_: V.Type, _ a: Half, _ b: Half) -> Half where V.Scalar: FixedWidthInteger {
+        // SAFETY: both are 16 bytes without padding.
+        let mask = unsafe unsafeBitCast(a, to: V.self) .== unsafeBitCast(b, to: V.self)
+        let lanes = V().replacing(with: V(repeating: ~0), where: mask)
+        return unsafe unsafeBitCast(lanes, to: Half.self)
+    }
+
+    @inline(__always)
+    private static func sum<V: SIMD>(_: V.Type, _ a: Half, _ b: Half) -> Half where V.Scalar: FixedWidthInteger {
+        // SAFETY: both are 16 bytes without padding.
+        let lanes = unsafe unsafeBitCast(a, to: V.self) &+ unsafeBitCast(b, to: V.self)
+        return unsafe unsafeBitCast(lanes, to: Half.self)
+    }
+}

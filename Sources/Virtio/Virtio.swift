@@ -1,1 +1,0 @@
-// Virtio: see ARCHITECTURE.md.

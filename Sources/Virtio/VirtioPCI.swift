@@ -1,0 +1,100 @@
+internal import ByteLayout
+public import DeviceModel
+public import PCIBus
+
+/// What the machine and the catalogs see of any virtio device on PCI.
+public protocol VirtioFunction: Device {
+    /// What goes into a slot of the host bridge.
+    var function: PCIFunction { get }
+    var signals: VirtioSignals { get }
+}
+
+/// A virtio device with its PCI transport: one device of the machine, saved and restored as one.
+public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
+    public static var kind: String { Behaviour.kind }
+
+    public struct Saved: Codable, Sendable, Equatable {
+        var function: PCIFunction.Saved
+        var transport: VirtioPCITransport.Saved
+        var device: Behaviour.Saved
+    }
+
+    public let device: Behaviour
+    public let function: PCIFunction
+    private let transport: VirtioPCITransport
+    public var signals: VirtioSignals { device.link.signals }
+
+    public init(_ device: Behaviour) {
+        self.device = device
+        transport = VirtioPCITransport(device)
+        function = PCIFunction(
+            Self.layout(of: device), interrupts: device.link.signals.interrupts, handler: transport)
+    }
+
+    /// §4.1.2: vendor 0x1AF4, device 0x1040 plus the device type, revision 1 or more.
+    private static func layout(of device: Behaviour) -> PCIFunctionLayout {
+        PCIFunctionLayout(
+            identity: PCIIdentity(
+                vendor: 0x1AF4, device: 0x1040 + device.deviceID, classCode: device.classCode, revision: 1,
+                subsystemVendor: 0x1AF4, subsystem: 0x1100),
+            bars: [
+                nil, BARLayout(.memory32, size: VirtioBAR.msixSize), nil, nil,
+                BARLayout(.memory32, size: VirtioBAR.registersSize),
+            ],
+            interruptPin: 1, msix: MSIXPlacement(bar: VirtioBAR.msix, pending: VirtioBAR.msixPending),
+            capabilities: capabilities(queues: device.link.queues.count, configSize: device.config.count),
+            window: (capability: 4, bytes: 16..<20))
+    }
+
+    private static func capabilities(queues: Int, configSize: Int) -> [PCICapability] {
+        let notifySize = UInt32(max(queues, 1)) * VirtioBAR.notifyMultiplier
+        return [
+            capability(VirtioCapability.common, at: VirtioBAR.common, size: UInt32(CommonRegister.size)),
+            capability(
+                VirtioCapability.notify, at: VirtioBAR.notify, size: notifySize, extra: VirtioBAR.notifyMultiplier),
+            capability(VirtioCapability.interruptStatus, at: VirtioBAR.interruptStatus, size: 1),
+            capability(VirtioCapability.device, at: VirtioBAR.device, size: UInt32(max(configSize, 4))),
+            windowCapability(),
+        ]
+    }
+
+    /// struct virtio_pci_cap, §4.1.4, from its length byte on: cap_len, cfg_type, bar, id, padding[2],
+    /// offset, length, and what follows in some types.
+    private static func capability(_ type: UInt8, at offset: UInt64, size: UInt32, extra: UInt32? = nil)
+        -> PCICapability
+    {
+        var body: [UInt8] = [extra == nil ? 16 : 20, type, UInt8(VirtioBAR.registers), 0, 0, 0]
+        body.append(littleEndian: UInt32(truncatingIfNeeded: offset))
+        body.append(littleEndian: size)
+        if let extra { body.append(littleEndian: extra) }
+        return PCICapability(id: PCICapabilityID.vendorSpecific, body: body)
+    }
+
+    /// §4.1.4.9: BAR, offset, length and the data window are the driver's to write.
+    private static func windowCapability() -> PCICapability {
+        var capability = capability(VirtioCapability.configAccess, at: 0, size: 0, extra: 0)
+        capability.body[2] = 0
+        capability.writable = [UInt8](repeating: 0, count: capability.body.count)
+        for byte in [2] + Array(6..<18) { capability.writable[byte] = 0xFF }
+        return capability
+    }
+
+    public func reset() {
+        transport.reset()
+        function.reset()
+    }
+
+    public func pause() { device.pause() }
+    public func resume() { device.resume() }
+
+    public func save() -> Saved {
+        Saved(function: function.save(), transport: transport.save(), device: device.save())
+    }
+
+    /// The machine restores while it is paused, and calls `resume` afterwards.
+    public func restore(_ saved: Saved) throws(RestoreError) {
+        try device.restore(saved.device)
+        try transport.restore(saved.transport, kind: Self.kind)
+        try function.restore(saved.function)
+    }
+}

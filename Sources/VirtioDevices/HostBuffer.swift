@@ -1,0 +1,31 @@
+internal import GuestMemory
+internal import Virtio
+
+/// Guest memory as the host's system calls see it. Keeps the memory alive; the guest may change the bytes at
+/// any time, so a backend copies before it checks.
+@safe public struct HostBuffer: Sendable {
+    /// Start of `count` bytes, for I/O vectors. Writable only in buffers of reads.
+    @unsafe public nonisolated(unsafe) let base: UnsafeMutableRawPointer
+    public let count: Int
+    private let memory: GuestMemory
+
+    /// - Throws: when the range is not memory, or not RAM and `forWriting`.
+    init(_ memory: GuestMemory, _ buffer: GuestBuffer, forWriting: Bool) throws(GuestMemoryFault) {
+        // SAFETY: `hostPointer` proved the range; `memory` is kept for as long as the pointer.
+        unsafe base = try memory.hostPointer(buffer.address, count: buffer.count, forWriting: forWriting)
+        count = buffer.count
+        self.memory = memory
+    }
+
+    /// A copy of the bytes.
+    public var bytes: [UInt8] {
+        // SAFETY: `base` has `count` bytes (see init).
+        unsafe Array(UnsafeRawBufferPointer(start: base, count: count))
+    }
+
+    /// Stores the first bytes of `source`, as many as fit.
+    public func store(_ source: some Collection<UInt8>) {
+        // SAFETY: `base` has `count` bytes, writable in a buffer of a read; `prefix` bounds the copy.
+        unsafe UnsafeMutableRawBufferPointer(start: base, count: count).copyBytes(from: source.prefix(count))
+    }
+}

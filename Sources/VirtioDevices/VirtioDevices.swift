@@ -1,1 +1,0 @@
-// VirtioDevices: see ARCHITECTURE.md.
