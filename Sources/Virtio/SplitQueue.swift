@@ -100,9 +100,14 @@ struct SplitQueue {
 
     /// Puts the chain that was taken last back, untouched (a device that held it stops).
     mutating func unpop() {
-        guard inFlight > 0 else { return }
-        inFlight -= 1
+        retire()
         nextAvailable &-= 1
+    }
+
+    /// The device is done with a chain, whatever becomes of its used element.
+    mutating func retire() {
+        precondition(inFlight > 0, "a chain was given back twice")
+        inFlight -= 1
     }
 
     private func walk(from head: UInt16) throws(QueueFault) -> DescriptorChain {
@@ -172,14 +177,13 @@ struct SplitQueue {
 
     // MARK: Used ring
 
-    /// Gives a chain back; visible to the driver after `publish`.
+    /// Queues a used element; visible to the driver after `publish`. `retire` is the caller's.
     mutating func push(head: UInt16, written: UInt32) throws(QueueFault) {
         let slot = UInt64(nextUsed & (areas.size - 1))
         let at = GuestAddress(areas.used) + (RingLayout.ring + UsedElement.size * slot)
         let element = UsedElement(id: UInt32(head), length: written)
         try guarded { () throws(GuestMemoryFault) in try memory.store(element, at: at) }
         nextUsed &+= 1
-        inFlight = max(inFlight - 1, 0)
     }
 
     /// Makes all pushed elements visible at once. Returns whether the driver wants an interrupt for them.
