@@ -46,7 +46,8 @@ struct SplitQueue {
             throw .badSize(areas.size)
         }
         let size = areas.size
-        try Self.check(memory, areas.descriptors, RingLayout.descriptorBytes(size: size), align: 16, write: false)
+        try Self.check(
+            memory, areas.descriptors, RingLayout.descriptorBytes(size: size), align: 16, write: false)
         try Self.check(memory, areas.available, RingLayout.availableBytes(size: size), align: 2, write: false)
         try Self.check(memory, areas.used, RingLayout.usedBytes(size: size), align: 4, write: true)
         self.memory = memory
@@ -62,11 +63,14 @@ struct SplitQueue {
     private static func check(
         _ memory: GuestMemory, _ address: UInt64, _ count: UInt64, align: UInt64, write: Bool
     ) throws(QueueFault) {
-        guard address % align == 0, holds(memory, address, count, write: write) else { throw .badArea(address) }
+        guard address % align == 0, holds(memory, address, count, write: write) else {
+            throw .badArea(address)
+        }
     }
 
     /// Whether `count` bytes at `address` are in one region that allows the access.
-    private static func holds(_ memory: GuestMemory, _ address: UInt64, _ count: UInt64, write: Bool) -> Bool {
+    private static func holds(_ memory: GuestMemory, _ address: UInt64, _ count: UInt64, write: Bool) -> Bool
+    {
         guard let region = memory.region(at: address) else { return false }
         return count <= region.end - address && (!write || region.kind == .ram)
     }

@@ -219,7 +219,8 @@ public final class VirtioQueue: Sendable {
             descriptors: registers.descriptors, available: registers.available, used: registers.used,
             size: registers.size)
         return try SplitQueue(
-            memory, areas, eventIndex: eventIndex, indirect: indirect, nextAvailable: saved?.nextAvailable ?? 0,
+            memory, areas, eventIndex: eventIndex, indirect: indirect,
+            nextAvailable: saved?.nextAvailable ?? 0,
             nextUsed: saved?.nextUsed ?? 0, isNew: saved == nil)
     }
 

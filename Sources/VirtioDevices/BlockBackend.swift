@@ -19,7 +19,9 @@ public struct BlockRequest: Sendable {
     /// alignment. Empty for the other operations.
     public let buffers: [HostBuffer]
 
-    public init(_ operation: Operation, sector: UInt64 = 0, sectorCount: UInt64 = 0, buffers: [HostBuffer] = []) {
+    public init(
+        _ operation: Operation, sector: UInt64 = 0, sectorCount: UInt64 = 0, buffers: [HostBuffer] = []
+    ) {
         self.operation = operation
         self.sector = sector
         self.sectorCount = sectorCount

@@ -96,7 +96,9 @@ public final class VirtioBlock: VirtioDevice {
         let index = BlockConfigField.writeback - offset
         guard bytes.indices.contains(index) else { return }
         state.withLock { state in
-            if state.features & BlockFeature.configWriteCache != 0 { state.isWriteback = bytes[index] & 1 != 0 }
+            if state.features & BlockFeature.configWriteCache != 0 {
+                state.isWriteback = bytes[index] & 1 != 0
+            }
         }
     }
 

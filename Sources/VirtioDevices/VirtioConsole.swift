@@ -170,7 +170,8 @@ public final class VirtioConsole: VirtioDevice {
     public func save() -> Saved {
         state.withLock { state in
             Saved(
-                columns: state.columns, rows: state.rows, input: Array(state.input.dropFirst(state.inputStart)),
+                columns: state.columns, rows: state.rows,
+                input: Array(state.input.dropFirst(state.inputStart)),
                 output: state.output)
         }
     }

@@ -19,7 +19,8 @@ import Testing
         let driver: VirtioTestDriver
         let queue: VirtioTestQueue
 
-        init(_ disk: MemoryDisk = MemoryDisk(), serial: String = "ospite-disk-0", without: UInt64 = 0) throws {
+        init(_ disk: MemoryDisk = MemoryDisk(), serial: String = "ospite-disk-0", without: UInt64 = 0) throws
+        {
             self.disk = disk
             let bench = try PCIBench()
             device = VirtioPCI(
@@ -57,7 +58,10 @@ import Testing
         let rig = try Rig()
         let pattern = (0..<2048).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) }
         try rig.bench.memory.write(pattern, at: GuestAddress(Self.data))
-        #expect(rig.request(1, sector: 5, [.out(Self.data, 1), .out(Self.data + 1, 600), .out(Self.data + 601, 1447)]) == 0)
+        #expect(
+            rig.request(
+                1, sector: 5, [.out(Self.data, 1), .out(Self.data + 1, 600), .out(Self.data + 601, 1447)])
+                == 0)
         #expect(Array(rig.disk.bytes[2560..<4608]) == pattern)
         let target = Self.data + 0x3003
         #expect(rig.request(0, sector: 5, [.into(target, 513), .into(target + 513, 1535)]) == 0)
@@ -101,7 +105,9 @@ import Testing
         #expect(!rig.driver.needsReset)
     }
 
-    @Test(arguments: [(128, 512), (127, 1024), (~0, 512), (~0 - 1, 1024), (1 << 63, 512), (0, 128 * 512 + 512)] as [(UInt64, UInt32)])
+    @Test(
+        arguments: [(128, 512), (127, 1024), (~0, 512), (~0 - 1, 1024), (1 << 63, 512), (0, 128 * 512 + 512)]
+            as [(UInt64, UInt32)])
     func `ranges beyond the end are errors`(sector: UInt64, length: UInt32) throws {
         let rig = try Rig()
         #expect(rig.request(0, sector: sector, [.into(Self.data, length)]) == 1)
@@ -133,8 +139,10 @@ import Testing
     @Test func `the identifier fits its buffer`() throws {
         let rig = try Rig(serial: "a-serial-number-that-is-too-long")
         #expect(rig.request(8, [.into(Self.data, 20)]) == 0)
-        #expect(try rig.bench.memory.bytes(GuestAddress(Self.data), count: 20) == Array("a-serial-number-that".utf8))
-        rig.queue.store(UInt64(~0), Self.data)
+        #expect(
+            try rig.bench.memory.bytes(GuestAddress(Self.data), count: 20)
+                == Array("a-serial-number-that".utf8))
+        rig.queue.store(UInt64.max, Self.data)
         #expect(rig.request(8, [.into(Self.data, 3)]) == 0)
         #expect(rig.queue.load(UInt32.self, Self.data) == 0xFF_73_2D_61)
         #expect(rig.request(8) == 0)
@@ -146,7 +154,8 @@ import Testing
         #expect(rig.range(11, 2, 3) == 0)
         #expect(rig.range(13, 8, 2, flags: 1) == 0)
         #expect(rig.range(13, 20, 1) == 0)
-        #expect(rig.disk.operations == [.discard, .writeZeroes(mayUnmap: true), .writeZeroes(mayUnmap: false)])
+        #expect(
+            rig.disk.operations == [.discard, .writeZeroes(mayUnmap: true), .writeZeroes(mayUnmap: false)])
         #expect(rig.disk.bytes.filter { $0 == 0 }.count == 6 * 512)
     }
 
@@ -157,11 +166,13 @@ import Testing
         var status: UInt8 = 1
     }
 
-    @Test(arguments: [11, 13] as [UInt32], [
-        Range(sector: ~0, count: 2), Range(sector: 127, count: 2), Range(sector: 0, count: ~0),
-        Range(sector: 129, count: 0), Range(sector: 0, count: 1, flags: 2, status: 2),
-        Range(sector: 0, count: 0, status: 0), Range(sector: 128, count: 0, status: 0),
-    ])
+    @Test(
+        arguments: [11, 13] as [UInt32],
+        [
+            Range(sector: ~0, count: 2), Range(sector: 127, count: 2), Range(sector: 0, count: ~0),
+            Range(sector: 129, count: 0), Range(sector: 0, count: 1, flags: 2, status: 2),
+            Range(sector: 0, count: 0, status: 0), Range(sector: 128, count: 0, status: 0),
+        ])
     func `wrong ranges have their status`(type: UInt32, range: Range) throws {
         let rig = try Rig()
         #expect(rig.range(type, range.sector, range.count, flags: range.flags) == range.status)
@@ -183,7 +194,9 @@ import Testing
 
     @Test func `a read-only disk offers no writes and refuses them`() throws {
         let rig = try Rig(MemoryDisk(readOnly: true))
-        #expect(rig.driver.offeredFeatures & (BlockFeature.readOnly | BlockFeature.discard) == BlockFeature.readOnly)
+        #expect(
+            rig.driver.offeredFeatures & (BlockFeature.readOnly | BlockFeature.discard)
+                == BlockFeature.readOnly)
         #expect(rig.request(1, [.out(Self.data, 512)]) == 1)
         #expect(rig.range(11, 0, 1) == 1)
         #expect(rig.range(13, 0, 1) == 1)
@@ -255,6 +268,22 @@ import Testing
         var order: [UInt32] = []
         while rig.disk.release() { order += rig.queue.poll().map { [$0.id] } ?? [] }
         #expect(order == heads.reversed().map(UInt32.init))
+    }
+
+    @Test func `every queue of several works on its own`() throws {
+        let disk = MemoryDisk()
+        let parts = try VirtioBench {
+            VirtioPCI(VirtioBlock($0.context, backend: disk, options: .init(queueCount: 4, queueSize: 64)))
+        }
+        let queues = parts.driver.start()
+        #expect(queues.count == 4)
+        #expect(parts.driver.readConfig(34, .word) == 4)
+        _ = parts.bench.interrupts.take()
+        for queue in queues.reversed() {
+            queue.store(UInt32(4), Self.header)
+            #expect(queue.send([.out(Self.header, 16), .into(Self.statusByte, 1)]) != nil)
+        }
+        #expect(parts.bench.interrupts.take().map(\.data) == [0x44, 0x43, 0x42, 0x41])
     }
 
     @Test func `pause finishes what is in flight, and resume goes on`() throws {

@@ -110,11 +110,17 @@ extension VirtioEntry: CustomTestStringConvertible {
         let value = [0, 1, 15, ~0, random.next()].randomElement(using: &random)!
         let registers = rig.driver.common.address
         switch UInt8.random(in: 0..<32, using: &random) {
-        case 0: rig.bench.mmio.write(PCIBench.ecam(4, .random(in: 0x40...0xFF, using: &random)), width: width, value: value)
+        case 0:
+            rig.bench.mmio.write(
+                PCIBench.ecam(4, .random(in: 0x40...0xFF, using: &random)), width: width, value: value)
         case 1: _ = rig.bench.mmio.read(PCIBench.ecam(4, .random(in: 0...0xFF, using: &random)), width: width)
-        case 2...4: rig.bench.mmio.write(registers &+ .random(in: 0..<0x40, using: &random), width: width, value: value)
+        case 2...4:
+            rig.bench.mmio.write(
+                registers &+ .random(in: 0..<0x40, using: &random), width: width, value: value)
         case 5, 6: _ = rig.bench.mmio.read(registers &+ .random(in: 0..<0x4000, using: &random), width: width)
-        case 7: rig.bench.mmio.write(rig.driver.device.address &+ .random(in: 0..<80, using: &random), width: width, value: value)
+        case 7:
+            rig.bench.mmio.write(
+                rig.driver.device.address &+ .random(in: 0..<80, using: &random), width: width, value: value)
         case 8: rig.driver.write(CommonRegister.queueSelect, .word, .random(in: 0...5, using: &random))
         case 9...20: scribble(rig, &random)
         default:
@@ -129,15 +135,19 @@ extension VirtioEntry: CustomTestStringConvertible {
         let memory = rig.bench.memory
         switch UInt8.random(in: 0..<6, using: &random) {
         case 0...2:
-            let addresses: [UInt64] = [0x20_0000, 0x21_0000, 0, PCIBench.ramSize - 8, PCIBench.rom, random.next()]
+            let addresses: [UInt64] = [
+                0x20_0000, 0x21_0000, 0, PCIBench.ramSize - 8, PCIBench.rom, random.next(),
+            ]
             let lengths: [UInt32] = [0, 1, 16, 32, 512, 513, 4096, 70_000, ~0]
             let descriptor = QueueDescriptor(
-                address: addresses.randomElement(using: &random)!, length: lengths.randomElement(using: &random)!,
+                address: addresses.randomElement(using: &random)!,
+                length: lengths.randomElement(using: &random)!,
                 flags: .random(in: 0...7, using: &random), next: .random(in: 0...17, using: &random))
             try! memory.store(descriptor, at: GuestAddress(base + 16 * .random(in: 0..<16, using: &random)))
         case 3:
             let slot = UInt64.random(in: 0..<18, using: &random)
-            try! memory.store(UInt16.random(in: 0...16, using: &random), at: GuestAddress(base + 0x4004 + 2 * slot))
+            try! memory.store(
+                UInt16.random(in: 0...16, using: &random), at: GuestAddress(base + 0x4004 + 2 * slot))
         case 4:
             let index = (try! memory.load(UInt16.self, at: GuestAddress(base + 0x4002)))
             try! memory.store(index &+ .random(in: 0...9, using: &random), at: GuestAddress(base + 0x4002))
@@ -160,7 +170,28 @@ extension VirtioEntry: CustomTestStringConvertible {
             }
             act(rig, &random)
         }
+        // The acts were neither all refused nor all harmless.
+        #expect(rig.device.signals.faults > 100)
+        #expect(rig.bench.interrupts.count > 100)
         rig.device.reset()
+        try rig.bench.assignResources()
+        for queue in rig.driver.start() { queue.kick() }
+        #expect(rig.driver.deviceStatus == 15)
+    }
+
+    @Test(arguments: virtioCatalog)
+    func `two processors and a worker at once, with resets, neither trap nor hang`(entry: VirtioEntry) throws
+    {
+        nonisolated(unsafe) let rig = try Rig(entry, mode: .threaded)
+        _ = rig.driver.start()
+        DispatchQueue.concurrentPerform(iterations: 2) { processor in
+            var random = BenchRandom(seed: UInt64(processor) + 99)
+            for turn in 0..<20_000 {
+                if turn % 200 == 0 { _ = rig.driver.start() }
+                act(rig, &random)
+            }
+        }
+        rig.device.function.reset()
         try rig.bench.assignResources()
         for queue in rig.driver.start() { queue.kick() }
         #expect(rig.driver.deviceStatus == 15)

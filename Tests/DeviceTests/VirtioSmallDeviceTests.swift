@@ -173,7 +173,9 @@ import Testing
 
     @Test func `page numbers outside RAM are counted and ignored`() {
         let romPage = UInt32(PCIBench.rom >> 12)
-        let pages: [UInt32] = [UInt32(PCIBench.ramSize >> 12), romPage, 0xFFFF_FFFF, 0x8_0000, 0xE_0000, 0xF_EE00]
+        let pages: [UInt32] = [
+            UInt32(PCIBench.ramSize >> 12), romPage, 0xFFFF_FFFF, 0x8_0000, 0xE_0000, 0xF_EE00,
+        ]
         #expect(inflate(pages) != nil)
         #expect(balloon.rejectedPages == 6)
         // A run that touches the last page of one region and the first beyond it.
@@ -191,12 +193,22 @@ import Testing
 
     @Test func `reported ranges are released up to whole pages`() {
         fill()
-        #expect(queues[3].send([.into(Self.page + 1, 4096 * 3), .into(Self.page + 6 * 4096, 4096)])?.length == 0)
+        #expect(
+            queues[3].send([.into(Self.page + 1, 4096 * 3), .into(Self.page + 6 * 4096, 4096)])?.length == 0)
         #expect(filled == [true, false, false, true, true, true, false, true])
-        #expect(queues[3].send([.into(Self.page, 4095), .out(Self.page, 0)])?.length == 0)
+        #expect(
+            queues[3].send([.out(Self.page, 8), .into(Self.page, 4095), .into(Self.page, 0)])?.length == 0)
         #expect(filled[0])
         #expect(queues[3].send([.out(Self.page, 4096)])?.length == 0)
         #expect(filled[0])
+    }
+
+    @Test func `without statistics the reporting queue moves up`() {
+        let queues = driver.start(without: 2)
+        fill()
+        #expect(queues[3].send([.into(Self.page, 4096)]) == nil)
+        #expect(queues[2].send([.into(Self.page, 4096)]) != nil)
+        #expect(!filled[0])
     }
 
     @Test func `the target is clamped and announced`() {

@@ -114,7 +114,9 @@ import Testing
         access(UInt32(CommonRegister.deviceStatus), 1)
         bench.writeConfig(4, at + 16, 0x1)
         #expect(driver.deviceStatus == 1)
-        for (bar, offset, length) in [(9, 0, 4), (4, 0x3FFE, 4), (4, ~0, 4), (4, 1, 4), (4, 0, 3), (4, 0, ~0), (4, 0, 8)]
+        for (bar, offset, length) in [
+            (9, 0, 4), (4, 0x3FFE, 4), (4, ~0, 4), (4, 1, 4), (4, 0, 3), (4, 0, ~0), (4, 0, 8),
+        ]
             as [(UInt32, UInt32, UInt32)]
         {
             access(offset, length)
