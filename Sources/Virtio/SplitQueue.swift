@@ -197,7 +197,8 @@ struct SplitQueue {
             try memory.storeRelease(nextUsed, at: GuestAddress(areas.used) + RingLayout.index)
         }
         publishedUsed = nextUsed
-        // The index must be visible before the driver's wish is read: it writes its wish, then reads the index.
+        // The index must be visible before the driver's wish is read: it writes the wish, then reads the
+        // index.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         let available = GuestAddress(areas.available)
         guard usesEventIndex else {
@@ -235,7 +236,8 @@ struct SplitQueue {
             usesEventIndex
             ? (nextAvailable, RingLayout.availableEvent(size: areas.size)) : (0, RingLayout.flags)
         try guarded { () throws(GuestMemoryFault) in try memory.storeRelease(value, at: used + offset) }
-        // The wish must be visible before the index is read: the driver writes the index, then reads the wish.
+        // The wish must be visible before the index is read: the driver writes the index, then reads the
+        // wish.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         return try pending() > 0
     }

@@ -11,8 +11,8 @@ struct QueueRegisters: Codable, Sendable, Equatable {
     var used: UInt64 = 0
 }
 
-/// One virtqueue of a device: its registers, and the ring while it is enabled. What the driver does wrong ends
-/// in DEVICE_NEEDS_RESET and an empty queue; a device sees well-formed chains only.
+/// One virtqueue of a device: its registers, and the ring while it is enabled. What the driver does wrong
+/// ends in DEVICE_NEEDS_RESET and an empty queue; a device sees well-formed chains only.
 ///
 /// A chain remembers the life of the queue that it came from, so that a completion that arrives after a
 /// reset changes nothing.
