@@ -101,7 +101,9 @@ int ospite_kvm_msr_list(int kvm, uint32_t *numbers, int capacity) {
     list->nmsrs = msr_limit;
     int result = ioctl(kvm, KVM_GET_MSR_INDEX_LIST, list);
     if (result == 0) {
-        for (; result < (int)list->nmsrs && result < capacity; result++) numbers[result] = list->indices[result];
+        for (; result < (int)list->nmsrs && result < capacity; result++) {
+            numbers[result] = list->indices[result];
+        }
     }
     free(list);
     return result;
@@ -144,8 +146,8 @@ int ospite_kvm_dirty_log(int vm, uint32_t slot, void *bitmap) {
     return ioctl(vm, KVM_GET_DIRTY_LOG, &log);
 }
 
-int ospite_kvm_io_event(
-    int vm, int event, uint64_t address, uint32_t size, int is_port, int matched, uint64_t value, int remove) {
+int ospite_kvm_io_event(int vm, int event, uint64_t address, uint32_t size, int is_port, int matched,
+                        uint64_t value, int remove) {
     struct kvm_ioeventfd request = {
         .datamatch = value, .addr = address, .len = size, .fd = event,
         .flags = (is_port ? KVM_IOEVENTFD_FLAG_PIO : 0) | (matched ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0) |
@@ -156,7 +158,8 @@ int ospite_kvm_io_event(
 int ospite_kvm_irq_event(int vm, int event, uint32_t gsi, int resample, int remove) {
     struct kvm_irqfd request = {
         .fd = (uint32_t)event, .gsi = gsi,
-        .flags = (remove ? KVM_IRQFD_FLAG_DEASSIGN : 0) | (resample >= 0 && !remove ? KVM_IRQFD_FLAG_RESAMPLE : 0),
+        .flags = (remove ? KVM_IRQFD_FLAG_DEASSIGN : 0) |
+                 (resample >= 0 && !remove ? KVM_IRQFD_FLAG_RESAMPLE : 0),
         .resamplefd = resample >= 0 ? (uint32_t)resample : 0};
     return ioctl(vm, KVM_IRQFD, &request);
 }
@@ -197,6 +200,19 @@ int ospite_kvm_set_routes(int vm, const struct ospite_kvm_route *routes, int cou
     int result = ioctl(vm, KVM_SET_GSI_ROUTING, table);
     free(table);
     return result;
+}
+
+int ospite_kvm_get_clock(int vm, uint64_t *nanoseconds) {
+    struct kvm_clock_data data;
+    memset(&data, 0, sizeof data);
+    int result = ioctl(vm, KVM_GET_CLOCK, &data);
+    *nanoseconds = data.clock;
+    return result;
+}
+
+int ospite_kvm_set_clock(int vm, uint64_t nanoseconds) {
+    struct kvm_clock_data data = {.clock = nanoseconds};
+    return ioctl(vm, KVM_SET_CLOCK, &data);
 }
 
 int ospite_kvm_get_chip(int vm, uint32_t chip, void *state) {

@@ -10,7 +10,8 @@ public struct CPUIDRow: Hashable, Sendable, Codable {
     public var edx: UInt32
 
     public init(
-        leaf: UInt32, subleaf: UInt32 = 0, hasSubleaf: Bool = false, eax: UInt32, ebx: UInt32, ecx: UInt32, edx: UInt32
+        leaf: UInt32, subleaf: UInt32 = 0, hasSubleaf: Bool = false, eax: UInt32, ebx: UInt32, ecx: UInt32,
+        edx: UInt32
     ) {
         self.leaf = leaf
         self.subleaf = subleaf
@@ -46,7 +47,9 @@ public enum CPUIDTable {
         guard let model else { return supported }
         return model.prefix(256).map { row in
             guard let keep = features(row.leaf, row.subleaf) else { return row }
-            let host = supported.first { $0.leaf == row.leaf && (!$0.hasSubleaf || $0.subleaf == row.subleaf) }
+            let host = supported.first {
+                $0.leaf == row.leaf && (!$0.hasSubleaf || $0.subleaf == row.subleaf)
+            }
             var row = row
             if keep.a { row.eax &= host?.eax ?? 0 }
             if keep.b { row.ebx &= host?.ebx ?? 0 }
@@ -58,6 +61,10 @@ public enum CPUIDTable {
 
     // Leaf 1 ECX.
     private static let x2APIC: UInt32 = 1 << 21, tscDeadline: UInt32 = 1 << 24, hypervisor: UInt32 = 1 << 31
+
+    /// KVM's paravirtual features (leaf 0x40000001 EAX) that work without the kernel's local APIC: the clocks
+    /// (bits 0, 3 and 24) and the missing I/O delay (bit 1).
+    private static let withoutKernelAPIC: UInt32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 24
 
     /// The table of vCPU `index`: its APIC number, the hypervisor bit, and no features of the kernel's local
     /// APIC when the machine does not use it.
@@ -74,6 +81,7 @@ public enum CPUIDTable {
                 } else {
                     row.ecx &= ~(x2APIC | tscDeadline)
                 }
+            case 0x4000_0001 where !usesKernelAPIC: row.eax &= withoutKernelAPIC
             case 0xB, 0x1F: row.edx = number
             case 0x8000_001E: row.eax = number
             default: break

@@ -26,7 +26,8 @@ extension KVMEngine {
     }
 
     private func setWriteEvent(
-        _ address: EventAddress, _ width: AccessWidth?, _ value: UInt64?, _ counter: EventCounter, remove: Bool
+        _ address: EventAddress, _ width: AccessWidth?, _ value: UInt64?, _ counter: EventCounter,
+        remove: Bool
     ) throws(HostError) {
         let place: UInt64
         let isPort: Bool
@@ -70,16 +71,19 @@ extension KVMEngine {
                 }
                 // GSI 0 is the PIT, wired to IOAPIC pin 2 on a PC.
                 if gsi != 2 {
-                    routes.append(ospite_kvm_route(gsi: gsi, chip: 2, pin: gsi == 0 ? 2 : gsi, address: 0, data: 0))
+                    routes.append(
+                        ospite_kvm_route(gsi: gsi, chip: 2, pin: gsi == 0 ? 2 : gsi, address: 0, data: 0))
                 }
             }
         }
         for (gsi, message) in messages.sorted(by: { $0.key < $1.key }) {
-            routes.append(ospite_kvm_route(gsi: gsi, chip: -1, pin: 0, address: message.address, data: message.data))
+            routes.append(
+                ospite_kvm_route(gsi: gsi, chip: -1, pin: 0, address: message.address, data: message.data))
         }
         // SAFETY: the array lives for the call.
         try check(
-            "routing interrupts", unsafe ospite_kvm_set_routes(machine.number, routes, Int32(clamping: routes.count)))
+            "routing interrupts",
+            unsafe ospite_kvm_set_routes(machine.number, routes, Int32(clamping: routes.count)))
     }
 
     /// The 512-byte state of a kernel chip (0 and 1 the PICs, 2 the IOAPIC), as struct kvm_irqchip has it.
@@ -93,7 +97,9 @@ extension KVMEngine {
     }
 
     public func setChipState(_ chip: Int, _ state: [UInt8]) throws(HostError) {
-        guard state.count == 512 else { throw HostError("the state of an interrupt controller has 512 bytes", code: 0) }
+        guard state.count == 512 else {
+            throw HostError("the state of an interrupt controller has 512 bytes", code: 0)
+        }
         // SAFETY: 512 bytes.
         try check(
             "setting an interrupt controller",

@@ -60,7 +60,7 @@ public final class KVMEngine: Engine {
         }
         machine = Descriptor(adopting: number)
         try HostSignals.makeInterrupting(HostSignals.interruptVCPU)
-        // Below the firmware at the top of 4 GiB. Only some Intel processors need them: a refusal is no error.
+        // Below the firmware at the top of 4 GiB. Only some Intel processors need them: no error.
         _ = ospite_kvm_set_internal_pages(machine.number, 0xFEFF_C000, 0xFEFF_D000)
         // Emulation failures then come to us without a #UD queued in the guest.
         _ = ospite_kvm_enable(machine.number, .exitOnEmulationFailure, 1)
@@ -72,7 +72,9 @@ public final class KVMEngine: Engine {
         switch configuration.chips {
         case .userspace: return
         case .split(let pins):
-            try check("splitting the interrupt controllers", ospite_kvm_split_irqchip(machine.number, Int32(clamping: pins)))
+            try check(
+                "splitting the interrupt controllers",
+                ospite_kvm_split_irqchip(machine.number, Int32(clamping: pins)))
         case .kernel(let timer):
             try check("creating interrupt controllers", ospite_kvm_create_irqchip(machine.number))
             if timer { try check("creating a timer", ospite_kvm_create_pit(machine.number, 1)) }
@@ -106,7 +108,8 @@ public final class KVMEngine: Engine {
             }
             let vcpu = try KVMVCPU(
                 self, Descriptor(adopting: number), index: index, apic: apic, platform: platform)
-            try vcpu.setCPUID(CPUIDTable.table(cpuid, vcpu: index, usesKernelAPIC: configuration.chips != .userspace))
+            try vcpu.setCPUID(
+                CPUIDTable.table(cpuid, vcpu: index, usesKernelAPIC: configuration.chips != .userspace))
             if let rate = configuration.tscKilohertz {
                 // Without hardware scaling only the host's own rate is possible: the guest then measures it.
                 _ = ospite_kvm_set_tsc_khz(number, rate)
@@ -134,7 +137,8 @@ public final class KVMEngine: Engine {
             let pages = Int(region.size / 4096)
             var bitmap = [UInt64](repeating: 0, count: (pages + 63) / 64)
             // SAFETY: one bit per page of the slot, rounded up to 64.
-            try check("reading dirty pages", unsafe ospite_kvm_dirty_log(machine.number, UInt32(slot), &bitmap))
+            try check(
+                "reading dirty pages", unsafe ospite_kvm_dirty_log(machine.number, UInt32(slot), &bitmap))
             for (word, bits) in bitmap.enumerated() {
                 var bits = bits
                 while bits != 0 {
@@ -147,6 +151,21 @@ public final class KVMEngine: Engine {
             }
         }
         return total
+    }
+
+    // MARK: Time
+
+    /// What the machine's kvmclock says now, in nanoseconds: save it when the machine pauses ...
+    public func clock() throws(HostError) -> UInt64 {
+        var nanoseconds: UInt64 = 0
+        // SAFETY: one value.
+        try check("reading the KVM clock", unsafe ospite_kvm_get_clock(machine.number, &nanoseconds))
+        return nanoseconds
+    }
+
+    /// ... and set it when it goes on, so that the guest's time stood still.
+    public func setClock(_ nanoseconds: UInt64) throws(HostError) {
+        try check("setting the KVM clock", ospite_kvm_set_clock(machine.number, nanoseconds))
     }
 
     // MARK: Results

@@ -5,7 +5,8 @@ internal import Synchronization
 internal import VCPUEngine
 internal import X86Architecture
 
-/// Finds out whether a KVM is worth using: some only emulate what runs in ring 0, at a thousandth of the speed.
+/// Finds out whether a KVM is worth using: some only emulate what runs in ring 0, at a thousandth of the
+/// speed.
 public struct KVMProbe: Sendable, CustomStringConvertible {
     /// Turns of a two-instruction loop in 64-bit ring 0, per second.
     public let iterationsPerSecond: Double
@@ -20,7 +21,8 @@ public struct KVMProbe: Sendable, CustomStringConvertible {
     public var description: String {
         let millions = Double(Int(iterationsPerSecond * 2 / 1e5)) / 10
         return isFast
-            ? "KVM runs \(millions) M instructions/s" : "this KVM only emulates (\(millions) M instructions/s)"
+            ? "KVM runs \(millions) M instructions/s"
+            : "this KVM only emulates (\(millions) M instructions/s)"
     }
 
     /// Runs the loop for 10 ms on a machine of its own. Makes two threads, which end before it returns.
@@ -52,7 +54,9 @@ public struct KVMProbe: Sendable, CustomStringConvertible {
         guard let result = box.outcome.withLock({ outcome in outcome }) else {
             throw HostError("running the KVM probe", code: 0)
         }
-        guard result.exit == .requested else { throw HostError("the KVM probe stopped: \(result.exit)", code: 0) }
+        guard result.exit == .requested else {
+            throw HostError("the KVM probe stopped: \(result.exit)", code: 0)
+        }
         return KVMProbe(iterationsPerSecond: Double(result.turns) * 1e9 / Double(max(result.nanoseconds, 1)))
     }
 

@@ -59,5 +59,7 @@ public final class KVMSystem: Sendable {
         }
     }
 
-    func has(_ capability: OspiteKVMCapability) -> Bool { ospite_kvm_check(descriptor.number, capability) > 0 }
+    func has(_ capability: OspiteKVMCapability) -> Bool {
+        ospite_kvm_check(descriptor.number, capability) > 0
+    }
 }

@@ -56,7 +56,8 @@ extension KVMVCPU {
         var segments = [ospite_kvm_segment](repeating: ospite_kvm_segment(), count: 8)
         var system = ospite_kvm_system()
         // SAFETY: eight segments and one structure.
-        attempt("reading system registers", unsafe ospite_kvm_get_system(descriptor.number, &segments, &system))
+        attempt(
+            "reading system registers", unsafe ospite_kvm_get_system(descriptor.number, &segments, &system))
         func translate(_ segment: ospite_kvm_segment) -> SegmentState {
             SegmentState(
                 selector: segment.selector, base: segment.base, limit: segment.limit,
@@ -134,7 +135,8 @@ extension KVMVCPU {
     // MARK: Loading
 
     public func load(_ state: VCPUState) {
-        guard state.gpr.count == 16, state.segments.count == 6, state.debug.count == 6, state.xsave.count >= 576
+        guard state.gpr.count == 16, state.segments.count == 6, state.debug.count == 6,
+            state.xsave.count >= 576
         else {
             failure.withLock { failure in failure = "the vCPU state to load is incomplete" }
             return
@@ -143,7 +145,8 @@ extension KVMVCPU {
         let vcpu = descriptor.number
         writeSystem(state)
         // SAFETY: 18 values; below, each buffer has the size that the call's declaration names.
-        attempt("setting registers", unsafe ospite_kvm_set_registers(vcpu, state.gpr + [state.rip, state.rflags]))
+        attempt(
+            "setting registers", unsafe ospite_kvm_set_registers(vcpu, state.gpr + [state.rip, state.rflags]))
         // A guest without XSAVE has no XCR0 to set.
         if ospite_kvm_set_xcr0(vcpu, state.xcr0) < 0, state.xcr0 > 3 {
             attempt("setting XCR0", -1)
@@ -175,7 +178,9 @@ extension KVMVCPU {
         // SAFETY: eight segments and one structure.
         attempt(
             "setting system registers",
-            unsafe withUnsafePointer(to: system) { unsafe ospite_kvm_set_system(descriptor.number, segments, $0) })
+            unsafe withUnsafePointer(to: system) {
+                unsafe ospite_kvm_set_system(descriptor.number, segments, $0)
+            })
     }
 
     /// Our APIC's base, or the kernel's own, which it keeps.
@@ -203,8 +208,8 @@ extension KVMVCPU {
         attempt("setting the floating-point state", unsafe ospite_kvm_set_xsave(descriptor.number, area))
     }
 
-    /// All at once where the kernel takes them, and on after each that it refuses: a state from another engine
-    /// or host may name registers that this one does not have.
+    /// All at once where the kernel takes them, and on after each that it refuses: a state from another
+    /// engine or host may name registers that this one does not have.
     private func writeMSRs(_ msrs: [UInt32: UInt64]) {
         // In ascending order, so that failures repeat; the deadline last, after the counter it compares with.
         var rest = msrs.keys.filter { !Self.elsewhere.contains($0) && $0 != MSR.tscDeadline }.sorted()[...]
@@ -269,7 +274,8 @@ extension KVMVCPU {
         new.xcr0 = old.xcr0
         new.msrs = old.msrs
         new.tscOffset = old.tscOffset
-        new.cr0 = new.cr0 & ~(CR0.notWriteThrough | CR0.cacheDisable)
+        new.cr0 =
+            new.cr0 & ~(CR0.notWriteThrough | CR0.cacheDisable)
             | old.cr0 & (CR0.notWriteThrough | CR0.cacheDisable)
         load(new)
     }

@@ -51,12 +51,14 @@ public final class KVMVCPU: VCPU {
     func setCPUID(_ rows: [CPUIDRow]) throws(HostError) {
         let entries = rows.map {
             ospite_kvm_cpuid(
-                leaf: $0.leaf, subleaf: $0.subleaf, has_subleaf: $0.hasSubleaf ? 1 : 0, eax: $0.eax, ebx: $0.ebx,
+                leaf: $0.leaf, subleaf: $0.subleaf, has_subleaf: $0.hasSubleaf ? 1 : 0, eax: $0.eax,
+                ebx: $0.ebx,
                 ecx: $0.ecx, edx: $0.edx)
         }
         // SAFETY: the array lives for the call.
         try engine.check(
-            "setting CPUID", unsafe ospite_kvm_set_cpuid(descriptor.number, entries, Int32(clamping: entries.count)))
+            "setting CPUID",
+            unsafe ospite_kvm_set_cpuid(descriptor.number, entries, Int32(clamping: entries.count)))
     }
 
     // MARK: From other threads
@@ -118,7 +120,10 @@ public final class KVMVCPU: VCPU {
         case .shutdown, .systemEvent: return .shutdown
         case .internalError: return .cannotExecute(reason: internalErrorReason())
         case .failedEntry:
-            return .failed(reason: "the processor refused the guest's state (0x\(String(area.failedEntryReason, radix: 16)))")
+            return .failed(
+                reason:
+                    "the processor refused the guest's state (0x\(String(area.failedEntryReason, radix: 16)))"
+            )
         default: return .failed(reason: "KVM stopped for the unknown reason \(area.exit.rawValue)")
         }
         return nil
@@ -129,12 +134,15 @@ public final class KVMVCPU: VCPU {
         let bytes = area.failedInstruction.map { byte in
             (byte < 16 ? "0" : "") + String(byte, radix: 16)
         }
-        return "KVM cannot emulate an instruction" + (bytes.isEmpty ? "" : ": " + bytes.joined(separator: " "))
+        return "KVM cannot emulate an instruction"
+            + (bytes.isEmpty ? "" : ": " + bytes.joined(separator: " "))
     }
 
     /// Lets KVM finish the access that the last exit was about, without running the guest.
     func finishAccess() {
-        guard hasUnfinishedAccess.exchange(false, ordering: .relaxed) else { return area.clearImmediateExit() }
+        guard hasUnfinishedAccess.exchange(false, ordering: .relaxed) else {
+            return area.clearImmediateExit()
+        }
         area.requestImmediateExit()
         _ = ospite_kvm_run(descriptor.number)
         area.clearImmediateExit()
@@ -150,7 +158,8 @@ public final class KVMVCPU: VCPU {
         for element in 0..<access.count {
             let offset = Int(access.data) + element * access.size
             if access.isWrite {
-                platform.portWrite(access.port, width: width, value: UInt32(truncatingIfNeeded: load(offset, width)))
+                platform.portWrite(
+                    access.port, width: width, value: UInt32(truncatingIfNeeded: load(offset, width)))
             } else {
                 store(UInt64(platform.portRead(access.port, width: width)), offset, width)
             }
@@ -226,8 +235,8 @@ public final class KVMVCPU: VCPU {
         set { activity.store(newValue.rawValue, ordering: .relaxed) }
     }
 
-    /// Offers KVM what our controllers have. False when the vCPU slept instead, and everything is to be looked
-    /// at again.
+    /// Offers KVM what our controllers have. False when the vCPU slept instead, and everything is to be
+    /// looked at again.
     private func prepareInterrupts() -> Bool {
         if case .kernel = engine.configuration.chips { return true }
         if ownsAPIC {

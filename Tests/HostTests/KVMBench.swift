@@ -36,7 +36,9 @@ final class TestAPIC: LocalInterruptController {
     func writeMSR(_ number: UInt32, _ value: UInt64) -> Bool { false }
     func readPage(offset: UInt32, width: AccessWidth) -> UInt32 { 0x5AFE_0000 | offset }
     func writePage(offset: UInt32, width: AccessWidth, value: UInt32) {}
-    func takeSignal() -> ProcessorSignal? { state.withLock { $0.signals.isEmpty ? nil : $0.signals.removeFirst() } }
+    func takeSignal() -> ProcessorSignal? {
+        state.withLock { $0.signals.isEmpty ? nil : $0.signals.removeFirst() }
+    }
     func endOfInterrupt() {}
 }
 
@@ -66,7 +68,9 @@ final class TestPlatform: VCPUPlatform {
         note(.load(address, width))
         return 0x1122_3344_5566_7788
     }
-    func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64) { note(.store(address, value, width)) }
+    func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64) {
+        note(.store(address, value, width))
+    }
     func acknowledgeExternalInterrupt() -> UInt8? { nil }
     func hasExternalInterrupt(vcpu: Int) -> Bool { false }
     var now: UInt64 { 0 }

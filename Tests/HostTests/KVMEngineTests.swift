@@ -21,7 +21,9 @@ struct KVMEngineTests {
     }
 
     @Test(arguments: chips)
-    func `ports and device memory reach the platform with widths and values`(_ chips: KVMEngine.InterruptChips) throws {
+    func `ports and device memory reach the platform with widths and values`(
+        _ chips: KVMEngine.InterruptChips
+    ) throws {
         let bench = try KVMBench(
             chips,
             code: [
@@ -77,7 +79,8 @@ struct KVMEngineTests {
             .kernel(timer: false),
             code: [
                 // ICW1..ICW4, base 0x20, all masked but 5.
-                0xB0, 0x11, 0xE6, 0x20, 0xB0, 0x20, 0xE6, 0x21, 0xB0, 0x04, 0xE6, 0x21, 0xB0, 0x01, 0xE6, 0x21,
+                0xB0, 0x11, 0xE6, 0x20, 0xB0, 0x20, 0xE6, 0x21, 0xB0, 0x04, 0xE6, 0x21, 0xB0, 0x01, 0xE6,
+                0x21,
                 0xB0, 0xDF, 0xE6, 0x21,
             ] + Self.waitForInterrupt, handlers: [0x25: 0x2000])
         try bench.memory.write(Self.handler, at: GuestAddress(0x2000))
@@ -93,7 +96,8 @@ struct KVMEngineTests {
         let bench = try KVMBench(
             .kernel(timer: false),
             code: [
-                0xB0, 0x11, 0xE6, 0x20, 0xB0, 0x20, 0xE6, 0x21, 0xB0, 0x04, 0xE6, 0x21, 0xB0, 0x01, 0xE6, 0x21,
+                0xB0, 0x11, 0xE6, 0x20, 0xB0, 0x20, 0xE6, 0x21, 0xB0, 0x04, 0xE6, 0x21, 0xB0, 0x01, 0xE6,
+                0x21,
                 0xB0, 0xF7, 0xE6, 0x21,
             ] + Self.waitForInterrupt, handlers: [0x23: 0x2000])
         try bench.memory.write(Self.handler, at: GuestAddress(0x2000))
@@ -103,7 +107,9 @@ struct KVMEngineTests {
     }
 
     @Test(arguments: [.split(pins: 24), .kernel(timer: false)] as [KVMEngine.InterruptChips])
-    func `a message wakes a halted guest through the kernel's local APIC`(_ chips: KVMEngine.InterruptChips) throws {
+    func `a message wakes a halted guest through the kernel's local APIC`(_ chips: KVMEngine.InterruptChips)
+        throws
+    {
         let bench = try KVMBench(
             chips,
             // DS is the APIC's page: mov dword [0xF0], 0x1FF enables it.
@@ -222,7 +228,8 @@ struct KVMEngineTests {
         state.tr = SegmentState(selector: 0x28, base: 0x7000, limit: 0x67, attributes: 0x8B)
         state.gdtr = TableRegister(base: 0x6000, limit: 0x3F)
         state.idtr = TableRegister(base: 0x6800, limit: 0xFFF)
-        state.cr0 = CR0.protectionEnable | CR0.paging | CR0.extensionType | CR0.numericError | CR0.writeProtect
+        state.cr0 =
+            CR0.protectionEnable | CR0.paging | CR0.extensionType | CR0.numericError | CR0.writeProtect
         state.cr2 = 0xDEAD_BEEF
         state.cr3 = 0x2000
         state.cr4 = CR4.physicalAddressExtension | CR4.osFXSR | CR4.pageGlobalEnable
@@ -233,7 +240,9 @@ struct KVMEngineTests {
         state.xsave[1] = 0x03
         for index in 160..<416 { state.xsave[index] = UInt8(truncatingIfNeeded: index) }
         state.xsave[512] = 3
-        state.msrs = [MSR.lstar: 0xFFFF_8000_1234_0000, MSR.star: 0x23_0010_0000_0000, MSR.pat: 0x0007_0406_0007_0406]
+        state.msrs = [
+            MSR.lstar: 0xFFFF_8000_1234_0000, MSR.star: 0x23_0010_0000_0000, MSR.pat: 0x0007_0406_0007_0406,
+        ]
         state.msrs[0xDEAD_0001] = 5  // no such register: tolerated
         state.tscOffset = 0x1_0000_0000
         state.nmiBlocked = true
@@ -244,7 +253,10 @@ struct KVMEngineTests {
         #expect(copy.rip == state.rip && copy.rflags == state.rflags)
         #expect(copy.segments == state.segments)
         #expect(copy.tr == state.tr && copy.gdtr == state.gdtr && copy.idtr == state.idtr)
-        #expect([copy.cr0, copy.cr2, copy.cr3, copy.cr4, copy.efer] == [state.cr0, state.cr2, state.cr3, state.cr4, state.efer])
+        #expect(
+            [copy.cr0, copy.cr2, copy.cr3, copy.cr4, copy.efer] == [
+                state.cr0, state.cr2, state.cr3, state.cr4, state.efer,
+            ])
         #expect(copy.xcr0 == 3)
         #expect(copy.debug == state.debug)
         #expect(Array(copy.xsave[160..<416]) == Array(state.xsave[160..<416]))
@@ -262,9 +274,13 @@ struct KVMEngineTests {
     }
 
     @Test(arguments: [VCPUState.Activity.halted, .running, .waitingForStartup], chips)
-    func `activity and pending events survive`(_ activity: VCPUState.Activity, _ chips: KVMEngine.InterruptChips) throws {
+    func `activity and pending events survive`(
+        _ activity: VCPUState.Activity, _ chips: KVMEngine.InterruptChips
+    ) throws {
         let bench = try KVMBench(chips, code: Self.stop)
-        for pending in [PendingEvent(vector: 14, errorCode: 2), PendingEvent(vector: 0x55), PendingEvent(vector: 6)] {
+        for pending in [
+            PendingEvent(vector: 14, errorCode: 2), PendingEvent(vector: 0x55), PendingEvent(vector: 6),
+        ] {
             var state = KVMBench.realModeState()
             state.cr0 |= CR0.protectionEnable  // error codes exist in protected mode
             state.activity = activity
@@ -307,7 +323,9 @@ struct KVMEngineTests {
         // ud2 in protected mode, without an IDT.
         let bench = try KVMBench(.userspace, code: [0x0F, 0x0B])
         var state = KVMBench.realModeState()
-        for index in 0..<6 { state.segments[index] = SegmentState(selector: 16, limit: .max, attributes: 0xC093) }
+        for index in 0..<6 {
+            state.segments[index] = SegmentState(selector: 16, limit: .max, attributes: 0xC093)
+        }
         state.segments[1] = SegmentState(selector: 8, limit: .max, attributes: 0xC09B)
         state.cr0 |= CR0.protectionEnable
         state.idtr = TableRegister(base: 0, limit: 0)
@@ -334,6 +352,14 @@ struct KVMEngineTests {
         }
     }
 
+    @Test func `the machine's clock can be set back`() throws {
+        let bench = try KVMBench(.userspace, code: Self.stop)
+        try bench.engine.setClock(1_000_000_000_000)
+        #expect(try bench.engine.clock() >= 1_000_000_000_000)
+        try bench.engine.setClock(5_000)
+        #expect(try bench.engine.clock() < 1_000_000_000_000)
+    }
+
     @Test func `a model loses what the host lacks and keeps its names`() throws {
         let supported = try HostKVM.result.get().supportedCPUID()
         let host = try #require(supported.first { $0.leaf == 1 })
@@ -347,11 +373,15 @@ struct KVMEngineTests {
         #expect(filtered[1].eax == 0x600 && filtered[1].ecx == host.ecx && filtered[1].edx == host.edx)
         #expect(CPUIDTable.filtered(model: model, supported: [])[2].ebx == 0)
         let third = CPUIDTable.table(filtered, vcpu: 3, usesKernelAPIC: false)
+        let features = CPUIDRow(leaf: 0x4000_0001, eax: .max, ebx: 0, ecx: 0, edx: 0)
+        #expect(CPUIDTable.table([features], vcpu: 0, usesKernelAPIC: false)[0].eax == 0x0100_000B)
         #expect(third[1].ebx >> 24 == 3 && third[1].ecx & (1 << 21) == 0 && third[1].ecx >> 31 == 1)
     }
 
     @Test func `what is no KVM is refused with a reason`() throws {
-        let error = try #require(throws: HostError.self) { _ = try KVMSystem(Descriptor.memory("no KVM", size: 1)) }
+        let error = try #require(throws: HostError.self) {
+            _ = try KVMSystem(Descriptor.memory("no KVM", size: 1))
+        }
         #expect(error.description.hasPrefix("this is not a KVM device"))
     }
 

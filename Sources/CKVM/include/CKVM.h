@@ -127,6 +127,9 @@ int ospite_kvm_irq_event(int vm, int event, uint32_t gsi, int resample, int remo
 int ospite_kvm_irq_line(int vm, uint32_t gsi, int level);
 int ospite_kvm_signal_msi(int vm, uint64_t address, uint32_t data);
 int ospite_kvm_set_routes(int vm, const struct ospite_kvm_route *routes, int count);
+/// The machine's kvmclock in nanoseconds.
+int ospite_kvm_get_clock(int vm, uint64_t *nanoseconds);
+int ospite_kvm_set_clock(int vm, uint64_t nanoseconds);
 /// The 512-byte state of a kernel chip: 0 and 1 the PICs, 2 the IOAPIC.
 int ospite_kvm_get_chip(int vm, uint32_t chip, void *state);
 int ospite_kvm_set_chip(int vm, uint32_t chip, const void *state);
