@@ -4,7 +4,8 @@
 ; descriptor SLOT, BASE, LIMIT, ACCESS, FLAGS
 %macro descriptor 5
     mov dword [gdt + %1], ((%2) & 0xFFFF) << 16 | (%3) & 0xFFFF
-    mov dword [gdt + %1 + 4], ((%2) >> 16 & 0xFF) | (%4) << 8 | ((%3) & 0xF0000) | (%5) << 20 | (%2) & 0xFF000000
+    mov dword [gdt + %1 + 4], ((%2) >> 16 & 0xFF) | (%4) << 8 | ((%3) & 0xF0000) | (%5) << 20
+    or dword [gdt + %1 + 4], (%2) & 0xFF000000
 %endmacro
 
 %macro load_es 1
