@@ -39,7 +39,7 @@ public protocol DiskImage: AnyObject, Sendable {
     var requestLimit: Int { get }
     /// Starts a request. `completion` is called exactly once with 0 or an errno value, on a thread of the
     /// image or, for what needs no waiting, on the caller's before this returns. Returns false, and does not
-    /// call it, when `requestLimit` requests are under way: the
+    /// call it, when `requestLimit` requests are under way: the device
     /// keeps the request and tries again after a completion.
     func submit(_ request: DiskRequest, completion: @escaping @Sendable (_ code: Int32) -> Void) -> Bool
     /// Returns when no request is under way and no completion runs. Not from a completion.
