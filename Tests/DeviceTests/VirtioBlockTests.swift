@@ -68,6 +68,20 @@ import Testing
         #expect(try rig.bench.memory.bytes(GuestAddress(target), count: 2048) == pattern)
     }
 
+    @Test func `neighbouring buffers become one, others do not`() throws {
+        let rig = try Rig()
+        let pieces: [Buffer] = [
+            .into(Self.data, 512), .into(Self.data + 512, 512), .into(Self.data + 2048, 512),
+        ]
+        #expect(rig.request(0, pieces) == 0)
+        #expect(rig.disk.lastBufferCount == 2)
+        #expect(rig.request(0, pieces.reversed()) == 0)
+        #expect(rig.disk.lastBufferCount == 3)
+        // The last bytes of low RAM and the first above 4 GiB.
+        #expect(rig.request(0, [.into(PCIBench.ramSize - 512, 512), .into(PCIBench.highRAM, 512)]) == 0)
+        #expect(rig.disk.lastBufferCount >= 1)
+    }
+
     @Test func `a read reports its length and marks the pages`() throws {
         let rig = try Rig()
         rig.writeHeader(0)

@@ -69,6 +69,14 @@ import Testing
             $0.describe(0, PCIHostBridge.ecamAddress, 16)
             $0.makeAvailable(0)
         },
+        Malformed("address in the device's own registers") {
+            $0.describe(0, $0.driver.common.address, 16, flags: 2)
+            $0.makeAvailable(0)
+        },
+        Malformed("indirect table in the device's own registers") {
+            $0.describe(0, $0.driver.common.address, 32, flags: 4)
+            $0.makeAvailable(0)
+        },
         Malformed("writable buffer in ROM") {
             $0.describe(0, PCIBench.rom, 16, flags: 2)
             $0.makeAvailable(0)

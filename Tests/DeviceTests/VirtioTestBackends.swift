@@ -12,6 +12,7 @@ final class MemoryDisk: BlockBackend {
         var operations: [BlockRequest.Operation] = []
         var isFailing = false
         var largestHeld = 0
+        var lastBufferCount = 0
     }
     private let state: Mutex<State>
     private let worker = DispatchQueue(label: "memory disk")
@@ -51,6 +52,8 @@ final class MemoryDisk: BlockBackend {
         return true
     }
 
+    /// Host buffers of the request performed last.
+    var lastBufferCount: Int { state.withLock { $0.lastBufferCount } }
     var heldCount: Int { state.withLock { $0.held.count } }
     var largestHeld: Int { state.withLock { $0.largestHeld } }
     var operations: [BlockRequest.Operation] { state.withLock { $0.operations } }
@@ -66,6 +69,7 @@ final class MemoryDisk: BlockBackend {
     private func perform(_ request: BlockRequest) -> Bool {
         state.withLock { state in
             guard !state.isFailing else { return false }
+            state.lastBufferCount = request.buffers.count
             if state.operations.count < 1000 { state.operations.append(request.operation) }
             let start = Int(request.sector) * 512
             let count = Int(request.sectorCount) * 512
