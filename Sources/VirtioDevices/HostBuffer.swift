@@ -20,7 +20,7 @@ internal import Virtio
     /// Makes this buffer cover `next` too, when that follows directly on the host: fewer I/O vectors.
     mutating func merge(_ next: HostBuffer) -> Bool {
         // SAFETY: only addresses are compared; both ranges were proved, and both are of the one memory.
-        guard unsafe next.memory === memory, unsafe base + count == next.base else { return false }
+        guard next.memory === memory, unsafe base + count == next.base else { return false }
         count += next.count
         return true
     }
