@@ -1,6 +1,7 @@
 internal import MachineSpec
 
-/// The description of a machine as a payload: the fields in the order of `write`, lists after a one-byte count.
+/// The description of a machine as a payload: the fields in the order of `write`, lists after a one-byte
+/// count.
 extension MachineSpec {
     func write(to writer: inout WireWriter) {
         writer.put(name.description)

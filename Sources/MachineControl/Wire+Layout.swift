@@ -2,7 +2,7 @@
 ///
 ///     le32 magic   le16 version   le16 kind   le32 length of the payload   payload
 ///
-/// Both ends come from one build of Ospite or from two neighbours of it; a peer of another version is refused.
+/// Both ends come from one build of Ospite or from neighbours of it; a peer of another version is refused.
 enum Wire {
     /// "OSPc" as a little-endian word.
     static let magic: UInt32 = 0x6350_534F

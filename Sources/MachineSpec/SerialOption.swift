@@ -21,7 +21,7 @@ public enum SerialOption: Equatable, Sendable {
         case ("unix", let path?) where !path.isEmpty:
             guard path.utf8.count <= Self.longestSocketPath else {
                 throw SpecError(
-                    "--serial unix: the path is longer than \(Self.longestSocketPath) bytes: use a shorter one."
+                    "--serial unix: the path is longer than \(Self.longestSocketPath) bytes: shorten it."
                 )
             }
             self = .unixSocket(path: path)

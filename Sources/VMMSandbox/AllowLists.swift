@@ -14,7 +14,7 @@ public enum ThreadClass: String, Sendable, CaseIterable {
 }
 
 extension ThreadClass {
-    /// The calls that this class may make. Nothing in any list opens a path, makes a socket or starts a program.
+    /// The calls that this class may make. No list opens a path, makes a socket or starts a program.
     public var rules: [FilterRule] {
         switch self {
         case .main: Self.everyThread + Self.transfer + Self.waiting + Self.virtualization + Self.construction

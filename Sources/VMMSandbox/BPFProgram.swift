@@ -1,4 +1,4 @@
-/// One instruction of the classic packet filter (linux/filter.h): what runs in the kernel for every system call.
+/// One instruction of the classic packet filter (linux/filter.h): it runs in the kernel for every call.
 public struct BPFInstruction: Sendable, Equatable {
     public var code: UInt16
     /// Instructions to skip when the comparison holds.
@@ -44,8 +44,8 @@ public struct BPFProgram: Sendable, Equatable {
     /// The kernel takes at most 4,096 instructions (BPF_MAXINSNS).
     public static let longest = 4_096
 
-    /// Tests the rules from the first to the last; the first that matches decides. A call that no rule matches
-    /// gets `otherwise`.
+    /// Tests the rules from the first to the last; the first that matches decides. A call that no rule
+    /// matches gets `otherwise`.
     public init(rules: [FilterRule], otherwise: UInt32, processID: UInt32) {
         emit(Code.loadWord, Offset.architecture)
         emit(Code.jumpIfEqual, Self.x8664, whenTrue: 1)

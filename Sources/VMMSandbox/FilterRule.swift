@@ -1,7 +1,7 @@
 /// One row of a list: a system call, under a condition or without, and what becomes of it.
 public struct FilterRule: Sendable, Equatable {
-    /// A test of one argument. Numbers count from 0. Only the low 32 bits are compared: the kernel ignores the
-    /// high ones of every argument that our lists test.
+    /// A test of one argument. Numbers count from 0. Only the low 32 bits are compared: the kernel ignores
+    /// the high ones of every argument that our lists test.
     public enum Condition: Sendable, Equatable {
         case always
         /// The low word of the argument is one of these.

@@ -11,8 +11,8 @@ struct QueueRegisters: Codable, Sendable, Equatable {
     var used: UInt64 = 0
 }
 
-/// One virtqueue of a device: its registers, and the ring while it is enabled. What the driver does wrong ends
-/// in DEVICE_NEEDS_RESET and an empty queue; a device sees well-formed chains only.
+/// One virtqueue of a device: its registers, and the ring while it is enabled. What the driver does wrong
+/// ends in DEVICE_NEEDS_RESET and an empty queue; a device sees well-formed chains only.
 ///
 /// A chain remembers the life of the queue that it came from, so that a completion that arrives after a
 /// reset changes nothing.
@@ -42,16 +42,18 @@ public final class VirtioQueue: Sendable {
     public let maximumSize: UInt16
     private let memory: GuestMemory
     private let signals: VirtioSignals
+    private let retry: QueueRetry
     private let state: Mutex<State>
     /// Requests to look at the queue; the thread that moves it from zero does the work of all.
     private let kicks = Atomic<UInt64>(0)
 
-    init(index: Int, maximumSize: UInt16, memory: GuestMemory, signals: VirtioSignals) {
+    init(index: Int, maximumSize: UInt16, memory: GuestMemory, signals: VirtioSignals, retry: QueueRetry) {
         precondition(maximumSize.nonzeroBitCount == 1, "a queue size is a power of two")
         self.index = index
         self.maximumSize = maximumSize
         self.memory = memory
         self.signals = signals
+        self.retry = retry
         state = Mutex(State(registers: QueueRegisters(size: maximumSize)))
     }
 
@@ -86,31 +88,54 @@ public final class VirtioQueue: Sendable {
     @discardableResult
     public func complete(_ chain: DescriptorChain, written: Int) -> Bool {
         var vector: UInt16?
-        let mustLook = attempt { state throws(QueueFault) in
-            guard chain.epoch == state.epoch, let wasFull = state.ring?.isFull else { return false }
+        attempt { state throws(QueueFault) -> Void in
+            guard chain.epoch == state.epoch else { return }
             try state.ring?.push(head: chain.head, written: UInt32(clamping: written))
             if !state.isBatching, try state.ring?.publish() == true { vector = state.registers.vector }
-            return wasFull
         }
+        let wasFull = retire(chain)
         if let vector { signals.interruptForQueue(vector: vector) }
-        return mustLook ?? false
+        return wasFull
     }
 
-    /// The driver broke the protocol of the device beyond an answer.
-    public func fail(_ fault: QueueFault) { attempt { _ throws(QueueFault) -> Void in throw fault } }
+    /// Also on a broken queue: a reset waits for the last chain in flight. Returns whether the queue was full
+    /// until now.
+    @discardableResult
+    private func retire(_ chain: DescriptorChain) -> Bool {
+        state.withLock { state in
+            guard chain.epoch == state.epoch, let wasFull = state.ring?.isFull else { return false }
+            state.ring?.retire()
+            return wasFull
+        }
+    }
+
+    /// The driver broke the protocol of the device beyond an answer to `chain`, which is given up.
+    public func fail(_ chain: DescriptorChain, _ fault: QueueFault) {
+        attempt { _ throws(QueueFault) -> Void in throw fault }
+        retire(chain)
+    }
 
     /// Hands every available chain to `handle`, with the driver's notifications suppressed and the used ring
     /// published once at the end. If another thread is already at it, that thread looks again instead, so
     /// `handle` never runs twice at a time for one queue. No lock is held while it runs. It ends early when
-    /// `condition` does not hold; the device calls again when it does.
+    /// `condition` does not hold; the device calls again when it does. A queue that does not run empty is
+    /// left after four times its size, and `notify` comes again from the timer thread.
     public func service(while condition: () -> Bool = { true }, _ handle: (DescriptorChain) -> Void) {
         guard kicks.wrappingAdd(1, ordering: .acquiringAndReleasing).oldValue == 0 else { return }
+        var budget = 4 * Int(maximumSize)
         while true {
             let seen = kicks.load(ordering: .acquiring)
             repeat {
                 begin()
-                while condition(), let chain = pop() { handle(chain) }
-            } while finish() && condition()
+                while budget > 0, condition(), let chain = pop() {
+                    handle(chain)
+                    budget -= 1
+                }
+            } while finish() && condition() && budget > 0
+            if budget == 0 {
+                kicks.store(0, ordering: .releasing)
+                return retry.schedule(index)
+            }
             if kicks.compareExchange(expected: seen, desired: 0, ordering: .acquiringAndReleasing).exchanged {
                 return
             }
@@ -205,7 +230,8 @@ public final class VirtioQueue: Sendable {
             descriptors: registers.descriptors, available: registers.available, used: registers.used,
             size: registers.size)
         return try SplitQueue(
-            memory, areas, eventIndex: eventIndex, indirect: indirect, nextAvailable: saved?.nextAvailable ?? 0,
+            memory, areas, eventIndex: eventIndex, indirect: indirect,
+            nextAvailable: saved?.nextAvailable ?? 0,
             nextUsed: saved?.nextUsed ?? 0, isNew: saved == nil)
     }
 

@@ -1,4 +1,5 @@
 internal import Glibc
+internal import LinuxHost
 internal import MachineSpec
 
 /// What the user asked for, read and checked as far as that is possible without opening a file.
@@ -55,7 +56,7 @@ struct MachineRequest {
     }
 
     /// Opens the files and names them in the description.
-    func open(into files: inout OpenedFiles, keyboard: Int32?) throws(RunFailure) -> MachineSpec {
+    func open(into files: inout OpenedFiles, keyboard: Descriptor?) throws(RunFailure) -> MachineSpec {
         var opened = spec
         if let kernel {
             let image = try files.addFile(kernel, option: "--kernel")

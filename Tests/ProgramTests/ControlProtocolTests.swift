@@ -132,9 +132,9 @@ import Testing
     @Test func `a socket carries whole frames and notices the end`() throws {
         var ends: [Int32] = [-1, -1]
         try #require(socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &ends) == 0)
-        let receiver = ControlSocket(owning: ends[1])
+        let receiver = ControlSocket(Descriptor(adopting: ends[1]))
         do {
-            let sender = ControlSocket(owning: ends[0])
+            let sender = ControlSocket(Descriptor(adopting: ends[0]))
             for report in Self.reports { try sender.send(report.frame) }
             for report in Self.reports {
                 #expect(try MachineReport(frame: try #require(try receiver.receive())) == report)

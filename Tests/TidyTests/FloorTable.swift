@@ -54,5 +54,4 @@ let unsafePlaces: [String] = [
     "Sources/ospite-vmm/",
     "Sources/ospite/HostCall.swift",
     "Sources/ospite/ChildProcess.swift",
-    "Sources/ospite/Terminal.swift",
 ]

@@ -59,8 +59,11 @@ private struct Blanker {
     mutating func run() { scanCode(untilParenthesis: false) }
 
     private func sees(_ text: StaticString) -> Bool {
-        let bytes = Array("\(text)".utf8)
-        return place + bytes.count <= source.count && Array(source[place..<place + bytes.count]) == bytes
+        guard place + text.utf8CodeUnitCount <= source.count else { return false }
+        for offset in 0..<text.utf8CodeUnitCount where source[place + offset] != text.utf8Start[offset] {
+            return false
+        }
+        return true
     }
 
     private mutating func keep(_ count: Int = 1) {
@@ -131,6 +134,11 @@ private struct Blanker {
         let ending = [UInt8](repeating: UInt8(ascii: "\""), count: quotes) + hashMarks
         let escape = [UInt8(ascii: "\\")] + hashMarks
         while place < source.count {
+            let isPlain = source[place] != ending[0] && source[place] != escape[0]
+            if isPlain, source[place] != UInt8(ascii: "\n") {
+                blank()
+                continue
+            }
             let rest = source[place...]
             if rest.starts(with: ending) {
                 blank(ending.count)
