@@ -26,7 +26,9 @@ public final class DescriptorBackend: CharacterBackend {
 
     /// Reads `input` on `loop` and writes to `output`; either may be missing. Makes the process ignore
     /// SIGPIPE, since a reader may go at any time.
-    public convenience init(input: Descriptor?, output: Descriptor?, loop: EventLoop, name: String = "serial-out")
+    public convenience init(
+        input: Descriptor?, output: Descriptor?, loop: EventLoop, name: String = "serial-out"
+    )
         throws(HostError)
     {
         try self.init(input: input, output: output, loop: loop, name: name, patience: OutputQueue.patience)
@@ -94,7 +96,9 @@ public final class DescriptorBackend: CharacterBackend {
     }
 
     public func receiverHasRoom() {
-        guard let loop, feed.isBlocked, !retryIsPosted.exchange(true, ordering: .acquiringAndReleasing) else { return }
+        guard let loop, feed.isBlocked, !retryIsPosted.exchange(true, ordering: .acquiringAndReleasing) else {
+            return
+        }
         let isPosted = loop.post {
             self.retryIsPosted.store(false, ordering: .releasing)
             if self.feed.retry() { self.setReading(true) }

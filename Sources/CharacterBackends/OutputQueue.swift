@@ -87,7 +87,9 @@ final class OutputQueue: Sendable {
     func peek(limit: Int) -> [UInt8] {
         state.withLock { state in
             let count = min(limit, state.waitingCount)
-            return (0..<UInt64(count)).map { state.storage[Int((state.cursor + $0) % UInt64(state.storage.count))] }
+            return (0..<UInt64(count)).map {
+                state.storage[Int((state.cursor + $0) % UInt64(state.storage.count))]
+            }
         }
     }
 

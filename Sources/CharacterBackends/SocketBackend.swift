@@ -45,7 +45,9 @@ public final class SocketBackend: CharacterBackend {
 
     public func write(_ bytes: [UInt8]) { queue.append(bytes) { postFlush() } }
 
-    public func start(_ receiver: @escaping @Sendable (ArraySlice<UInt8>) -> Int) { feed.setReceiver(receiver) }
+    public func start(_ receiver: @escaping @Sendable (ArraySlice<UInt8>) -> Int) {
+        feed.setReceiver(receiver)
+    }
 
     public func receiverHasRoom() {
         guard feed.isBlocked, !retryIsPosted.exchange(true, ordering: .acquiringAndReleasing) else { return }

@@ -15,7 +15,9 @@ public final class Descriptor: Sendable {
     deinit { _ = close(number) }
 
     /// Opens `path` with close-on-exec; `flags` are O_RDONLY, O_RDWR and friends.
-    public static func open(_ path: String, flags: Int32, mode: UInt32 = 0o600) throws(HostError) -> Descriptor {
+    public static func open(_ path: String, flags: Int32, mode: UInt32 = 0o600) throws(HostError)
+        -> Descriptor
+    {
         let number = try retrying("opening \(path)") {
             // SAFETY: the string lives for the call.
             unsafe Int(ospite_open(path, flags | O_CLOEXEC, mode))
@@ -25,7 +27,9 @@ public final class Descriptor: Sendable {
 
     /// A second descriptor of the same open file, with close-on-exec.
     public func duplicate() throws(HostError) -> Descriptor {
-        let number = try retrying("duplicating a descriptor") { Int(ospite_fcntl(self.number, F_DUPFD_CLOEXEC, 0)) }
+        let number = try retrying("duplicating a descriptor") {
+            Int(ospite_fcntl(self.number, F_DUPFD_CLOEXEC, 0))
+        }
         return Descriptor(adopting: Int32(number))
     }
 
@@ -54,7 +58,8 @@ public final class Descriptor: Sendable {
         guard result == 0 else { throw .last("looking at an open file") }
         return FileFacts(
             size: size, kind: kind == 0 ? .regular : kind == 1 ? .blockDevice : .other,
-            isReadable: access != O_WRONLY, isWritable: access != O_RDONLY)
+            isReadable: access & O_ACCMODE != O_WRONLY, isWritable: access & O_ACCMODE != O_RDONLY,
+            bypassesCache: access & ~O_ACCMODE != 0)
     }
 
     /// Locks the whole file for this open file description (fcntl OFD locks), without waiting. The lock goes
@@ -81,6 +86,8 @@ public struct FileFacts: Equatable, Sendable {
     public let kind: Kind
     public let isReadable: Bool
     public let isWritable: Bool
+    /// Opened with O_DIRECT.
+    public let bypassesCache: Bool
 }
 
 /// Repeats a system call that a signal interrupted; any other failure throws with the reason.

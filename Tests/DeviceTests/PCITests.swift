@@ -37,7 +37,9 @@ import Testing
         bench.portBus.write(port: 0xCF8, width: .dword, value: 0)
         #expect(bench.portBus.read(port: 0xCFC, width: .dword) == ~0)
         #expect(bench.mmio.read(PCIHostBridge.ecamAddress + (1 << 20), width: .dword) == 0xFFFF_FFFF)
-        #expect(bench.mmio.read(PCIHostBridge.ecamAddress + PCIHostBridge.ecamSize - 4, width: .dword) == 0xFFFF_FFFF)
+        #expect(
+            bench.mmio.read(PCIHostBridge.ecamAddress + PCIHostBridge.ecamSize - 4, width: .dword)
+                == 0xFFFF_FFFF)
     }
 
     @Test func `the address register takes whole dwords only`() {
@@ -100,13 +102,17 @@ import Testing
         #expect(registers.lastWrite == .init(bar: 0, offset: 4, width: .byte, value: 0x5A))
     }
 
-    @Test(arguments: [
-        0, 0xFFFF_FFFF_FFFF_FFFF, 0x10_0000, 0xFEE0_0000, 0xFEC0_0000, 0xE000_0000, 0xFFFF_0000, 0x1_0000_0000,
-        0x7FFF_FFFF_FFF0_0000, 0xFFFF_FFFF,
-    ] as [UInt64])
+    @Test(
+        arguments: [
+            0, 0xFFFF_FFFF_FFFF_FFFF, 0x10_0000, 0xFEE0_0000, 0xFEC0_0000, 0xE000_0000, 0xFFFF_0000,
+            0x1_0000_0000,
+            0x7FFF_FFFF_FFF0_0000, 0xFFFF_FFFF,
+        ] as [UInt64])
     func `a BAR survives any address and comes back from it`(address: UInt64) throws {
         bench.writeConfig(Self.slot, 0x04, 7, .word)
-        for bar in [0, 1] { bench.writeConfig(Self.slot, 0x10 + 4 * bar, UInt32(truncatingIfNeeded: address)) }
+        for bar in [0, 1] {
+            bench.writeConfig(Self.slot, 0x10 + 4 * bar, UInt32(truncatingIfNeeded: address))
+        }
         bench.writeConfig(Self.slot, 0x18, UInt32(truncatingIfNeeded: address))
         bench.writeConfig(Self.slot, 0x1C, UInt32(address >> 32))
         for width in AccessWidth.allCases {
@@ -152,14 +158,16 @@ import Testing
         #expect(function.decodedAddress(ofBAR: 2) == 0x80_0000_0000)
         #expect(function.readConfig(offset: 0x3C, count: 1) == 19)
         #expect(throws: PCIResourceError.self) {
-            try bench.bridge.assignResources(memoryWindow: 0xC000_0000..<0xC000_1000, ioWindow: 0xC000..<0xC100)
+            try bench.bridge.assignResources(
+                memoryWindow: 0xC000_0000..<0xC000_1000, ioWindow: 0xC000..<0xC100)
         }
     }
 
     @Test func `several functions in a slot are announced`() {
         #expect(bench.readConfig(Self.slot, 0x0C) >> 16 & 0x80 == 0)
         let second = PCIFunction(
-            .bench, interrupts: PCIInterrupts(vectors: 1, target: bench.interrupts), handler: BenchRegisters())
+            .bench, interrupts: PCIInterrupts(vectors: 1, target: bench.interrupts), handler: BenchRegisters()
+        )
         bench.bridge.insert(second, slot: Self.slot, function: 2)
         #expect(bench.readConfig(Self.slot, 0x0C) >> 16 & 0x80 == 0x80)
         #expect(bench.readConfig(Self.slot, 0, function: 2) == 0x5678_1234)
@@ -321,13 +329,30 @@ import Testing
             let width = AccessWidth.allCases.randomElement(using: &random)!
             let value = Bool.random(using: &random) ? random.next() : ~0
             switch UInt8.random(in: 0..<6, using: &random) {
-            case 0: bench.portBus.write(port: 0xCF8, width: .dword, value: UInt32.random(in: 0...0x20FF, using: &random) | 0x8000_0000)
-            case 1: bench.portBus.write(port: .random(in: 0xCF8...0xCFF, using: &random), width: width == .qword ? .byte : width, value: UInt32(truncatingIfNeeded: value))
-            case 2: bench.mmio.write(PCIBench.ecam(Self.slot, .random(in: 0...255, using: &random)), width: width, value: value)
-            case 3: _ = bench.mmio.read(PCIBench.ecam(.random(in: 0..<5, using: &random), .random(in: 0...4095, using: &random)), width: width)
-            case 4: bench.mmio.write((function.decodedAddress(ofBAR: 1) ?? 0) &+ .random(in: 0...0x3FFF, using: &random), width: width, value: value)
+            case 0:
+                bench.portBus.write(
+                    port: 0xCF8, width: .dword,
+                    value: UInt32.random(in: 0...0x20FF, using: &random) | 0x8000_0000)
+            case 1:
+                bench.portBus.write(
+                    port: .random(in: 0xCF8...0xCFF, using: &random), width: width == .qword ? .byte : width,
+                    value: UInt32(truncatingIfNeeded: value))
+            case 2:
+                bench.mmio.write(
+                    PCIBench.ecam(Self.slot, .random(in: 0...255, using: &random)), width: width, value: value
+                )
+            case 3:
+                _ = bench.mmio.read(
+                    PCIBench.ecam(.random(in: 0..<5, using: &random), .random(in: 0...4095, using: &random)),
+                    width: width)
+            case 4:
+                bench.mmio.write(
+                    (function.decodedAddress(ofBAR: 1) ?? 0) &+ .random(in: 0...0x3FFF, using: &random),
+                    width: width, value: value)
             default:
-                _ = bench.mmio.read((function.decodedAddress(ofBAR: 2) ?? 0) &+ .random(in: 0...0xF_FFFF, using: &random), width: width)
+                _ = bench.mmio.read(
+                    (function.decodedAddress(ofBAR: 2) ?? 0) &+ .random(in: 0...0xF_FFFF, using: &random),
+                    width: width)
                 interrupts.signal(vector: Int(value & 7))
             }
         }

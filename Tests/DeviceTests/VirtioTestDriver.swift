@@ -38,7 +38,8 @@ final class VirtioTestDriver {
         let bar = Int(bench.readConfig(slot, at + 4, .byte))
         let base = UInt64(bench.readConfig(slot, 0x10 + 4 * bar) & ~0xF)
         let region = Region(
-            address: base + UInt64(bench.readConfig(slot, at + 8)), length: UInt64(bench.readConfig(slot, at + 12)))
+            address: base + UInt64(bench.readConfig(slot, at + 8)),
+            length: UInt64(bench.readConfig(slot, at + 12)))
         switch bench.readConfig(slot, at + 3, .byte) {
         case 1: common = region
         case 2:
@@ -170,7 +171,10 @@ final class VirtioTestQueue {
         try! memory.load(type, at: GuestAddress(address))
     }
 
-    func describe(_ slot: UInt16, _ address: UInt64, _ length: UInt32, flags: UInt16 = 0, next: UInt16 = 0, table: UInt64? = nil) {
+    func describe(
+        _ slot: UInt16, _ address: UInt64, _ length: UInt32, flags: UInt16 = 0, next: UInt16 = 0,
+        table: UInt64? = nil
+    ) {
         let at = (table ?? descriptors) + 16 * UInt64(slot)
         store(address, at)
         store(length, at + 8)
@@ -186,7 +190,8 @@ final class VirtioTestQueue {
 
     func kick() {
         driver.bench.mmio.write(
-            driver.notify.address + UInt64(index) * driver.notifyMultiplier, width: .word, value: UInt64(index))
+            driver.notify.address + UInt64(index) * driver.notifyMultiplier, width: .word,
+            value: UInt64(index))
     }
 
     /// Makes a chain available without a kick; returns its head.

@@ -43,7 +43,9 @@ extension Descriptor {
         let backend = try DescriptorBackend(file: writer)
         let text = (0..<200_000).map { UInt8(truncatingIfNeeded: $0 &* 7) }
         let thread = try HostThread(name: "guest") {
-            for start in stride(from: 0, to: text.count, by: 1000) { backend.write(Array(text[start..<start + 1000])) }
+            for start in stride(from: 0, to: text.count, by: 1000) {
+                backend.write(Array(text[start..<start + 1000]))
+            }
         }
         #expect(try reader.readExactly(text.count) == text)
         thread.join()
@@ -63,7 +65,11 @@ extension Descriptor {
         var received = 0
         var buffer = [UInt8](repeating: 0, count: 65536)
         while received < 1_000_000 - Int(backend.droppedBytes) {
-            if case .moved(let count) = try reader.read(into: &buffer) { received += count } else { sched_yield() }
+            if case .moved(let count) = try reader.read(into: &buffer) {
+                received += count
+            } else {
+                sched_yield()
+            }
         }
         let dropped = backend.droppedBytes
         backend.write([1, 2, 3])
