@@ -25,7 +25,8 @@ public final class APICBus: MSITarget {
     /// Messages before that are lost.
     public func connect(_ apics: [LocalAPIC]) {
         precondition(apics.count <= Self.largestCount, "more local APICs than 8-bit identifiers")
-        precondition(apics.enumerated().allSatisfy { $0.offset == Int($0.element.id) }, "identifier is not index")
+        precondition(
+            apics.enumerated().allSatisfy { $0.offset == Int($0.element.id) }, "identifier is not index")
         _ = table.storeIfNil(Table(apics.map { Entry(apic: $0) }))
     }
 
@@ -49,7 +50,8 @@ public final class APICBus: MSITarget {
         send(
             InterruptMessage(
                 vector: UInt8(truncatingIfNeeded: message.data), mode: mode, isLevel: isLevel,
-                destination: destination, isLogical: isLogical, isBroadcast: destination == 0xFF && !isLogical))
+                destination: destination, isLogical: isLogical, isBroadcast: destination == 0xFF && !isLogical
+            ))
     }
 
     /// Sends `message`; `source` is the index of the local APIC that sends it, for the shorthands.

@@ -203,7 +203,8 @@ public final class HPET: MemoryMappedDevice {
     }
 
     /// Stores the bits of `mask` in the 64-bit register at `offset`.
-    private func write(_ state: inout State, _ offset: UInt64, _ bits: UInt64, _ mask: UInt64, _ now: UInt64) {
+    private func write(_ state: inout State, _ offset: UInt64, _ bits: UInt64, _ mask: UInt64, _ now: UInt64)
+    {
         switch offset {
         case Register.configuration:
             guard mask & 3 != 0 else { return }

@@ -179,7 +179,8 @@ public final class I8042: PortDevice {
         state.withLock { state in
             Saved(
                 memory: (0..<32).map { state.memory[$0] }, output: state.output, isFull: state.isFull,
-                isAuxiliary: state.isAuxiliary, timedOut: state.timedOut, lastWasCommand: state.lastWasCommand,
+                isAuxiliary: state.isAuxiliary, timedOut: state.timedOut,
+                lastWasCommand: state.lastWasCommand,
                 pendingCommand: state.pendingCommand, outputPort: state.outputPort)
         }
     }

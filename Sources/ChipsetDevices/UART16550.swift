@@ -222,7 +222,8 @@ public final class UART16550: PortDevice {
         try check(saved.modemControl & ~UARTModemControl.writable == 0, "modem control")
         let capacity = saved.fifoControl & 1 != 0 ? UARTState.fifoSize : 1
         try check(
-            saved.received.count <= capacity && saved.received.count == saved.receivedErrors.count, "the FIFO")
+            saved.received.count <= capacity && saved.received.count == saved.receivedErrors.count, "the FIFO"
+        )
         try check(saved.receivedErrors.allSatisfy { $0 & ~UARTLineStatus.errors == 0 }, "error bits")
         try check(!saved.received.isEmpty || (saved.timeoutAt == nil && !saved.timedOut), "the timeout")
         locked { state, _ in

@@ -115,9 +115,10 @@ extension LocalAPIC {
         #expect(apic.pendingVector() == 0x5F)
     }
 
-    @Test(arguments: [
-        (0x4_0041, [0]), (0x8_0041, [0, 1, 2, 3]), (0xC_0041, [1, 2, 3]),
-    ] as [(UInt32, [Int])])
+    @Test(
+        arguments: [
+            (0x4_0041, [0]), (0x8_0041, [0, 1, 2, 3]), (0xC_0041, [1, 2, 3]),
+        ] as [(UInt32, [Int])])
     func `shorthands choose their processors`(command: UInt32, expected: [Int]) {
         let setup = APICBench()
         setup.apics[0].command(command, to: 2)
@@ -142,9 +143,10 @@ extension LocalAPIC {
         #expect(setup.pending(0x41) == expected)
     }
 
-    @Test(arguments: [
-        (0x13, [0, 1]), (0x12, [1]), (0x21, [2]), (0x23, [2, 3]), (0x31, []), (0xF1, [0, 2]),
-    ] as [(UInt32, [Int])])
+    @Test(
+        arguments: [
+            (0x13, [0, 1]), (0x12, [1]), (0x21, [2]), (0x23, [2, 3]), (0x31, []), (0xF1, [0, 2]),
+        ] as [(UInt32, [Int])])
     func `cluster logical destinations are a cluster and bits`(destination: UInt32, expected: [Int]) {
         let setup = APICBench()
         for (index, apic) in setup.apics.enumerated() {
@@ -281,12 +283,16 @@ extension LocalAPIC {
         #expect(apic.pendingVector() == nil)
     }
 
-    @Test(arguments: [
-        (0xFEE0_0900, 0xFEE0_0D00, true), (0xFEE0_0900, 0xFEE0_0500, false), (0xFEE0_0900, 0xFEE0_0100, true),
-        (0xFEE0_0D00, 0xFEE0_0900, false), (0xFEE0_0D00, 0xFEE0_0100, true), (0xFEE0_0100, 0xFEE0_0D00, false),
-        (0xFEE0_0100, 0xFEE0_0900, true), (0xFEE0_0900, 0xFEE0_0901, false), (0xFEE0_0900, 0xFEE0_0B00, false),
-        (0xFEE0_0900, 1 << 46 | 0x900, false), (0xFEE0_0900, 0x1_0000_0900, true),
-    ] as [(UInt64, UInt64, Bool)])
+    @Test(
+        arguments: [
+            (0xFEE0_0900, 0xFEE0_0D00, true), (0xFEE0_0900, 0xFEE0_0500, false),
+            (0xFEE0_0900, 0xFEE0_0100, true),
+            (0xFEE0_0D00, 0xFEE0_0900, false), (0xFEE0_0D00, 0xFEE0_0100, true),
+            (0xFEE0_0100, 0xFEE0_0D00, false),
+            (0xFEE0_0100, 0xFEE0_0900, true), (0xFEE0_0900, 0xFEE0_0901, false),
+            (0xFEE0_0900, 0xFEE0_0B00, false),
+            (0xFEE0_0900, 1 << 46 | 0x900, false), (0xFEE0_0900, 0x1_0000_0900, true),
+        ] as [(UInt64, UInt64, Bool)])
     func `the base register allows the architecture's transitions`(from: UInt64, to: UInt64, allowed: Bool) {
         let setup = APICBench(count: 1)
         let apic = setup.apics[0]
@@ -307,13 +313,18 @@ extension LocalAPIC {
         #expect(apic.readMSR(0x80F) == 0x1FF)
     }
 
-    @Test(arguments: [
-        (0x802, 0), (0x803, 0), (0x80A, 0), (0x80D, 1), (0x80E, 0), (0x808, 0x100), (0x80B, 1), (0x80F, 0x2000),
-        (0x810, 0), (0x828, 1), (0x829, 0), (0x82F, 0x10000), (0x830, 1 << 13), (0x830, 1 << 20), (0x831, 0),
-        (0x832, 1 << 19), (0x837, 0x700), (0x838, 1 << 32), (0x839, 0), (0x83E, 4), (0x83F, 0x100), (0x840, 0),
-        (0x8FF, 0), (0x7FF, 0), (0x900, 0),
-    ] as [(UInt32, UInt64)])
-    func `reserved x2APIC registers and bits raise a general protection fault`(number: UInt32, value: UInt64) {
+    @Test(
+        arguments: [
+            (0x802, 0), (0x803, 0), (0x80A, 0), (0x80D, 1), (0x80E, 0), (0x808, 0x100), (0x80B, 1),
+            (0x80F, 0x2000),
+            (0x810, 0), (0x828, 1), (0x829, 0), (0x82F, 0x10000), (0x830, 1 << 13), (0x830, 1 << 20),
+            (0x831, 0),
+            (0x832, 1 << 19), (0x837, 0x700), (0x838, 1 << 32), (0x839, 0), (0x83E, 4), (0x83F, 0x100),
+            (0x840, 0),
+            (0x8FF, 0), (0x7FF, 0), (0x900, 0),
+        ] as [(UInt32, UInt64)])
+    func `reserved x2APIC registers and bits raise a general protection fault`(number: UInt32, value: UInt64)
+    {
         let setup = APICBench(count: 1)
         setup.enterX2APIC()
         #expect(!setup.apics[0].writeMSR(number, value))
@@ -373,8 +384,9 @@ extension LocalAPIC {
         return (setup, setup.apics[0])
     }
 
-    @Test(arguments: [(0xB, 1), (0x0, 2), (0x1, 4), (0x2, 8), (0x3, 16), (0x8, 32), (0x9, 64), (0xA, 128)]
-        as [(UInt32, UInt64)])
+    @Test(
+        arguments: [(0xB, 1), (0x0, 2), (0x1, 4), (0x2, 8), (0x3, 16), (0x8, 32), (0x9, 64), (0xA, 128)]
+            as [(UInt32, UInt64)])
     func `the divide configuration slows the count`(code: UInt32, divisor: UInt64) {
         let (setup, apic) = makeTimer(0xEC, divide: code)
         apic.set(0x380, 1000)

@@ -81,10 +81,11 @@ import Testing
         #expect(bench.lines.rises(0) == 2)
     }
 
-    @Test(arguments: [
-        (0x30, 1000, 300, 700), (0x34, 1000, 300, 700), (0x34, 1000, 1300, 700), (0x36, 1000, 300, 400),
-        (0x36, 1000, 600, 800), (0x38, 1000, 1001, 0xFFFF), (0x30, 1000, 1002, 0xFFFE),
-    ] as [(UInt8, UInt16, UInt64, UInt16)])
+    @Test(
+        arguments: [
+            (0x30, 1000, 300, 700), (0x34, 1000, 300, 700), (0x34, 1000, 1300, 700), (0x36, 1000, 300, 400),
+            (0x36, 1000, 600, 800), (0x38, 1000, 1001, 0xFFFF), (0x30, 1000, 1002, 0xFFFE),
+        ] as [(UInt8, UInt16, UInt64, UInt16)])
     func `a latched count says how far the counter came`(
         control: UInt8, count: UInt16, tick: UInt64, expected: UInt16
     ) {

@@ -144,7 +144,9 @@ import Testing
         #expect(bench.events.all == [.panicked(1), .panicked(2)])
     }
 
-    @Test(arguments: [(AccessWidth.byte, 0x44), (.word, 0x3344), (.dword, 0x1122_3344)] as [(AccessWidth, UInt32)])
+    @Test(
+        arguments: [(AccessWidth.byte, 0x44), (.word, 0x3344), (.dword, 0x1122_3344)]
+            as [(AccessWidth, UInt32)])
     func `debug exit reports what its width moves`(width: AccessWidth, value: UInt32) {
         let device = DebugExit(bench.context)
         device.write(port: 0xF4, width: width, value: 0x1122_3344)

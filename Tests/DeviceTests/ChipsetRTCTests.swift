@@ -22,15 +22,19 @@ import Testing
     private func time(_ rtc: RTC) -> [UInt8] { [0x32, 9, 8, 7, 6, 4, 2, 0].map { get(rtc, $0) } }
     private func wait(_ seconds: UInt64) { bench.clock.advance(by: seconds * 1_000_000_000) }
 
-    @Test(arguments: [
-        (0, 1970, 1, 1, 0, 0, 0, 4), (951_782_400, 2000, 2, 29, 0, 0, 0, 2), (4_107_542_399, 2100, 2, 28, 23, 59, 59, 0),
-        (4_107_542_400, 2100, 3, 1, 0, 0, 0, 1), (-1, 1969, 12, 31, 23, 59, 59, 3), (1_767_225_600, 2026, 1, 1, 0, 0, 0, 4),
-    ] as [(Int64, Int, Int, Int, Int, Int, Int, Int)])
+    @Test(
+        arguments: [
+            (0, 1970, 1, 1, 0, 0, 0, 4), (951_782_400, 2000, 2, 29, 0, 0, 0, 2),
+            (4_107_542_399, 2100, 2, 28, 23, 59, 59, 0),
+            (4_107_542_400, 2100, 3, 1, 0, 0, 0, 1), (-1, 1969, 12, 31, 23, 59, 59, 3),
+            (1_767_225_600, 2026, 1, 1, 0, 0, 0, 4),
+        ] as [(Int64, Int, Int, Int, Int, Int, Int, Int)])
     func `civil time follows the calendar`(
         seconds: Int64, year: Int, month: Int, day: Int, hour: Int, minute: Int, second: Int, weekday: Int
     ) {
         let time = CivilTime(secondsSinceEpoch: seconds)
-        #expect(time == CivilTime(year: year, month: month, day: day, hour: hour, minute: minute, second: second))
+        #expect(
+            time == CivilTime(year: year, month: month, day: day, hour: hour, minute: minute, second: second))
         #expect(time.secondsSinceEpoch == seconds)
         #expect(time.weekday == weekday)
     }
@@ -57,7 +61,9 @@ import Testing
         #expect(time(rtc) == [20, 26, 1, 1, 5, 13, 45, 59])
     }
 
-    @Test(arguments: [(0, 0x12), (1, 0x01), (11, 0x11), (12, 0x92), (13, 0x81), (23, 0x91)] as [(UInt64, UInt8)])
+    @Test(
+        arguments: [(0, 0x12), (1, 0x01), (11, 0x11), (12, 0x92), (13, 0x81), (23, 0x91)] as [(UInt64, UInt8)]
+    )
     func `twelve-hour mode has no hour zero`(hour: UInt64, expected: UInt8) {
         let rtc = makeRTC()
         set(rtc, 0x0B, 0x00)
@@ -71,7 +77,9 @@ import Testing
         set(rtc, 0x0B, get(rtc, 0x0B) | 0x80)
         let a = get(rtc, 0x0A)
         set(rtc, 0x0A, a | 0x70)
-        for (index, value) in [(9, 0x31), (8, 0x12), (7, 0x31), (6, 0x04), (4, 0x23), (2, 0x59), (0, 0x58), (0x32, 0x19)]
+        for (index, value) in [
+            (9, 0x31), (8, 0x12), (7, 0x31), (6, 0x04), (4, 0x23), (2, 0x59), (0, 0x58), (0x32, 0x19),
+        ]
             as [(UInt8, UInt8)]
         { set(rtc, index, value) }
         wait(5)
@@ -132,8 +140,9 @@ import Testing
         #expect(bench.lines.rises(8) == 2)
     }
 
-    @Test(arguments: [(3, 122_071), (6, 976_563), (15, 500_000_001), (1, 3_906_251), (2, 7_812_501)]
-        as [(UInt8, UInt64)])
+    @Test(
+        arguments: [(3, 122_071), (6, 976_563), (15, 500_000_001), (1, 3_906_251), (2, 7_812_501)]
+            as [(UInt8, UInt64)])
     func `periodic interrupts follow the rate`(rate: UInt8, nanoseconds: UInt64) {
         let rtc = makeRTC()
         set(rtc, 0x0A, 0x20 | rate)
@@ -149,8 +158,9 @@ import Testing
         #expect(!bench.lines.isHigh(8))
     }
 
-    @Test(arguments: [(0x00, 0x01, 0x00, 60), (0x30, 0xFF, 0xC0, 30), (0x05, 0x00, 0x02, 7205)]
-        as [(UInt8, UInt8, UInt8, UInt64)])
+    @Test(
+        arguments: [(0x00, 0x01, 0x00, 60), (0x30, 0xFF, 0xC0, 30), (0x05, 0x00, 0x02, 7205)]
+            as [(UInt8, UInt8, UInt8, UInt64)])
     func `an alarm comes at its time`(second: UInt8, minute: UInt8, hour: UInt8, after: UInt64) {
         let rtc = makeRTC()
         set(rtc, 1, second)
@@ -218,7 +228,8 @@ import Testing
     @Test func `saved fields out of range are refused`() {
         let rtc = makeRTC()
         for change: (inout RTC.Saved) -> Void in [
-            { $0.cmos.removeLast() }, { $0.index = 128 }, { $0.offsetSeconds = .max }, { $0.offsetSeconds = .min },
+            { $0.cmos.removeLast() }, { $0.index = 128 }, { $0.offsetSeconds = .max },
+            { $0.offsetSeconds = .min },
             { $0.phase = 1_000_000_000 }, { $0.weekdayOffset = 7 }, { $0.flags = 1 }, { $0.frozen = true },
             { $0.servicedPeriod = .max }, { $0.servicedSecond = .min },
         ] {

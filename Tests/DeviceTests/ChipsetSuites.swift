@@ -20,7 +20,11 @@ import Testing
                 var seen = pair.subject.poke(&random).map { "\($0)" }
                 if random.chance(2) {
                     let time = random.step()
-                    if random.chance(8) { pair.bench.clock.jump(by: time) } else { pair.bench.clock.advance(by: time) }
+                    if random.chance(8) {
+                        pair.bench.clock.jump(by: time)
+                    } else {
+                        pair.bench.clock.advance(by: time)
+                    }
                 }
                 seen += pair.bench.takeOutputs()
                 observations.append(seen)

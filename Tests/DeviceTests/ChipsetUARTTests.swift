@@ -219,8 +219,13 @@ import Testing
         let uart = makeUART()
         for change: (inout UART16550.Saved) -> Void in [
             { $0.interruptEnable = 0x10 }, { $0.fifoControl = 0x08 }, { $0.modemControl = 0x20 },
-            { $0.received = [UInt8](repeating: 0, count: 17); $0.receivedErrors = $0.received },
-            { $0.received = [1] }, { $0.received = [1]; $0.receivedErrors = [0x80] }, { $0.timedOut = true },
+            {
+                $0.received = [UInt8](repeating: 0, count: 17); $0.receivedErrors = $0.received
+            },
+            { $0.received = [1] },
+            {
+                $0.received = [1]; $0.receivedErrors = [0x80]
+            }, { $0.timedOut = true },
             { $0.modemDeltas = 0x80 }, { $0.fifoControl = 0xC0 },
         ] {
             var saved = uart.save()
