@@ -20,7 +20,8 @@ public final class PIT8254: PortDevice {
 
     /// 1.193182 MHz: a third of the NTSC colour burst.
     private static let rate = TickRate(frequency: 1_193_182)
-    /// Periodic interrupts come no faster than this; faster ones coalesce, so that a guest cannot flood its host.
+    /// Periodic interrupts come no faster than this, in nanoseconds; faster ones coalesce, so that a guest
+    /// cannot flood its host.
     static let shortestInterval: UInt64 = 10_000
     /// Port 61h bit 4 toggles with each DRAM refresh.
     private static let refreshInterval: UInt64 = 15_085
