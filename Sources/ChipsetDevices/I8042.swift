@@ -1,7 +1,7 @@
 public import DeviceModel
 import Synchronization
 
-/// The 8042 keyboard controller of the PC/AT at ports 60h and 64h, with two connectors and nothing plugged in.
+/// The 8042 keyboard controller of the PC/AT at ports 60h and 64h, with two connectors and nothing in them.
 /// A byte for a device that is not there ends as on the AT: FEh in the output buffer with the time-out bit.
 ///
 /// Confinement: any thread.
