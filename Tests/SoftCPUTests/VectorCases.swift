@@ -75,7 +75,10 @@ struct VectorRowCases {
         var shape = Shape(
             isVEX: isVEX, map: map, opcode: opcode, prefix: prefix, wide: bits & 1 != 0, long: bits & 2 != 0,
             modRM: modRM, regIsFixed: true, rmIsFixed: true, usesVVVV: false, hasVectorIndex: modRM == 0x44, lastBytes: 0)
-        guard let instruction = decode(bytes(shape, reg: 0, rm: 0, vvvv: 0, last: 0)), rows[instruction.row] != nil
+        // The registers of a gather must differ.
+        var probe = shape
+        probe.usesVVVV = shape.hasVectorIndex
+        guard let instruction = decode(bytes(probe, reg: 0, rm: 1, vvvv: 2, last: 0)), rows[instruction.row] != nil
         else { return }
         let isX87 = instruction.attributes.contains(.x87)
         let sources = VectorLowering.sources(InstructionRow(index: instruction.row))

@@ -66,11 +66,12 @@ final class VectorMachine {
     func execute(_ instruction: Instruction, at address: UInt64, by handler: Handler? = nil) -> Fault? {
         UnsafeMutablePointer<Instruction>(bitPattern: instructionAddress)!.initialize(to: instruction)
         var op = MicroOp(handler: VectorBodies.planned)
+        op.length = instruction.length
+        _ = Lowering.lower(instruction, Lowering.Context(is64Bit: cpu.is64Bit, isLinkable: false, pageOffset: 0), into: &op)
         op.immediate =
             instruction.attributes.isDisjoint(with: VectorLowering.attributes)
             ? 0 : VectorLowering.prepare(instruction, cpu: cpu)
         op.instruction = instructionAddress
-        op.length = instruction.length
         UnsafeMutablePointer<MicroOp>(bitPattern: opAddress)!.initialize(to: op)
         cpu.setRegister(UInt16(Register.blockRIP * 8), address)
         let body = handler ?? VectorBodies.table.first { $0.0 == instruction.mnemonic }!.1

@@ -44,7 +44,7 @@ import X86Architecture
         print("seed \(seed): \(total) cases, \(faults) faults, \(failedRows.count) rows differ")
         for failure in failures.prefix(60) { print(failure) }
         #expect(failures.isEmpty)
-        #expect(faults > 1000)
+        #expect(faults > 500)
     }
 
     /// The registered body; for plain Swift bodies also the thunk.
@@ -123,7 +123,11 @@ import X86Architecture
         if fault == nil, (ours.flags ^ theirs.flags) & flagMask != 0 {
             return "flags \(String(ours.flags, radix: 16)) against \(String(theirs.flags & flagMask, radix: 16))"
         }
-        var ranges = [0..<6, 24..<28, 32..<160]
+        var ranges = [0..<6, 32..<160]
+        let ourMXCSR = mxcsr(ours), theirMXCSR = mxcsr(theirs)
+        if (ourMXCSR ^ theirMXCSR) & ~knownMXCSRDifferences(i, theirMXCSR, isFault: fault != nil) != 0 {
+            return "MXCSR \(String(ourMXCSR, radix: 16)) against \(String(theirMXCSR, radix: 16))"
+        }
         // Pointers show while an exception is pending. FLDENV and FRSTOR load them in ways of their own.
         if theirs.legacy[2] & 0x80 != 0, ![.fldenv, .frstor, .fldcw].contains(i.mnemonic) {
             ranges.append(6..<(i.hasMemoryOperand ? 24 : 16))
@@ -133,6 +137,16 @@ import X86Architecture
                 + " from \(hex(Array(test.state.legacy[0..<8])))"
         }
         return nil
+    }
+
+    private func mxcsr(_ state: NativeState) -> UInt32 {
+        (0..<4).reduce(0) { $0 | UInt32(state.legacy[24 + $1]) << UInt32($1 * 8) }
+    }
+
+    /// See `CPU.callWithMXCSR`: after an unmasked underflow or overflow PE, and in dot products later steps, may differ.
+    private func knownMXCSRDifferences(_ i: Instruction, _ mxcsr: UInt32, isFault: Bool) -> UInt32 {
+        guard isFault, mxcsr & 0x810 == 0x10 || mxcsr & 0x408 == 0x08 else { return 0 }
+        return [.dpps, .dppd, .vdpps, .vdppd].contains(i.mnemonic) ? 0x3F : 0x20
     }
 
     private func difference(_ ours: [UInt8], _ theirs: [UInt8]) -> String {
