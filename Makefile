@@ -1,11 +1,12 @@
 # What a person or a build server does with this project. `make help` lists it.
-.PHONY: help build demo test lint fuzz soak bench clean
+.PHONY: help build demo test lint format fuzz soak bench clean
 
 help:
 	@echo 'make build   builds .build/release/ospite and ospite-vmm'
 	@echo 'make demo    boots a Linux guest here: a shell on a terminal, else a short proof'
 	@echo 'make test    builds and runs all tests (at most 40 minutes on two cores)'
 	@echo 'make lint    checks the formatting of all sources'
+	@echo 'make format  formats all sources'
 	@echo 'make fuzz    runs the mutation tests for longer: ROUNDS=n per test (default 1000000)'
 	@echo 'make soak    hundreds of boots and kills, resumable: ROUNDS=n (default 200)'
 	@echo 'make bench   compares boots with QEMU in one run: ROUNDS=n (default 5)'
@@ -27,6 +28,9 @@ test:
 
 lint:
 	swift format lint --strict --recursive Package.swift Sources Tests
+
+format:
+	swift format --in-place --recursive Package.swift Sources Tests
 
 fuzz:
 	@Scripts/install-packages fuzz

@@ -56,7 +56,8 @@ let package = Package(
         library(
             "Machine",
             [
-                "MachineSpec", "MachineControl", "VMMSandbox", "SoftCPU", "KVMEngine", "ChipsetDevices", "PCIBus", "VirtioDevices",
+                "MachineSpec", "MachineControl", "VMMSandbox", "SoftCPU", "KVMEngine", "ChipsetDevices",
+                "PCIBus", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
         // Floor 6: programs.
@@ -80,7 +81,8 @@ let package = Package(
         .executableTarget(name: "table-generator", swiftSettings: plain),
         .testTarget(name: "TidyTests", swiftSettings: plain),
         .testTarget(
-            name: "ProgramTests", dependencies: ["ospite", "MachineSpec", "MachineControl", "VMMSandbox"],
+            name: "ProgramTests",
+            dependencies: ["ospite", "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "VMMSandbox"],
             swiftSettings: plain),
         .testTarget(
             name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit"], swiftSettings: plain),

@@ -133,7 +133,8 @@ int ospite_set_affinity(const int *cpus, int count) {
 
 enum { descriptors_per_message = 64 };
 
-long ospite_send_descriptors(int socket, const void *bytes, size_t count, const int *fds, int descriptorCount) {
+long ospite_send_descriptors(
+    int socket, const void *bytes, size_t count, const int *fds, int descriptorCount) {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(sizeof(int) * descriptors_per_message)];

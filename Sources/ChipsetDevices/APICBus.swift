@@ -16,8 +16,6 @@ public final class APICBus: MSITarget {
     /// Identifiers 0...254; 255 is the broadcast (SDM vol. 3 §11.6.2.1).
     public static let largestCount = 255
     private let table = AtomicLazyReference<Table>()
-    /// Where the search for the lowest priority starts next, so that equals take turns.
-    private let rotation = Atomic<Int>(0)
     private let counter = Atomic<UInt64>(0)
 
     public init() {}
@@ -85,12 +83,12 @@ public final class APICBus: MSITarget {
         return address.isEnabled && address.matches(logical: message.destination)
     }
 
-    /// Among the enabled processors of the set, the one with the lowest processor priority; equals take turns
-    /// (SDM vol. 3 §11.6.2.4).
+    /// Among the enabled processors of the set, the one with the lowest processor priority (SDM vol. 3
+    /// §11.6.2.4). Among equals the vector decides: that spreads devices and keeps each where it was.
     private func deliverToLowestPriority(_ message: InterruptMessage, _ table: Table, _ source: Int?) {
         let count = table.entries.count
         guard count > 0 else { return }
-        let start = rotation.load(ordering: .relaxed)
+        let start = Int(message.vector) % count
         var best: (index: Int, priority: UInt8)?
         for step in 0..<count {
             let index = (start + step) % count
@@ -101,7 +99,6 @@ public final class APICBus: MSITarget {
             if best == nil || priority < best!.priority { best = (index, priority) }
         }
         guard let best else { return }
-        rotation.store((best.index + 1) % count, ordering: .relaxed)
         table.entries[best.index].apic.receive(.fixed, message.vector, isLevel: message.isLevel)
     }
 }

@@ -19,6 +19,7 @@ extension LocalAPIC {
         var initialCount: UInt32
         var divideConfiguration: UInt32
         var deadline: UInt64?
+        var lastExpiry: UInt64
         var tscDeadline: UInt64
         /// NMI, INIT and SIPI bits with the SIPI vector in bits 15..8.
         var signals: UInt32
@@ -40,6 +41,7 @@ extension LocalAPIC {
             initialCount = state.timer.initialCount
             divideConfiguration = state.timer.divideConfiguration
             deadline = state.timer.deadline
+            lastExpiry = state.timer.lastExpiry
             tscDeadline = state.timer.tscDeadline
             self.signals = signals
         }
@@ -92,6 +94,7 @@ extension LocalAPIC {
             state.timer.initialCount = initialCount
             state.timer.divideConfiguration = divideConfiguration
             state.timer.deadline = deadline
+            state.timer.lastExpiry = lastExpiry
             state.timer.tscDeadline = tscDeadline
             return state
         }

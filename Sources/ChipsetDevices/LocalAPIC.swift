@@ -125,19 +125,20 @@ public final class LocalAPIC: LocalInterruptController, Device {
 
     /// Arms the host timer for the timer's deadline, unless its interrupt is masked: then nothing can tell
     /// whether it fired, and the registers are computed when they are read.
-    private func armTimer(_ state: borrowing LocalAPICState, notBefore: UInt64 = 0) {
+    private func armTimer(_ state: borrowing LocalAPICState) {
         let entry = state.localVectors[LocalVector.timer.rawValue]
         guard let deadline = state.timer.deadline, state.isEnabled, entry & LocalVector.masked == 0 else {
             timer.arm(at: nil)
             return
         }
-        timer.arm(at: max(deadline, notBefore))
+        let earliest = state.isPeriodic ? state.timer.lastExpiry &+ Self.shortestInterval : 0
+        timer.arm(at: max(deadline, earliest))
     }
 
     private func timerFired() {
         update { state, effects, now in
             state.advanceTimer(to: now, &effects)
-            armTimer(state, notBefore: now &+ Self.shortestInterval)
+            armTimer(state)
         }
     }
 

@@ -5,6 +5,8 @@ struct LocalAPICTimer: Equatable, Sendable {
     var divideConfiguration: UInt32 = 0
     /// The machine time at which the count reaches zero, or the TSC deadline; nil when it does not run.
     var deadline: UInt64?
+    /// The machine time at which an expiry was last noticed.
+    var lastExpiry: UInt64 = 0
     /// IA32_TSC_DEADLINE as the guest wrote it; 0 when disarmed or fired.
     var tscDeadline: UInt64 = 0
 
@@ -36,6 +38,7 @@ struct LocalAPICTimer: Equatable, Sendable {
     mutating func advance(to now: UInt64, isPeriodic: Bool) -> Bool {
         guard let deadline, deadline <= now else { return false }
         tscDeadline = 0
+        lastExpiry = now
         if isPeriodic, period > 0 {
             self.deadline = deadline &+ ((now - deadline) / period &+ 1) &* period
         } else {

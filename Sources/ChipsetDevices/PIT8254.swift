@@ -13,6 +13,8 @@ public final class PIT8254: PortDevice {
         var systemControl: UInt8
         /// The tick up to which rises of OUT0 were turned into interrupts.
         var servicedTick: UInt64
+        /// The machine time of the last interrupt.
+        var lastInterrupt: UInt64
     }
     public let ports: [ClosedRange<UInt16>] = [0x40...0x43, 0x61...0x61]
 
@@ -134,7 +136,7 @@ public final class PIT8254: PortDevice {
         locked { state, _ in
             Saved(
                 channels: (0..<3).map { state.channels[$0] }, systemControl: state.systemControl,
-                servicedTick: state.servicedTick)
+                servicedTick: state.servicedTick, lastInterrupt: state.lastInterrupt)
         }
     }
 
@@ -145,13 +147,14 @@ public final class PIT8254: PortDevice {
             throw RestoreError(Self.kind, "a counter is out of range")
         }
         guard saved.systemControl < 16, saved.channels[0].gate, saved.channels[1].gate,
-            saved.channels[2].gate == (saved.systemControl & 1 != 0), saved.servicedTick <= tick
+            saved.channels[2].gate == (saved.systemControl & 1 != 0), saved.servicedTick <= tick,
+            saved.lastInterrupt <= now
         else { throw RestoreError(Self.kind, "port 61h or the time is out of range") }
         state.withLock { state in
             for index in 0..<3 { state.channels[index] = saved.channels[index] }
             state.systemControl = saved.systemControl
             state.servicedTick = saved.servicedTick
-            state.lastInterrupt = 0
+            state.lastInterrupt = saved.lastInterrupt
             arm(state, now)
         }
     }

@@ -66,7 +66,7 @@ struct RTCState: Sendable {
 
     private func encode(_ value: Int) -> UInt8 {
         if cmos[RTCRegister.b] & RTCControlB.binary != 0 { return UInt8(truncatingIfNeeded: value) }
-        return UInt8(truncatingIfNeeded: value / 10 % 10 << 4 | value % 10)
+        return UInt8(truncatingIfNeeded: (value / 10 % 10) << 4 | value % 10)
     }
 
     private func decode(_ byte: UInt8) -> Int {

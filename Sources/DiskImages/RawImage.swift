@@ -28,7 +28,9 @@ public final class RawImage: DiskImage {
         prefer method: AsyncFileQueue.Method = .ring
     ) throws(HostError) {
         let facts = try descriptor.facts()
-        guard facts.kind != .other else { throw HostError("a disk image must be a file or block device", code: EINVAL) }
+        guard facts.kind != .other else {
+            throw HostError("a disk image must be a file or block device", code: EINVAL)
+        }
         guard facts.isReadable, readOnly || facts.isWritable else {
             throw HostError("opening a disk image for writing", code: EACCES)
         }
@@ -39,7 +41,9 @@ public final class RawImage: DiskImage {
                 throw HostError("the disk image is in use by another machine or program", code: EAGAIN)
             }
             // Some file systems have no locks: better an unlocked disk than none.
-            guard error.code == ENOLCK || error.code == EOPNOTSUPP || error.code == EINVAL else { throw error }
+            guard error.code == ENOLCK || error.code == EOPNOTSUPP || error.code == EINVAL else {
+                throw error
+            }
         }
         size = facts.size & ~(Self.sectorSize - 1)
         hiddenBytes = facts.size - size
@@ -83,7 +87,9 @@ public final class RawImage: DiskImage {
         case .flush:
             if isReadOnly { return refuse(0, finish) }
             // SAFETY: no memory is involved; `self` in the closure keeps the descriptor open.
-            unsafe run(FileOperation(.synchronize, descriptor: descriptor.number)) { finish($0 < 0 ? -$0 : 0) }
+            unsafe run(FileOperation(.synchronize, descriptor: descriptor.number)) {
+                finish($0 < 0 ? -$0 : 0)
+            }
         case .discard(let offset, let count):
             guard !isReadOnly else { return refuse(EROFS, finish) }
             guard isInside(offset, count) else { return refuse(EINVAL, finish) }
@@ -111,13 +117,15 @@ public final class RawImage: DiskImage {
         let isAccepted = unsafe queue.submit(operation) { result in
             withExtendedLifetime(self) { completion(result) }
         }
-        precondition(isAccepted, "the queue holds as much as the request limit allows, and is open")
+        // The queue holds more than the request limit: only one that was closed meanwhile refuses.
+        if !isAccepted { completion(-ECANCELED) }
     }
 
     // MARK: Transfers
 
     private func move(
-        _ buffers: DiskBuffers, at offset: UInt64, writing: Bool, _ finish: @escaping @Sendable (Int32) -> Void
+        _ buffers: DiskBuffers, at offset: UInt64, writing: Bool,
+        _ finish: @escaping @Sendable (Int32) -> Void
     ) {
         guard buffers.count > 0 else { return refuse(0, finish) }
         step(VectorTransfer(buffers, offset: offset), writing, finish)
@@ -149,7 +157,8 @@ public final class RawImage: DiskImage {
         // SAFETY: no memory is involved.
         unsafe run(
             FileOperation(
-                .allocate(mode: mode | Self.keepSize), descriptor: descriptor.number, offset: offset, length: count),
+                .allocate(mode: mode | Self.keepSize), descriptor: descriptor.number, offset: offset,
+                length: count),
             completion)
     }
 
@@ -168,7 +177,9 @@ public final class RawImage: DiskImage {
         if writesZeroesByHand.load(ordering: .relaxed) { return zeroByHand(offset, count, finish) }
         allocate(mayUnmap ? Self.punchHole : Self.zeroRange, offset, count) { result in
             if result >= 0 { return finish(0) }
-            guard result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL else { return finish(-result) }
+            guard result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL else {
+                return finish(-result)
+            }
             // tmpfs punches holes, which read as zeroes, but does not zero ranges.
             self.allocate(mayUnmap ? Self.zeroRange : Self.punchHole, offset, count) { result in
                 if result >= 0 { return finish(0) }
@@ -179,7 +190,8 @@ public final class RawImage: DiskImage {
     }
 
     /// Writes a block of zeroes as often as it takes.
-    private func zeroByHand(_ offset: UInt64, _ count: UInt64, _ finish: @escaping @Sendable (Int32) -> Void) {
+    private func zeroByHand(_ offset: UInt64, _ count: UInt64, _ finish: @escaping @Sendable (Int32) -> Void)
+    {
         let block = ZeroBlock(Int(min(count, ZeroBlock.limit)))
         writeBlock(block, offset, count, finish)
     }

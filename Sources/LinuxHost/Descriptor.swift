@@ -15,7 +15,9 @@ public final class Descriptor: Sendable {
     deinit { _ = close(number) }
 
     /// Opens `path` with close-on-exec; `flags` are O_RDONLY, O_RDWR and friends.
-    public static func open(_ path: String, flags: Int32, mode: UInt32 = 0o600) throws(HostError) -> Descriptor {
+    public static func open(_ path: String, flags: Int32, mode: UInt32 = 0o600) throws(HostError)
+        -> Descriptor
+    {
         let number = try retrying("opening \(path)") {
             // SAFETY: the string lives for the call.
             unsafe Int(ospite_open(path, flags | O_CLOEXEC, mode))
@@ -25,7 +27,9 @@ public final class Descriptor: Sendable {
 
     /// A second descriptor of the same open file, with close-on-exec.
     public func duplicate() throws(HostError) -> Descriptor {
-        let number = try retrying("duplicating a descriptor") { Int(ospite_fcntl(self.number, F_DUPFD_CLOEXEC, 0)) }
+        let number = try retrying("duplicating a descriptor") {
+            Int(ospite_fcntl(self.number, F_DUPFD_CLOEXEC, 0))
+        }
         return Descriptor(adopting: Int32(number))
     }
 

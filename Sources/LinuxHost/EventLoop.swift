@@ -70,7 +70,8 @@ public final class EventLoop: Sendable {
                 return .failure(HostError("watching more than \(Self.watchLimit) descriptors", code: ENOSPC))
             }
             let token = state.nextToken
-            let code = ospite_epoll_control(epoll.number, Self.add, descriptor.number, interest.rawValue, token)
+            let code = ospite_epoll_control(
+                epoll.number, Self.add, descriptor.number, interest.rawValue, token)
             guard code == 0 else { return .failure(.last("watching a descriptor")) }
             state.nextToken += 1
             state.watchers[token] = Watcher(descriptor: descriptor, handler: handler)
@@ -100,8 +101,8 @@ public final class EventLoop: Sendable {
         _ = consume watcher
     }
 
-    /// Runs `work` on the loop's thread. False when too much is waiting already, or the loop is stopping: then
-    /// it will not run.
+    /// Runs `work` on the loop's thread. False when too much is waiting already, or the loop stops: then it
+    /// will not run. What is posted while the loop is about to stop may be lost.
     @discardableResult
     public func post(_ work: @escaping @Sendable () -> Void) -> Bool {
         guard !isStopping.load(ordering: .acquiring) else { return false }

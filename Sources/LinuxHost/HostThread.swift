@@ -9,7 +9,10 @@ internal import Synchronization
 public final class HostThread: Sendable {
     private struct State {
         var handle: pthread_t
+        /// Somebody waits for the end, or did.
         var isJoined = false
+        /// The end came: the handle may name another thread by now.
+        var hasEnded = false
     }
     private final class Start: Sendable {
         let name: String
@@ -20,6 +23,13 @@ public final class HostThread: Sendable {
         }
     }
     private let state: Mutex<State>
+    private static let entryHook = Mutex<(@Sendable (String) -> Void)?>(nil)
+
+    /// From now on every new thread calls `hook` with its name before its body: the fence around a
+    /// machine's process narrows itself there.
+    public static func onStart(_ hook: (@Sendable (_ name: String) -> Void)?) {
+        entryHook.withLock { $0 = hook }
+    }
 
     /// Starts a thread. The kernel shows the first 15 bytes of `name`; `stackSize` is in bytes and is raised
     /// to the least that the host allows.
@@ -38,6 +48,7 @@ public final class HostThread: Sendable {
             { raw in
                 let start = unsafe Unmanaged<Start>.fromOpaque(raw!).takeRetainedValue()
                 unsafe _ = ospite_set_thread_name(String(start.name.prefix(15)))
+                HostThread.entryHook.withLock { $0 }?(start.name)
                 start.body()
                 return nil
             }, start.toOpaque())
@@ -63,10 +74,12 @@ public final class HostThread: Sendable {
             return state.isJoined ? nil : state.handle
         }
         // SAFETY: taken out once, so it is joined once.
-        if let handle { _ = pthread_join(handle, nil) }
+        guard let handle else { return }
+        _ = pthread_join(handle, nil)
+        state.withLock { state in state.hasEnded = true }
     }
 
-    /// Sends `signal` to this thread, unless it was joined.
+    /// Sends `signal` to this thread, unless somebody waits for its end.
     public func interrupt(with signal: Int32) {
         state.withLock { state in
             if !state.isJoined { pthread_kill(state.handle, signal) }
@@ -75,7 +88,7 @@ public final class HostThread: Sendable {
 
     /// Whether the caller runs on this thread.
     public var isCurrent: Bool {
-        state.withLock { state in !state.isJoined && pthread_equal(state.handle, pthread_self()) != 0 }
+        state.withLock { state in !state.hasEnded && pthread_equal(state.handle, pthread_self()) != 0 }
     }
 
     /// Restricts the calling thread to the given host CPUs.

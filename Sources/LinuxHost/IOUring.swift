@@ -148,7 +148,8 @@ internal import Synchronization
             let entry = unsafe completionRing.base + offset
             unsafe list.append(
                 Completion(
-                    token: entry.load(as: UInt64.self), result: entry.load(fromByteOffset: 8, as: Int32.self)))
+                    token: entry.load(as: UInt64.self), result: entry.load(fromByteOffset: 8, as: Int32.self))
+            )
             head &+= 1
             underWay.wrappingSubtract(1, ordering: .relaxed)
         }
@@ -185,7 +186,8 @@ internal import Synchronization
         unsafe entry.storeBytes(of: token, toByteOffset: 32, as: UInt64.self)
     }
 
-    private static func word(_ mapping: MemoryMapping, _ offset: Int) -> UnsafeMutablePointer<Atomic<UInt32>> {
+    private static func word(_ mapping: MemoryMapping, _ offset: Int) -> UnsafeMutablePointer<Atomic<UInt32>>
+    {
         precondition(offset >= 0 && offset % 4 == 0 && offset <= mapping.size - 4, "ring field out of range")
         // SAFETY: in range and aligned; Atomic<UInt32> has UInt32's layout.
         return unsafe (mapping.base + offset).assumingMemoryBound(to: Atomic<UInt32>.self)

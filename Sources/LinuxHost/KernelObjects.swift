@@ -179,7 +179,8 @@ extension Descriptor {
 
     private static func unixSocket() throws(HostError) -> Descriptor {
         try adopt(
-            "creating a socket", socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
+            "creating a socket",
+            socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
     }
 
     private static func unixAddress(_ path: String) -> sockaddr_un? {

@@ -21,7 +21,9 @@ internal import Glibc
     }
 
     /// Maps `size` bytes of a file or memfd, shared.
-    public init(file: Int32, offset: Int = 0, size: Int, writable: Bool, executable: Bool = false) throws(HostError) {
+    public init(file: Int32, offset: Int = 0, size: Int, writable: Bool, executable: Bool = false)
+        throws(HostError)
+    {
         let protection = PROT_READ | (writable ? PROT_WRITE : 0) | (executable ? PROT_EXEC : 0)
         // SAFETY: a fresh mapping; the result is checked.
         let address = unsafe mmap(nil, size, protection, MAP_SHARED, file, offset)

@@ -135,7 +135,7 @@ public final class TimerQueue: Sendable {
         while true {
             let wakeAt: UInt64? = firing.withLock { _ in
                 let (due, wakeAt) = takeDue()
-                // All that were due fire once before any that was re-armed meanwhile: no timer starves others.
+                // All that were due fire before one that was re-armed meanwhile: no timer starves others.
                 for timer in due { timer.fire() }
                 return due.isEmpty ? wakeAt : 0
             }

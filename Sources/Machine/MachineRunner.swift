@@ -1,8 +1,13 @@
-// The seam between the process and the board: everything outside this file only knows `MachineRunner.run`.
-
+internal import DeviceModel
+internal import GuestMemory
+internal import LinuxHost
 public import MachineControl
 public import MachineSpec
+internal import SoftCPU
+internal import Synchronization
 public import VMMSandbox
+internal import VCPUEngine
+internal import X86Architecture
 
 /// Builds a machine and runs it to its end.
 public enum MachineRunner {
@@ -17,7 +22,59 @@ public enum MachineRunner {
         spec: MachineSpec, resources: MachineResources, commands: CommandInbox, sandbox: Sandbox,
         events: @escaping @Sendable (MachineReport) -> Void
     ) -> Int32 {
-        events(.failed("This build has no machine."))
-        return 1
+        HostThread.onStart { name in
+            // A thread that cannot be fenced in must not run guest work.
+            guard (try? sandbox.confine(threadClass(name))) != nil else { HostProcess.abort() }
+        }
+        let inbox = RunInbox()
+        commands.listen { inbox.post(.command($0)) }
+        do throws(BoardError) {
+            let machine = try RunningMachine(spec: spec, resources: resources, inbox: inbox, events: events)
+            return try machine.run()
+        } catch {
+            events(.failed(error.description))
+            return 1
+        }
+    }
+
+    /// The list of system calls that a thread of this name gets.
+    private static func threadClass(_ name: String) -> ThreadClass {
+        if name.hasPrefix("vcpu") { return .vCPU }
+        return name == "timers" ? .timer : .deviceWorker
+    }
+}
+
+/// What happens to a running machine, in the order in which it happened.
+enum RunEvent: Sendable {
+    case command(MachineCommand)
+    case machine(MachineEvent)
+    case vcpu(Int, VCPUThread.Event)
+}
+
+/// Where events wait for the main thread. A guest that floods it with the same event adds nothing.
+final class RunInbox: Sendable {
+    private let events = Mutex<[RunEvent]>([])
+    private let parker = Parker()
+    private static let capacity = 1024
+
+    func post(_ event: RunEvent) {
+        events.withLock { if $0.count < Self.capacity { $0.append(event) } }
+        parker.unpark()
+    }
+
+    func next() -> RunEvent {
+        while true {
+            if let event = events.withLock({ $0.isEmpty ? nil : $0.removeFirst() }) { return event }
+            parker.park()
+        }
+    }
+
+    /// Drops what devices and vCPUs said before a reset.
+    func forgetMachineEvents() {
+        events.withLock { events in
+            events.removeAll { event in
+                if case .command = event { false } else { true }
+            }
+        }
     }
 }

@@ -1,23 +1,20 @@
 internal import Glibc
 public import LinuxHost
 
-/// One end of a control connection: a sequenced-packet Unix socket that this value owns. Sending and
-/// receiving may be on different threads; each packet is sent whole.
+/// One end of a control connection: a sequenced-packet Unix socket. Sending and receiving may
+/// be on different threads; each packet is sent whole.
 public final class ControlSocket: Sendable {
-    /// The descriptor, for polling.
-    public let descriptor: Int32
+    /// For polling.
+    public let descriptor: Descriptor
 
-    /// Takes ownership of `descriptor`.
-    public init(owning descriptor: Int32) { self.descriptor = descriptor }
-
-    deinit { _ = close(descriptor) }
+    public init(_ descriptor: Descriptor) { self.descriptor = descriptor }
 
     /// Sends one frame. Throws when the peer is gone, or when it does not read.
     public func send(_ frame: [UInt8]) throws(HostError) {
         while true {
             // SAFETY: the array's bytes stay valid during the call, and the count is its own.
             let sent = unsafe frame.withUnsafeBytes { bytes in
-                unsafe Glibc.send(descriptor, bytes.baseAddress, bytes.count, Int32(MSG_NOSIGNAL))
+                unsafe Glibc.send(descriptor.number, bytes.baseAddress, bytes.count, Int32(MSG_NOSIGNAL))
             }
             if sent == frame.count { return }
             let error = HostError.last("sending a control message")
@@ -31,7 +28,7 @@ public final class ControlSocket: Sendable {
         while true {
             // SAFETY: the kernel writes at most the buffer's own count.
             let count = unsafe buffer.withUnsafeMutableBytes { bytes in
-                unsafe recv(descriptor, bytes.baseAddress, bytes.count, 0)
+                unsafe recv(descriptor.number, bytes.baseAddress, bytes.count, 0)
             }
             if count > 0 { return Array(buffer.prefix(count)) }
             if count == 0 { return nil }

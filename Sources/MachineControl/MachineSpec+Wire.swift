@@ -1,6 +1,7 @@
 internal import MachineSpec
 
-/// The description of a machine as a payload: the fields in the order of `write`, lists after a one-byte count.
+/// The description of a machine as a payload: the fields in the order of `write`, lists after a one-byte
+/// count.
 extension MachineSpec {
     func write(to writer: inout WireWriter) {
         writer.put(name.description)
@@ -31,7 +32,9 @@ extension MachineSpec {
         } catch {
             throw WireError(error.description)
         }
-        guard let uuid = MachineUUID(bytes: try reader.takeBytes(16)) else { throw WireError("a UUID is cut off") }
+        guard let uuid = MachineUUID(bytes: try reader.takeBytes(16)) else {
+            throw WireError("a UUID is cut off")
+        }
         self.init(name: name, uuid: uuid)
         accelerator = try reader.takeCase(of: Accelerator.self)
         cpuCount = Int(try reader.take(UInt8.self))

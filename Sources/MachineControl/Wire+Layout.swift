@@ -2,7 +2,7 @@
 ///
 ///     le32 magic   le16 version   le16 kind   le32 length of the payload   payload
 ///
-/// Both ends come from one build of Ospite or from two neighbours of it; a peer of another version is refused.
+/// Both ends come from one build of Ospite or from neighbours of it; a peer of another version is refused.
 enum Wire {
     /// "OSPc" as a little-endian word.
     static let magic: UInt32 = 0x6350_534F
@@ -47,7 +47,8 @@ enum Wire {
         guard try reader.take(UInt32.self) == magic else { throw WireError("this is not a control frame") }
         let version = try reader.take(UInt16.self)
         guard version == Wire.version else {
-            throw WireError("the peer speaks version \(version) of the control protocol, we speak \(Wire.version)")
+            throw WireError(
+                "the peer speaks version \(version) of the control protocol, we speak \(Wire.version)")
         }
         let kind = try reader.take(UInt16.self)
         guard Int(try reader.take(UInt32.self)) == frame.count - headerSize else {

@@ -78,7 +78,8 @@ struct WireReader {
         return index
     }
 
-    mutating func takeCase<T: RawRepresentable>(of _: T.Type) throws(WireError) -> T where T.RawValue == UInt8 {
+    mutating func takeCase<T: RawRepresentable>(of _: T.Type) throws(WireError) -> T
+    where T.RawValue == UInt8 {
         let raw = try take(UInt8.self)
         guard let value = T(rawValue: raw) else { throw WireError("\(T.self) has no case \(raw)") }
         return value

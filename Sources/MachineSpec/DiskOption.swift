@@ -19,7 +19,8 @@ public struct DiskOption: Equatable, Sendable {
     }
 
     private mutating func apply(_ field: String) throws(SpecError) {
-        let parts = field.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        let parts = field.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
+            String.init)
         switch (parts[0], parts.count > 1 ? parts[1] : nil) {
         case ("readonly", nil): isReadOnly = true
         case ("snapshot", nil): isSnapshot = true

@@ -9,8 +9,8 @@ public struct MachineName: Hashable, Sendable, CustomStringConvertible {
     public init(_ text: String) throws(SpecError) {
         guard !text.isEmpty, text.utf8.count <= Self.longest, Self.isWellFormed(text) else {
             throw SpecError(
-                "--name \(text.quoted) cannot be used: a name has 1 to \(Self.longest) letters, digits, dots, "
-                    + "hyphens or underscores, and begins with a letter or digit.")
+                "--name \(text.quoted) cannot be used: a name has 1 to \(Self.longest) letters, digits, "
+                    + "dots, hyphens or underscores, and begins with a letter or digit.")
         }
         description = text
     }

@@ -29,7 +29,8 @@ extension MachineSpec {
         for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
         guard serialPorts.count <= Self.mostSerialPorts else {
             throw SpecError(
-                "A machine has at most \(Self.mostSerialPorts) serial ports: leave out some --serial options.")
+                "A machine has at most \(Self.mostSerialPorts) serial ports: leave out some --serial options."
+            )
         }
         try validateResources(count: resourceCount)
     }

@@ -11,7 +11,8 @@ public enum SerialOption: Equatable, Sendable {
     static let longestSocketPath = 107
 
     public init(parsing text: String) throws(SpecError) {
-        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(
+            String.init)
         let rest = parts.count > 1 ? parts[1] : nil
         switch (parts[0], rest) {
         case ("none", nil): self = .none
@@ -20,7 +21,8 @@ public enum SerialOption: Equatable, Sendable {
         case ("unix", let path?) where !path.isEmpty:
             guard path.utf8.count <= Self.longestSocketPath else {
                 throw SpecError(
-                    "--serial unix: the path is longer than \(Self.longestSocketPath) bytes: use a shorter one.")
+                    "--serial unix: the path is longer than \(Self.longestSocketPath) bytes: shorten it."
+                )
             }
             self = .unixSocket(path: path)
         default:

@@ -116,7 +116,9 @@ struct MSIXTable {
         words = saved
         for vector in 0..<vectors { words[vector * 4 + 3] &= Self.maskBit }
         pending = savedPending
-        if vectors % 64 != 0, let last = pending.indices.last { pending[last] &= (1 << UInt64(vectors % 64)) - 1 }
+        if vectors % 64 != 0, let last = pending.indices.last {
+            pending[last] &= (1 << UInt64(vectors % 64)) - 1
+        }
         return true
     }
 }

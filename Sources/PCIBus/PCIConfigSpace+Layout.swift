@@ -26,7 +26,8 @@ enum ConfigCommand {
     static let parityErrorResponse: UInt16 = 1 << 6
     static let systemError: UInt16 = 1 << 8
     static let interruptDisable: UInt16 = 1 << 10
-    static let writable = ioSpace | memorySpace | busMaster | parityErrorResponse | systemError | interruptDisable
+    static let writable =
+        ioSpace | memorySpace | busMaster | parityErrorResponse | systemError | interruptDisable
 }
 
 /// Status register, low byte, §6.2.3. Nothing of ours ever sets the error bits of the high byte, so their

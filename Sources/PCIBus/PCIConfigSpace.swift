@@ -93,7 +93,8 @@ struct PCIConfigSpace {
         bytes.store(littleEndian: identity.device, at: ConfigRegister.device)
         bytes[ConfigRegister.revision] = identity.revision
         for byte in 0..<3 {
-            bytes[ConfigRegister.classCode + byte] = UInt8(truncatingIfNeeded: identity.classCode >> (8 * UInt32(byte)))
+            bytes[ConfigRegister.classCode + byte] = UInt8(
+                truncatingIfNeeded: identity.classCode >> (8 * UInt32(byte)))
         }
         bytes.store(littleEndian: identity.subsystemVendor, at: ConfigRegister.subsystemVendor)
         bytes.store(littleEndian: identity.subsystem, at: ConfigRegister.subsystem)

@@ -100,7 +100,8 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
             identity: layout.identity, bars: layout.bars, interruptPin: layout.interruptPin,
             capabilities: capabilities)
         msixOffset =
-            capabilities.count > layout.capabilities.count ? config.capabilityOffsets[capabilities.count - 1] : nil
+            capabilities.count > layout.capabilities.count
+            ? config.capabilityOffsets[capabilities.count - 1] : nil
         if let window = layout.window {
             let start = config.capabilityOffsets[window.capability]
             let end = start + 2 + capabilities[window.capability].body.count
@@ -116,7 +117,8 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
 
     /// The MSI-X capability (§6.8.2.1): control, table offset and BIR, PBA offset and BIR.
     private static func capability(_ msix: MSIXPlacement, vectors: Int) -> PCICapability {
-        precondition(msix.table % 8 == 0 && msix.pending % 8 == 0 && msix.bar < 6, "MSI-X structures are aligned")
+        precondition(
+            msix.table % 8 == 0 && msix.pending % 8 == 0 && msix.bar < 6, "MSI-X structures are aligned")
         var body: [UInt8] = []
         body.append(littleEndian: UInt16(vectors - 1))
         body.append(littleEndian: UInt32(msix.table) | UInt32(msix.bar))
@@ -247,7 +249,8 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
     public func read(region: Int, offset: UInt64, width: AccessWidth) -> UInt64 {
         if let (part, at) = msixPart(region, offset) {
             return part == .table
-                ? interrupts.readTable(offset: at, width: width) : interrupts.readPending(offset: at, width: width)
+                ? interrupts.readTable(offset: at, width: width)
+                : interrupts.readPending(offset: at, width: width)
         }
         return handler.readBAR(region, offset: offset, width: width)
     }

@@ -158,7 +158,8 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
         function.writeConfig(
             offset: register, count: min(width.bytes, 4), value: UInt32(truncatingIfNeeded: value))
         if width == .qword {
-            function.writeConfig(offset: register + 4, count: 4, value: UInt32(truncatingIfNeeded: value >> 32))
+            function.writeConfig(
+                offset: register + 4, count: 4, value: UInt32(truncatingIfNeeded: value >> 32))
         }
     }
 

@@ -19,7 +19,8 @@ extension PCIHostBridge {
         var windows: [BARLayout.Kind: Range<UInt64>] = [.io: ioWindow, .memory32: memoryWindow]
         windows[.memory64] = memory64Window
         for request in resourceRequests() {
-            let kind = request.layout.kind == .memory64 && memory64Window == nil ? .memory32 : request.layout.kind
+            let kind =
+                request.layout.kind == .memory64 && memory64Window == nil ? .memory32 : request.layout.kind
             guard let window = windows[kind], let address = Self.place(request.layout.size, in: window) else {
                 throw PCIResourceError(slot: request.slot, function: request.number, bar: request.bar)
             }
@@ -45,7 +46,8 @@ extension PCIHostBridge {
         for (slot, number, function) in functions {
             for (bar, layout) in function.layout.bars.enumerated() {
                 guard let layout else { continue }
-                requests.append(Request(slot: slot, number: number, function: function, bar: bar, layout: layout))
+                requests.append(
+                    Request(slot: slot, number: number, function: function, bar: bar, layout: layout))
             }
         }
         return requests.sorted {

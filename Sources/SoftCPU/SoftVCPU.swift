@@ -1,3 +1,4 @@
+import CGate
 public import DeviceModel
 public import GuestMemory
 import LinuxHost
@@ -105,6 +106,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     // MARK: VCPU
 
     public var instructionCount: UInt64? { cpu.s.instructionCount }
+
+    public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
 
     public func state() -> VCPUState { cpu.saveState() }
 

@@ -218,7 +218,9 @@ private struct RecordReader<Key: CodingKey>: KeyedDecodingContainerProtocol {
             }
             next = end
         }
-        guard next == content.upperBound else { throw StateError(path, .malformed("bytes after the last field")) }
+        guard next == content.upperBound else {
+            throw StateError(path, .malformed("bytes after the last field"))
+        }
         self.members = members
     }
 

@@ -5,7 +5,8 @@ public struct StateEncoder: Sendable {
     public init() {}
 
     /// The sealed bytes of `value`.
-    /// - Throws: for what the format cannot hold: integers of more than 64 bits, keys of more than 65,535 bytes.
+    /// - Throws: for what the format cannot hold: integers of more than 64 bits, keys of more than 65,535
+    ///   bytes.
     public func encode<T: Encodable>(_ value: T) throws(StateError) -> [UInt8] {
         let node = StateNode()
         do {
@@ -126,7 +127,9 @@ private final class StateNode {
             for member in members {
                 let key = Array(member.key.utf8)
                 let inner = path + [StateKey(stringValue: member.key)]
-                guard key.count <= 0xFFFF else { throw StateError(path, .mismatch("a key of \(key.count) bytes")) }
+                guard key.count <= 0xFFFF else {
+                    throw StateError(path, .mismatch("a key of \(key.count) bytes"))
+                }
                 output += Self.bytes(UInt64(key.count), 2)
                 output += key
                 try member.value.write(to: &output, inner)
@@ -144,7 +147,9 @@ private final class StateNode {
         return start
     }
 
-    private static func close(_ start: Int, _ output: inout [UInt8], _ path: [any CodingKey]) throws(StateError) {
+    private static func close(_ start: Int, _ output: inout [UInt8], _ path: [any CodingKey])
+        throws(StateError)
+    {
         guard let size = UInt32(exactly: output.count - start - 4) else {
             throw StateError(path, .mismatch("more than 4 GiB in one container"))
         }

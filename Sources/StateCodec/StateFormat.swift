@@ -75,7 +75,9 @@ public struct StateError: Error, Equatable, Sendable, CustomStringConvertible {
     }
 
     init(_ path: [any CodingKey], _ reason: Reason) {
-        self.init(path: path.map { $0.intValue.map(String.init) ?? $0.stringValue }.joined(separator: "."), reason: reason)
+        self.init(
+            path: path.map { $0.intValue.map(String.init) ?? $0.stringValue }.joined(separator: "."),
+            reason: reason)
     }
 
     public var description: String {

@@ -29,6 +29,12 @@ public protocol VCPU: AnyObject, Sendable {
     func load(_ state: VCPUState)
     /// Guest instructions executed, when the engine counts them.
     var instructionCount: UInt64? { get }
+    /// What the guest would read with RDTSC now, for the TSC-deadline timer. Any thread.
+    var timeStampCounter: UInt64 { get }
+}
+
+extension VCPU {
+    public var timeStampCounter: UInt64 { 0 }
 }
 
 /// A kind of engine for one machine.

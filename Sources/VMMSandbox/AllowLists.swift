@@ -14,12 +14,13 @@ public enum ThreadClass: String, Sendable, CaseIterable {
 }
 
 extension ThreadClass {
-    /// The calls that this class may make. Nothing in any list opens a path, makes a socket or starts a program.
+    /// The calls that this class may make. No list opens a path, makes a socket or starts a program.
     public var rules: [FilterRule] {
         switch self {
         case .main: Self.everyThread + Self.transfer + Self.waiting + Self.virtualization + Self.construction
         case .vCPU: Self.virtualization + Self.everyThread + Self.transfer + Self.waiting
-        case .deviceWorker: Self.transfer + Self.waiting + Self.connection + Self.virtualization + Self.everyThread
+        case .deviceWorker:
+            Self.transfer + Self.waiting + Self.connection + Self.virtualization + Self.everyThread
         case .timer: Self.waiting + Self.everyThread + Self.virtualization + Self.wakingOthers
         case .control: Self.everyThread + Self.messages + Self.waiting + Self.wakingOthers
         }
@@ -65,7 +66,7 @@ extension ThreadClass {
         .allow(.setRobustList),      .allow(.rseq),              .allow(.membarrier),
         .allow(.prctl, when: .oneOf(argument: 0, values: [Value.setName, Value.setVirtualMemoryName])),
         .allow(.exit),               .allow(.exitGroup),         .allow(.close),
-        .allow(.tgkill),
+        .allow(.tgkill, when: .ownProcess(argument: 0)),
     ]
 
     // swift-format-ignore
@@ -110,7 +111,7 @@ extension ThreadClass {
 
     // swift-format-ignore
     private static let wakingOthers: [FilterRule] = [
-        .allow(.timerSettime),       .allow(.rtTgsigqueueinfo),
+        .allow(.timerSettime),
     ]
 
     // swift-format-ignore
@@ -120,6 +121,8 @@ extension ThreadClass {
         .allow(.epollCreate1),       .allow(.timerfdCreate),     .allow(.signalfd4),
         .allow(.timerCreate),        .allow(.timerSettime),      .allow(.timerDelete),
         .allow(.sendto),             .allow(.sendmsg),           .allow(.schedSetaffinity),
+        // A ring does open, connect and the like past every filter: queues fall back to threads.
+        .fail(.ioUringSetup, errno: Value.notImplemented),
         // The flags of clone3 are in memory, where no filter can check them: the C library then uses clone.
         .fail(.clone3, errno: Value.notImplemented),
         .allow(.clone, when: .masked(

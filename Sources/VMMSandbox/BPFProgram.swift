@@ -1,4 +1,4 @@
-/// One instruction of the classic packet filter (linux/filter.h): what runs in the kernel for every system call.
+/// One instruction of the classic packet filter (linux/filter.h): it runs in the kernel for every call.
 public struct BPFInstruction: Sendable, Equatable {
     public var code: UInt16
     /// Instructions to skip when the comparison holds.
@@ -44,23 +44,23 @@ public struct BPFProgram: Sendable, Equatable {
     /// The kernel takes at most 4,096 instructions (BPF_MAXINSNS).
     public static let longest = 4_096
 
-    /// Tests the rules from the first to the last; the first that matches decides. A call that no rule matches
-    /// gets `otherwise`.
-    public init(rules: [FilterRule], otherwise: UInt32) {
+    /// Tests the rules from the first to the last; the first that matches decides. A call that no rule
+    /// matches gets `otherwise`.
+    public init(rules: [FilterRule], otherwise: UInt32, processID: UInt32) {
         emit(Code.loadWord, Offset.architecture)
         emit(Code.jumpIfEqual, Self.x8664, whenTrue: 1)
         emit(Code.returnConstant, Verdict.killProcess)
         emit(Code.loadWord, Offset.number)
         emit(Code.jumpIfAtLeast, Self.firstX32Number, whenFalse: 1)
         emit(Code.returnConstant, Verdict.killProcess)
-        for rule in rules { append(rule) }
+        for rule in rules { append(rule, processID) }
         emit(Code.returnConstant, otherwise)
         precondition(instructions.count <= Self.longest, "a filter is too long for the kernel")
     }
 
     /// The number is in the accumulator before and after each rule.
-    private mutating func append(_ rule: FilterRule) {
-        let test = Self.test(of: rule.condition)
+    private mutating func append(_ rule: FilterRule, _ processID: UInt32) {
+        let test = Self.test(of: rule.condition, processID)
         var body = test
         switch rule.outcome {
         case .allow: body.append(Self.instruction(Code.returnConstant, Verdict.allow))
@@ -73,15 +73,18 @@ public struct BPFProgram: Sendable, Equatable {
     }
 
     /// Falls through when the condition holds, else skips the verdict that follows.
-    private static func test(of condition: FilterRule.Condition) -> [BPFInstruction] {
+    private static func test(of condition: FilterRule.Condition, _ processID: UInt32) -> [BPFInstruction] {
         switch condition {
         case .always: return []
+        case .ownProcess(let argument):
+            return test(of: .oneOf(argument: argument, values: [processID]), processID)
         case .oneOf(let argument, let values):
             precondition(!values.isEmpty && values.count < 100, "a list of values that a jump can span")
             var code = [instruction(Code.loadWord, Offset.lowWord(ofArgument: argument))]
             for (place, value) in values.enumerated() {
                 let left = UInt8(values.count - 1 - place)
-                code.append(instruction(Code.jumpIfEqual, value, whenTrue: left, whenFalse: left == 0 ? 1 : 0))
+                code.append(
+                    instruction(Code.jumpIfEqual, value, whenTrue: left, whenFalse: left == 0 ? 1 : 0))
             }
             return code
         case .masked(let argument, let mask, let value):

@@ -1,7 +1,7 @@
 /// One row of a list: a system call, under a condition or without, and what becomes of it.
 public struct FilterRule: Sendable, Equatable {
-    /// A test of one argument. Numbers count from 0. Only the low 32 bits are compared where the kernel
-    /// ignores the high ones; `Argument.wide` compares all 64.
+    /// A test of one argument. Numbers count from 0. Only the low 32 bits are compared: the kernel ignores
+    /// the high ones of every argument that our lists test.
     public enum Condition: Sendable, Equatable {
         case always
         /// The low word of the argument is one of these.
@@ -10,6 +10,8 @@ public struct FilterRule: Sendable, Equatable {
         case masked(argument: Int, mask: UInt32, value: UInt32)
         /// At least one bit of `mask` is clear in the low word of the argument.
         case notAll(argument: Int, mask: UInt32)
+        /// The argument is the process that the filter is for.
+        case ownProcess(argument: Int)
     }
 
     /// What becomes of a call that matches.

@@ -1,4 +1,5 @@
 internal import CLinux
+internal import Glibc
 public import LinuxHost
 public import MachineSpec
 
@@ -20,7 +21,8 @@ public struct Sandbox: Sendable {
     public func program(for threadClass: ThreadClass?) -> BPFProgram {
         BPFProgram(
             rules: threadClass?.rules ?? ThreadClass.processRules,
-            otherwise: otherwise ?? BPFProgram.Verdict.allow)
+            otherwise: otherwise ?? BPFProgram.Verdict.allow,
+            processID: UInt32(bitPattern: getpid()))
     }
 
     /// Puts all threads of the process, and those that they start, inside the union of the lists. Needs
@@ -42,7 +44,8 @@ public struct Sandbox: Sendable {
         let seccomp = 317, setModeFilter = 1
         // linux/filter.h. An instruction: le16 code, u8 jump when true, u8 jump when false, le32 operand.
         let filters = program.instructions.map {
-            UInt64($0.code) | UInt64($0.whenTrue) << 16 | UInt64($0.whenFalse) << 24 | UInt64($0.operand) << 32
+            UInt64($0.code) | UInt64($0.whenTrue) << 16 | UInt64($0.whenFalse) << 24 | UInt64($0.operand)
+                << 32
         }
         // SAFETY: the kernel copies both arrays during the call; the count is the array's own.
         let result = unsafe filters.withUnsafeBytes { instructions in
@@ -52,6 +55,8 @@ public struct Sandbox: Sendable {
                 ospite_syscall6(seccomp, setModeFilter, flags, Int(bitPattern: bytes.baseAddress), 0, 0, 0)
             }
         }
-        guard result == 0 else { throw .last("entering the sandbox (the host's kernel needs seccomp filters)") }
+        guard result == 0 else {
+            throw .last("entering the sandbox (the host's kernel needs seccomp filters)")
+        }
     }
 }

@@ -52,7 +52,7 @@ public struct DescriptorChain: Sendable {
         return done
     }
 
-    /// The buffers that hold bytes `offset..<offset + count` of the concatenation of `buffers`, cut at its end.
+    /// The buffers that hold bytes `offset..<offset + count` of all `buffers` in a row, cut at their end.
     public static func slice(_ buffers: [GuestBuffer], offset: Int, count: Int) -> [GuestBuffer] {
         var result: [GuestBuffer] = []
         var skip = max(offset, 0)

@@ -15,7 +15,7 @@ public enum QueueFault: Error, Equatable, Sendable {
     case endlessChain
     /// A device-readable descriptor follows a device-writable one (§2.7.4.2).
     case readableAfterWritable
-    /// An indirect descriptor without the feature, nested, with NEXT, or with a table of a bad size (§2.7.5.3).
+    /// An indirect descriptor without the feature, nested, with NEXT, or with a bad table size (§2.7.5.3).
     case badIndirect
     /// A buffer or ring field is not in memory, or is read-only and would be written.
     case memory(GuestMemoryFault)

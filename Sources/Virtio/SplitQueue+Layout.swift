@@ -1,5 +1,5 @@
-/// Split virtqueue descriptor, VIRTIO 1.3 §2.7.5: le64 addr, le32 len, le16 flags, le16 next. The fields lie in
-/// memory as on the wire, because the hosts are little-endian.
+/// Split virtqueue descriptor, VIRTIO 1.3 §2.7.5: le64 addr, le32 len, le16 flags, le16 next. The fields
+/// lie in memory as on the wire, because the hosts are little-endian.
 struct QueueDescriptor: BitwiseCopyable {
     static let size: UInt64 = 16
     static let next: UInt16 = 1 << 0

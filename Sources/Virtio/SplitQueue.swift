@@ -46,7 +46,8 @@ struct SplitQueue {
             throw .badSize(areas.size)
         }
         let size = areas.size
-        try Self.check(memory, areas.descriptors, RingLayout.descriptorBytes(size: size), align: 16, write: false)
+        try Self.check(
+            memory, areas.descriptors, RingLayout.descriptorBytes(size: size), align: 16, write: false)
         try Self.check(memory, areas.available, RingLayout.availableBytes(size: size), align: 2, write: false)
         try Self.check(memory, areas.used, RingLayout.usedBytes(size: size), align: 4, write: true)
         self.memory = memory
@@ -62,11 +63,14 @@ struct SplitQueue {
     private static func check(
         _ memory: GuestMemory, _ address: UInt64, _ count: UInt64, align: UInt64, write: Bool
     ) throws(QueueFault) {
-        guard address % align == 0, holds(memory, address, count, write: write) else { throw .badArea(address) }
+        guard address % align == 0, holds(memory, address, count, write: write) else {
+            throw .badArea(address)
+        }
     }
 
     /// Whether `count` bytes at `address` are in one region that allows the access.
-    private static func holds(_ memory: GuestMemory, _ address: UInt64, _ count: UInt64, write: Bool) -> Bool {
+    private static func holds(_ memory: GuestMemory, _ address: UInt64, _ count: UInt64, write: Bool) -> Bool
+    {
         guard let region = memory.region(at: address) else { return false }
         return count <= region.end - address && (!write || region.kind == .ram)
     }
@@ -100,9 +104,14 @@ struct SplitQueue {
 
     /// Puts the chain that was taken last back, untouched (a device that held it stops).
     mutating func unpop() {
-        guard inFlight > 0 else { return }
-        inFlight -= 1
+        retire()
         nextAvailable &-= 1
+    }
+
+    /// The device is done with a chain, whatever becomes of its used element.
+    mutating func retire() {
+        precondition(inFlight > 0, "a chain was given back twice")
+        inFlight -= 1
     }
 
     private func walk(from head: UInt16) throws(QueueFault) -> DescriptorChain {
@@ -172,14 +181,13 @@ struct SplitQueue {
 
     // MARK: Used ring
 
-    /// Gives a chain back; visible to the driver after `publish`.
+    /// Queues a used element; visible to the driver after `publish`. `retire` is the caller's.
     mutating func push(head: UInt16, written: UInt32) throws(QueueFault) {
         let slot = UInt64(nextUsed & (areas.size - 1))
         let at = GuestAddress(areas.used) + (RingLayout.ring + UsedElement.size * slot)
         let element = UsedElement(id: UInt32(head), length: written)
         try guarded { () throws(GuestMemoryFault) in try memory.store(element, at: at) }
         nextUsed &+= 1
-        inFlight = max(inFlight - 1, 0)
     }
 
     /// Makes all pushed elements visible at once. Returns whether the driver wants an interrupt for them.
@@ -189,7 +197,8 @@ struct SplitQueue {
             try memory.storeRelease(nextUsed, at: GuestAddress(areas.used) + RingLayout.index)
         }
         publishedUsed = nextUsed
-        // The index must be visible before the driver's wish is read: it writes its wish, then reads the index.
+        // The index must be visible before the driver's wish is read: it writes the wish, then reads the
+        // index.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         let available = GuestAddress(areas.available)
         guard usesEventIndex else {
@@ -227,7 +236,8 @@ struct SplitQueue {
             usesEventIndex
             ? (nextAvailable, RingLayout.availableEvent(size: areas.size)) : (0, RingLayout.flags)
         try guarded { () throws(GuestMemoryFault) in try memory.storeRelease(value, at: used + offset) }
-        // The wish must be visible before the index is read: the driver writes the index, then reads the wish.
+        // The wish must be visible before the index is read: the driver writes the index, then reads the
+        // wish.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
         return try pending() > 0
     }

@@ -7,8 +7,8 @@ enum VirtioCapability {
     static let configAccess: UInt8 = 5
 }
 
-/// Our BARs: MSI-X alone in one page, so that a nested hypervisor can pass the other through; the registers in
-/// four pages of another.
+/// Our BARs: MSI-X alone in one, so that a nested hypervisor can pass the other through; the registers in
+/// four pages of the other.
 enum VirtioBAR {
     static let msix = 1
     static let msixSize: UInt64 = 0x1_0000

@@ -51,7 +51,8 @@ public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
         return [
             capability(VirtioCapability.common, at: VirtioBAR.common, size: UInt32(CommonRegister.size)),
             capability(
-                VirtioCapability.notify, at: VirtioBAR.notify, size: notifySize, extra: VirtioBAR.notifyMultiplier),
+                VirtioCapability.notify, at: VirtioBAR.notify, size: notifySize,
+                extra: VirtioBAR.notifyMultiplier),
             capability(VirtioCapability.interruptStatus, at: VirtioBAR.interruptStatus, size: 1),
             capability(VirtioCapability.device, at: VirtioBAR.device, size: UInt32(max(configSize, 4))),
             windowCapability(),

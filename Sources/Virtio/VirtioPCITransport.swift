@@ -135,7 +135,8 @@ public final class VirtioPCITransport: PCIFunctionHandler {
     private func acceptFeatures(_ value: UInt64, _ state: inout State) {
         guard signals.status & DeviceStatus.featuresOK == 0, state.driverFeatureSelect < 2 else { return }
         let shift = UInt64(32 * state.driverFeatureSelect)
-        state.driverFeatures = (state.driverFeatures & ~(0xFFFF_FFFF << shift)) | (value & 0xFFFF_FFFF) << shift
+        state.driverFeatures =
+            (state.driverFeatures & ~(0xFFFF_FFFF << shift)) | (value & 0xFFFF_FFFF) << shift
     }
 
     private func writeQueue(_ register: Int, _ width: AccessWidth, _ value: UInt64, _ state: State) {
@@ -148,7 +149,9 @@ public final class VirtioPCITransport: PCIFunctionHandler {
             if word == 1, signals.status & DeviceStatus.featuresOK != 0 { enable(queue, state) }
         case (CommonRegister.queueReset, .word): if word == 1 { resetQueue(queue, state) }
         case (CommonRegister.queueDescriptors..<CommonRegister.queueDescriptors + 8, _):
-            queue.configure { Self.store(value, register - CommonRegister.queueDescriptors, width, &$0.descriptors) }
+            queue.configure {
+                Self.store(value, register - CommonRegister.queueDescriptors, width, &$0.descriptors)
+            }
         case (CommonRegister.queueDriver..<CommonRegister.queueDriver + 8, _):
             queue.configure { Self.store(value, register - CommonRegister.queueDriver, width, &$0.available) }
         case (CommonRegister.queueDevice..<CommonRegister.queueDevice + 8, _):
@@ -252,14 +255,17 @@ public final class VirtioPCITransport: PCIFunctionHandler {
     func save() -> Saved {
         state.withLock { state in
             Saved(
-                deviceFeatureSelect: state.deviceFeatureSelect, driverFeatureSelect: state.driverFeatureSelect,
+                deviceFeatureSelect: state.deviceFeatureSelect,
+                driverFeatureSelect: state.driverFeatureSelect,
                 driverFeatures: state.driverFeatures, queueSelect: state.queueSelect, signals: signals.save(),
                 queues: link.queues.map { $0.save() })
         }
     }
 
     func restore(_ saved: Saved, kind: String) throws(RestoreError) {
-        guard saved.queues.count == link.queues.count else { throw RestoreError(kind, "another number of queues") }
+        guard saved.queues.count == link.queues.count else {
+            throw RestoreError(kind, "another number of queues")
+        }
         let isNegotiated = saved.signals.status & DeviceStatus.featuresOK != 0
         guard !isNegotiated || accepts(saved.driverFeatures) else {
             throw RestoreError(kind, "features that this device does not offer")
@@ -279,7 +285,8 @@ public final class VirtioPCITransport: PCIFunctionHandler {
         }
         state.withLock { state in
             state = State(
-                deviceFeatureSelect: saved.deviceFeatureSelect, driverFeatureSelect: saved.driverFeatureSelect,
+                deviceFeatureSelect: saved.deviceFeatureSelect,
+                driverFeatureSelect: saved.driverFeatureSelect,
                 driverFeatures: saved.driverFeatures, queueSelect: saved.queueSelect)
         }
         signals.restore(saved.signals)

@@ -11,8 +11,8 @@ struct QueueRegisters: Codable, Sendable, Equatable {
     var used: UInt64 = 0
 }
 
-/// One virtqueue of a device: its registers, and the ring while it is enabled. What the driver does wrong ends
-/// in DEVICE_NEEDS_RESET and an empty queue; a device sees well-formed chains only.
+/// One virtqueue of a device: its registers, and the ring while it is enabled. What the driver does wrong
+/// ends in DEVICE_NEEDS_RESET and an empty queue; a device sees well-formed chains only.
 ///
 /// A chain remembers the life of the queue that it came from, so that a completion that arrives after a
 /// reset changes nothing.
@@ -86,18 +86,32 @@ public final class VirtioQueue: Sendable {
     @discardableResult
     public func complete(_ chain: DescriptorChain, written: Int) -> Bool {
         var vector: UInt16?
-        let mustLook = attempt { state throws(QueueFault) in
-            guard chain.epoch == state.epoch, let wasFull = state.ring?.isFull else { return false }
+        attempt { state throws(QueueFault) -> Void in
+            guard chain.epoch == state.epoch else { return }
             try state.ring?.push(head: chain.head, written: UInt32(clamping: written))
             if !state.isBatching, try state.ring?.publish() == true { vector = state.registers.vector }
-            return wasFull
         }
+        let wasFull = retire(chain)
         if let vector { signals.interruptForQueue(vector: vector) }
-        return mustLook ?? false
+        return wasFull
     }
 
-    /// The driver broke the protocol of the device beyond an answer.
-    public func fail(_ fault: QueueFault) { attempt { _ throws(QueueFault) -> Void in throw fault } }
+    /// Also on a broken queue: a reset waits for the last chain in flight. Returns whether the queue was full
+    /// until now.
+    @discardableResult
+    private func retire(_ chain: DescriptorChain) -> Bool {
+        state.withLock { state in
+            guard chain.epoch == state.epoch, let wasFull = state.ring?.isFull else { return false }
+            state.ring?.retire()
+            return wasFull
+        }
+    }
+
+    /// The driver broke the protocol of the device beyond an answer to `chain`, which is given up.
+    public func fail(_ chain: DescriptorChain, _ fault: QueueFault) {
+        attempt { _ throws(QueueFault) -> Void in throw fault }
+        retire(chain)
+    }
 
     /// Hands every available chain to `handle`, with the driver's notifications suppressed and the used ring
     /// published once at the end. If another thread is already at it, that thread looks again instead, so
@@ -205,7 +219,8 @@ public final class VirtioQueue: Sendable {
             descriptors: registers.descriptors, available: registers.available, used: registers.used,
             size: registers.size)
         return try SplitQueue(
-            memory, areas, eventIndex: eventIndex, indirect: indirect, nextAvailable: saved?.nextAvailable ?? 0,
+            memory, areas, eventIndex: eventIndex, indirect: indirect,
+            nextAvailable: saved?.nextAvailable ?? 0,
             nextUsed: saved?.nextUsed ?? 0, isNew: saved == nil)
     }
 

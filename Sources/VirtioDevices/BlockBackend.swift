@@ -15,11 +15,13 @@ public struct BlockRequest: Sendable {
     public let sector: UInt64
     /// 512-byte sectors; 0 for a flush.
     public let sectorCount: UInt64
-    /// Where reads store and writes come from: `sectorCount * 512` bytes in all, each buffer of any length and
-    /// alignment. Empty for the other operations.
+    /// Where reads store and writes come from: `sectorCount * 512` bytes in all, each buffer of any length
+    /// and alignment. Empty for the other operations.
     public let buffers: [HostBuffer]
 
-    public init(_ operation: Operation, sector: UInt64 = 0, sectorCount: UInt64 = 0, buffers: [HostBuffer] = []) {
+    public init(
+        _ operation: Operation, sector: UInt64 = 0, sectorCount: UInt64 = 0, buffers: [HostBuffer] = []
+    ) {
         self.operation = operation
         self.sector = sector
         self.sectorCount = sectorCount
@@ -27,7 +29,8 @@ public struct BlockRequest: Sendable {
     }
 }
 
-/// The storage behind a disk. Any thread; the device never has more requests outstanding than its queues hold.
+/// The storage behind a disk. Any thread; the device never has more requests outstanding than its queues
+/// hold.
 public protocol BlockBackend: AnyObject, Sendable {
     /// Size in 512-byte sectors; may change, then `VirtioBlock.capacityChanged` is called.
     var capacity: UInt64 { get }
@@ -38,7 +41,7 @@ public protocol BlockBackend: AnyObject, Sendable {
     /// The end of a batch of `submit` calls: what was only queued starts now.
     func commit()
     /// Returns when every request submitted before has called its completion, and that call has returned.
-    /// Called for a device reset, on a vCPU thread, and for a pause.
+    /// Called for a device reset on a vCPU thread, and for a pause; never on the thread that completes.
     func drain()
 }
 

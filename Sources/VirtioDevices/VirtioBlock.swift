@@ -96,7 +96,9 @@ public final class VirtioBlock: VirtioDevice {
         let index = BlockConfigField.writeback - offset
         guard bytes.indices.contains(index) else { return }
         state.withLock { state in
-            if state.features & BlockFeature.configWriteCache != 0 { state.isWriteback = bytes[index] & 1 != 0 }
+            if state.features & BlockFeature.configWriteCache != 0 {
+                state.isWriteback = bytes[index] & 1 != 0
+            }
         }
     }
 
@@ -116,7 +118,7 @@ public final class VirtioBlock: VirtioDevice {
 
     private func handle(_ chain: DescriptorChain, _ queue: VirtioQueue) {
         // Without a byte for the status there is no way to answer.
-        guard chain.writableCount > 0 else { return queue.fail(.badRequest) }
+        guard chain.writableCount > 0 else { return queue.fail(chain, .badRequest) }
         let header = chain.read(link.memory, offset: 0, count: Self.headerSize)
         guard let type = header.load(littleEndian: UInt32.self, at: 0),
             let sector = header.load(littleEndian: UInt64.self, at: 8)

@@ -122,7 +122,8 @@ public final class VirtioConsole: VirtioDevice {
 
     // MARK: Input
 
-    /// Offers bytes for the guest; returns how many were taken. The rest may be offered when `inputRoom` says so.
+    /// Offers bytes for the guest; returns how many were taken. The rest may be offered when `inputRoom`
+    /// says so.
     public func receive(_ bytes: [UInt8]) -> Int {
         state.withLock { state in
             let count = min(bytes.count, Self.inputLimit - state.inputCount)
@@ -137,7 +138,8 @@ public final class VirtioConsole: VirtioDevice {
 
     private func fillReceiveBuffers(_ state: inout State) {
         let queue = link.queues[Self.receiveQueue]
-        // Each turn uses a byte or a buffer that is of no use; a driver that adds those for ever is not followed.
+        // Each turn uses a byte, or a buffer that is of no use; a driver that adds those for ever is not
+        // followed.
         var turns = state.inputCount + 2 * Int(Self.queueSize)
         while state.inputCount > 0, turns > 0 {
             turns -= 1
@@ -170,7 +172,8 @@ public final class VirtioConsole: VirtioDevice {
     public func save() -> Saved {
         state.withLock { state in
             Saved(
-                columns: state.columns, rows: state.rows, input: Array(state.input.dropFirst(state.inputStart)),
+                columns: state.columns, rows: state.rows,
+                input: Array(state.input.dropFirst(state.inputStart)),
                 output: state.output)
         }
     }

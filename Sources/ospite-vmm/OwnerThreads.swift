@@ -39,30 +39,9 @@ enum OwnerThreads {
     private static func start(
         _ name: String, sandbox: Sandbox, _ body: @escaping @Sendable () -> Void
     ) throws(HostError) {
-        let work = unsafe Unmanaged.passRetained(
-            ThreadBody {
-                _ = unsafe ospite_set_thread_name(name)
-                guard (try? sandbox.confine(.control)) != nil else { _exit(1) }
-                body()
-            })
-        var thread = pthread_t()
-        // SAFETY: the new thread takes over the one reference that `passRetained` made.
-        let code = unsafe pthread_create(
-            &thread, nil,
-            { pointer in
-                guard let pointer = unsafe pointer else { return nil }
-                unsafe Unmanaged<ThreadBody>.fromOpaque(pointer).takeRetainedValue().run()
-                return nil
-            }, unsafe work.toOpaque())
-        guard code == 0 else {
-            unsafe work.release()
-            throw HostError("starting the \(name) thread", code: code)
+        _ = try HostThread(name: name) {
+            guard (try? sandbox.confine(.control)) != nil else { _exit(1) }
+            body()
         }
-        pthread_detach(thread)
-    }
-
-    private final class ThreadBody: Sendable {
-        let run: @Sendable () -> Void
-        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
     }
 }

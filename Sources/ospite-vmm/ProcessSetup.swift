@@ -15,6 +15,7 @@ enum ProcessSetup {
 
     /// Shows the machine's name in lists of processes (at most 15 bytes).
     static func setName(_ name: MachineName) {
+        // SAFETY: the call only reads the name, which lives during it.
         _ = unsafe ospite_set_thread_name(String(decoding: "vm:\(name)".utf8.prefix(15), as: UTF8.self))
     }
 }

@@ -83,7 +83,7 @@ enum SandboxSelfTest {
         let words = ["ospite-vmm", "--sandbox-probe", threadClass.rawValue, call]
         var argv: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) }
         unsafe argv.append(nil)
-        defer { for unsafe text in unsafe argv { unsafe free(text) } }
+        defer { unsafe argv.forEach { unsafe free($0) } }
         var environment: [UnsafeMutablePointer<CChar>?] = unsafe [nil]
         var child: pid_t = 0
         guard unsafe posix_spawn(&child, "/proc/self/exe", nil, nil, argv, &environment) == 0 else {

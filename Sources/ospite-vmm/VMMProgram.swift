@@ -29,7 +29,7 @@ enum VMMProgram {
             say("ospite-vmm is started by ospite: use ospite run.")
             return usage
         }
-        let control = ControlSocket(owning: InheritedDescriptor.control)
+        let control = ControlSocket(Descriptor(adopting: InheritedDescriptor.control))
         let tell: @Sendable (MachineReport) -> Void = { report in
             // An owner that is gone needs no report.
             try? control.send(report.frame)
@@ -45,7 +45,7 @@ enum VMMProgram {
     private static func run(
         _ control: ControlSocket, hasLifetime: Bool, tell: @escaping @Sendable (MachineReport) -> Void
     ) throws(HostError) -> Int32 {
-        _ = signal(SIGPIPE, SIG_IGN)
+        HostSignals.ignoreBrokenPipes()
         guard let (spec, resources) = try configuration(from: control, tell: tell) else { return 1 }
         ProcessSetup.closeStrangers(resourceCount: resources.count)
         ProcessSetup.setName(spec.name)

@@ -7,18 +7,14 @@ struct ChildProcess {
 
     enum End: Equatable { case exited(Int32), killed(signal: Int32) }
 
-    /// Starts `path` with no environment. Descriptor `n` of the child is `descriptors[n]`; a negative one is
-    /// left out, and every other descriptor of ours must be close-on-exec.
-    init(path: String, arguments: [String], descriptors: [Int32]) throws(HostError) {
+    /// Starts `path` with no environment. Descriptor `n` of the child is `descriptors[n]`; every other
+    /// descriptor of ours must be close-on-exec.
+    init(path: String, arguments: [String], descriptors: [Descriptor]) throws(HostError) {
         // Sources move above every target, so that no dup2 overwrites one that is still needed.
         var moved: [Int32] = []
-        defer { for descriptor in moved where descriptor >= 0 { _ = close(descriptor) } }
+        defer { for descriptor in moved { _ = close(descriptor) } }
         for descriptor in descriptors {
-            guard descriptor >= 0 else {
-                moved.append(-1)
-                continue
-            }
-            let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, Int32(descriptors.count))
+            let copy = fcntl(descriptor.number, F_DUPFD_CLOEXEC, Int32(descriptors.count))
             guard copy >= 0 else { throw .last("passing a file to the machine") }
             moved.append(copy)
         }
@@ -31,7 +27,7 @@ struct ChildProcess {
             unsafe posix_spawn_file_actions_destroy(&actions)
             unsafe posix_spawnattr_destroy(&attributes)
         }
-        for (target, source) in moved.enumerated() where source >= 0 {
+        for (target, source) in moved.enumerated() {
             unsafe posix_spawn_file_actions_adddup2(&actions, source, Int32(target))
         }
         Self.freshSignals(&attributes)
@@ -59,7 +55,7 @@ struct ChildProcess {
         // environment is an empty list.
         var argv: [UnsafeMutablePointer<CChar>?] = unsafe ([path] + arguments).map { unsafe strdup($0) }
         unsafe argv.append(nil)
-        defer { for unsafe text in unsafe argv { unsafe free(text) } }
+        defer { unsafe argv.forEach { unsafe free($0) } }
         var environment: [UnsafeMutablePointer<CChar>?] = unsafe [nil]
         var child: pid_t = 0
         let code = unsafe posix_spawn(&child, path, &actions, &attributes, argv, &environment)

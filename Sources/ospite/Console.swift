@@ -1,4 +1,3 @@
-internal import Glibc
 internal import Synchronization
 
 /// Everything that Ospite itself says goes to standard error; standard output belongs to the guest.
@@ -8,9 +7,9 @@ enum Console {
     /// In raw mode the terminal does not return the carriage by itself.
     static func setRaw(_ raw: Bool) { isRaw.store(raw, ordering: .relaxed) }
 
+    /// A standard error that is gone takes our words with it.
     static func say(_ sentence: String) {
         let ending = isRaw.load(ordering: .relaxed) ? "\r\n" : "\n"
-        var text = Array((sentence + ending).utf8)
-        HostCall.writeAll(&text, to: STDERR_FILENO)
+        try? HostCall.standardError.writeAll(Array((sentence + ending).utf8))
     }
 }

@@ -2,27 +2,26 @@ internal import Glibc
 internal import LinuxHost
 internal import MachineControl
 internal import MachineSpec
+internal import Synchronization
 
 /// From the options of `ospite run` to a running machine, and on to its exit status.
 enum Launcher {
     static func run(_ command: RunCommand) throws(RunFailure) -> Int32 {
         let request = try MachineRequest(command)
         try fillStandardDescriptors()
-        let signals = try host { () throws(HostError) in
-            try HostCall.signalDescriptor(for: Supervisor.signals)
-        }
-        _ = signal(SIGPIPE, SIG_IGN)
+        let signals = try host { () throws(HostError) in try SignalDescriptor(Supervisor.signals) }
+        HostSignals.ignoreBrokenPipes()
         let folder = try RuntimeFolder(name: request.spec.name)
         defer { folder.remove() }
 
         let usesStandardStreams = request.serial.contains(.standardStreams)
         let terminal = usesStandardStreams ? Terminal() : nil
         let keyboard = try terminal.map { _ throws(RunFailure) in
-            try host { () throws(HostError) in try HostCall.pipePair() }
+            try host { () throws(HostError) in try Descriptor.pipe() }
         }
         var files = OpenedFiles()
         defer { files.removeSockets() }
-        let spec = try request.open(into: &files, keyboard: keyboard?.read)
+        let spec = try request.open(into: &files, keyboard: keyboard?.reader)
         do throws(SpecError) {
             try spec.validate(resourceCount: files.descriptors.count)
         } catch {
@@ -33,26 +32,26 @@ enum Launcher {
         }
         files.closeAll()
         let supervisor = Supervisor(
-            machine: machine, signals: signals, terminal: terminal, keyboard: keyboard?.write ?? -1)
+            machine: machine, signals: signals, terminal: terminal, keyboard: keyboard?.writer)
         return supervisor.run()
     }
 
     /// Starts the machine's process and sends it the description.
     private static func start(
-        _ spec: MachineSpec, resources: [Int32], keptLock: Int32
+        _ spec: MachineSpec, resources: [Descriptor], keptLock: Descriptor
     ) throws(HostError) -> MachineProcess {
         let program = try machineProgram()
-        let control = try HostCall.socketPair()
-        let lifetime = try HostCall.pipePair()
-        let null = try HostCall.open("/dev/null", O_RDWR)
-        defer { for descriptor in [control.theirs, lifetime.read, null] { _ = close(descriptor) } }
+        let (ours, theirs) = try Descriptor.socketPair(packets: true)
+        let lifetime = try Descriptor.pipe()
+        let null = try Descriptor.open("/dev/null", flags: O_RDWR)
+        // The order that InheritedDescriptor promises.
         let inherited =
-            [null, null, STDERR_FILENO, control.theirs, lifetime.read] + resources + [keptLock]
-        precondition(inherited.firstIndex(of: control.theirs) == Int(InheritedDescriptor.control))
+            [null, null, HostCall.standardError, theirs, lifetime.reader] + resources + [keptLock]
         let child = try ChildProcess(path: program, arguments: ["--lifetime"], descriptors: inherited)
-        let socket = ControlSocket(owning: control.ours)
-        try socket.send(MachineCommand.configure(spec, resourceCount: resources.count).frame)
-        return MachineProcess(child: child, control: socket, lifetime: lifetime.write)
+        let socket = ControlSocket(ours)
+        // A process that is gone already is told by its end.
+        try? socket.send(MachineCommand.configure(spec, resourceCount: resources.count).frame)
+        return MachineProcess(child: child, control: socket, lifetime: lifetime.writer)
     }
 
     /// `ospite-vmm` beside our own program.
@@ -60,7 +59,7 @@ enum Launcher {
         let own = try HostCall.executablePath()
         let folder = own.lastIndex(of: "/").map { String(own[..<$0]) } ?? "."
         let path = folder + "/ospite-vmm"
-        guard unsafe access(path, X_OK) == 0 else {
+        guard HostCall.isExecutable(path) else {
             throw HostError("\(path) is missing: install ospite and ospite-vmm into one folder", code: 0)
         }
         return path
@@ -68,12 +67,16 @@ enum Launcher {
 
     /// A program started without standard descriptors would get its own files under their numbers.
     private static func fillStandardDescriptors() throws(RunFailure) {
-        try host { () throws(HostError) in
-            for descriptor in STDIN_FILENO...STDERR_FILENO where fcntl(descriptor, F_GETFD) < 0 {
-                _ = try HostCall.open("/dev/null", O_RDWR)
-            }
+        for descriptor in STDIN_FILENO...STDERR_FILENO where fcntl(descriptor, F_GETFD) < 0 {
+            let null = try host { () throws(HostError) in try Descriptor.open("/dev/null", flags: O_RDWR) }
+            // The lowest free number is the missing one.
+            precondition(null.number == descriptor, "a descriptor got another number than the lowest")
+            fillers.withLock { $0.append(null) }
         }
     }
+
+    /// They stay open to the end.
+    private static let fillers = Mutex<[Descriptor]>([])
 
     private static func host<T>(_ body: () throws(HostError) -> T) throws(RunFailure) -> T {
         do throws(HostError) {
@@ -89,5 +92,5 @@ struct MachineProcess {
     let child: ChildProcess
     let control: ControlSocket
     /// While this descriptor is open the machine has an owner.
-    let lifetime: Int32
+    let lifetime: Descriptor
 }

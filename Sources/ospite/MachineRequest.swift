@@ -1,4 +1,5 @@
 internal import Glibc
+internal import LinuxHost
 internal import MachineSpec
 
 /// What the user asked for, read and checked as far as that is possible without opening a file.
@@ -55,7 +56,7 @@ struct MachineRequest {
     }
 
     /// Opens the files and names them in the description.
-    func open(into files: inout OpenedFiles, keyboard: Int32?) throws(RunFailure) -> MachineSpec {
+    func open(into files: inout OpenedFiles, keyboard: Descriptor?) throws(RunFailure) -> MachineSpec {
         var opened = spec
         if let kernel {
             let image = try files.addFile(kernel, option: "--kernel")
@@ -77,7 +78,8 @@ struct MachineRequest {
     private static func spec(_ command: RunCommand) throws(SpecError) -> MachineSpec {
         var spec = MachineSpec(
             name: try MachineName(command.name ?? "machine-\(getpid())"),
-            uuid: try command.uuid.map { text throws(SpecError) in try MachineUUID(parsing: text) } ?? .random())
+            uuid: try command.uuid.map { text throws(SpecError) in try MachineUUID(parsing: text) }
+                ?? .random())
         spec.accelerator = try choice(
             command.accel, "--accel", [("auto", .auto), ("kvm", .kvm), ("soft", .soft)])
         spec.machineType = try choice(command.machine, "--machine", [("pc", .pc), ("micro", .micro)])

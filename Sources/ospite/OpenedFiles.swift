@@ -5,11 +5,14 @@ internal import MachineSpec
 /// Opens every file of a machine, checks what it is, and keeps the descriptors in the order in which they go
 /// to the machine's process.
 struct OpenedFiles {
-    private(set) var descriptors: [Int32] = []
+    private(set) var descriptors: [Descriptor] = []
     /// Sockets that we created in the file system, to be removed at the end.
-    private(set) var socketPaths: [String] = []
+    private var socketPaths: [String] = []
 
-    mutating func add(_ descriptor: Int32) -> ResourceIndex {
+    /// A FIFO or a device without a medium must not hold us up while we look at what it is.
+    private static let carefully = O_NONBLOCK | O_NOCTTY
+
+    private mutating func add(_ descriptor: Descriptor) -> ResourceIndex {
         precondition(descriptors.count < 255, "a resource index is one byte")
         descriptors.append(descriptor)
         return ResourceIndex(UInt8(descriptors.count - 1))
@@ -18,12 +21,11 @@ struct OpenedFiles {
     /// A kernel or an initial RAM disk.
     mutating func addFile(_ path: String, option: String) throws(RunFailure) -> ResourceIndex {
         do throws(HostError) {
-            let descriptor = try HostCall.open(path, O_RDONLY | O_NONBLOCK)
-            let status = try HostCall.status(of: descriptor)
-            guard status.st_mode & S_IFMT == S_IFREG else {
+            let file = try Descriptor.open(path, flags: O_RDONLY | Self.carefully)
+            guard try file.facts().kind == .regular else {
                 throw HostError("\(path) is not a regular file", code: 0)
             }
-            return add(descriptor)
+            return add(file)
         } catch {
             throw .host("\(option) cannot be used: \(error). Give a file that you may read.")
         }
@@ -33,26 +35,21 @@ struct OpenedFiles {
     mutating func addDisk(_ option: DiskOption, snapshot: Bool) throws(RunFailure) -> DiskSpec {
         let keepsImage = option.isReadOnly || option.isSnapshot || snapshot
         do throws(HostError) {
-            let descriptor = try HostCall.open(
-                option.path, (keepsImage ? O_RDONLY : O_RDWR) | O_NONBLOCK)
-            let status = try HostCall.status(of: descriptor)
-            let kind = status.st_mode & S_IFMT
-            guard kind == S_IFREG || kind == S_IFBLK else {
+            let file = try Descriptor.open(
+                option.path, flags: (keepsImage ? O_RDONLY : O_RDWR) | Self.carefully)
+            let facts = try file.facts()
+            guard facts.kind != .other else {
                 throw HostError("\(option.path) is neither a file nor a block device", code: 0)
             }
-            HostCall.clearNonBlocking(descriptor)
-            guard try HostCall.lock(descriptor, exclusive: !keepsImage) else {
-                throw HostError("\(option.path) is in use by another machine", code: 0)
-            }
-            let size = lseek(descriptor, 0, SEEK_END)
-            guard size >= 0 else { throw .last("measuring \(option.path)") }
-            guard size >= 512 else {
+            try file.setNonBlocking(false)
+            try Self.lock(file, exclusive: !keepsImage, path: option.path)
+            guard facts.size >= 512 else {
                 throw HostError("\(option.path) is smaller than one sector of 512 bytes", code: 0)
             }
-            let image = add(descriptor)
+            let image = add(file)
             let overlay = option.isReadOnly || !keepsImage ? nil : add(try Self.nameless())
             return DiskSpec(
-                image: image, overlay: overlay, byteCount: UInt64(size) / 512 * 512, format: option.format,
+                image: image, overlay: overlay, byteCount: facts.size / 512 * 512, format: option.format,
                 bus: option.bus, isReadOnly: option.isReadOnly)
         } catch {
             throw .host(
@@ -61,27 +58,40 @@ struct OpenedFiles {
         }
     }
 
+    private static func lock(_ file: Descriptor, exclusive: Bool, path: String) throws(HostError) {
+        do throws(HostError) {
+            try file.lock(exclusive: exclusive)
+        } catch {
+            guard error.code == EAGAIN || error.code == EACCES else { throw error }
+            throw HostError("\(path) is in use by another machine", code: 0)
+        }
+    }
+
     /// A file without a name in the folder for large temporary files.
-    private static func nameless() throws(HostError) -> Int32 {
+    private static func nameless() throws(HostError) -> Descriptor {
         let temporaryFile: Int32 = 0o20200000  // O_TMPFILE, open(2)
         let folder = HostCall.environment("TMPDIR") ?? "/var/tmp"
-        return try HostCall.open(folder, temporaryFile | O_RDWR, mode: 0o600)
+        return try Descriptor.open(folder, flags: temporaryFile | O_RDWR, mode: 0o600)
     }
 
     /// `keyboard` is a pipe in place of standard input, when the terminal is in raw mode.
-    mutating func addSerial(_ option: SerialOption, keyboard: Int32?) throws(RunFailure) -> SerialBackend {
+    mutating func addSerial(_ option: SerialOption, keyboard: Descriptor?) throws(RunFailure) -> SerialBackend {
         do throws(HostError) {
             switch option {
             case .none: return .none
             case .standardStreams:
-                return .stream(input: add(keyboard ?? STDIN_FILENO), output: add(STDOUT_FILENO))
+                let input = add(keyboard ?? HostCall.standardInput)
+                return .stream(input: input, output: add(HostCall.standardOutput))
             case .file(let path):
-                let descriptor = try HostCall.open(
-                    path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK, mode: 0o666)
-                HostCall.clearNonBlocking(descriptor)
-                return .stream(input: nil, output: add(descriptor))
+                let file = try Descriptor.open(
+                    path, flags: O_WRONLY | O_CREAT | O_TRUNC | Self.carefully, mode: 0o666)
+                try file.setNonBlocking(false)
+                return .stream(input: nil, output: add(file))
             case .unixSocket(let path):
-                let socket = add(try HostCall.listen(at: path))
+                // Private from its birth: who connects types into the guest.
+                let mask = umask(0o177)
+                defer { _ = umask(mask) }
+                let socket = add(try Descriptor.listen(unixPath: path))
                 socketPaths.append(path)
                 return .listener(socket)
             }
@@ -94,7 +104,7 @@ struct OpenedFiles {
     mutating func addKVM(_ accelerator: Accelerator) throws(RunFailure) -> ResourceIndex? {
         guard accelerator != .soft else { return nil }
         do throws(HostError) {
-            return add(try HostCall.open("/dev/kvm", O_RDWR))
+            return add(try Descriptor.open("/dev/kvm", flags: O_RDWR))
         } catch {
             guard accelerator == .kvm else { return nil }
             throw .host(
@@ -102,13 +112,10 @@ struct OpenedFiles {
         }
     }
 
-    /// The machine's process has its own copies now.
-    mutating func closeAll() {
-        for descriptor in descriptors where descriptor > STDERR_FILENO { _ = close(descriptor) }
-        descriptors = []
-    }
+    /// Lets go of our copies; the machine's process has its own.
+    mutating func closeAll() { descriptors = [] }
 
     func removeSockets() {
-        for path in socketPaths { _ = unsafe unlink(path) }
+        for path in socketPaths { HostCall.removeFile(path) }
     }
 }

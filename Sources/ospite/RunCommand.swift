@@ -7,12 +7,12 @@ struct RunCommand: ParsableCommand {
         commandName: "run",
         abstract: "Runs a machine in the foreground.",
         discussion: """
-            On a terminal, Ctrl-A X ends the machine and Ctrl-A H lists the other keys. SIGINT and SIGTERM press \
-            the power button; a second one, or ten seconds, end the machine.
+            On a terminal, Ctrl-A X ends the machine and Ctrl-A H lists the other keys. SIGINT and \
+            SIGTERM press the power button; a second one, or ten seconds, end the machine.
 
             Exit status: 0 the guest powered off, or asked for a reset under --no-reboot; 3 the guest \
-            panicked, or triple-faulted under --no-reboot; (V << 1) | 1 after a write of V to the debug-exit \
-            port; 1 an error of Ospite or the host; 64 wrong usage.
+            panicked, or triple-faulted under --no-reboot; (V << 1) | 1 after a write of V to the \
+            debug-exit port; 1 an error of Ospite or the host; 64 wrong usage.
             """)
 
     @Option(help: "The machine's name; also the name of its folder at run time.")
@@ -94,7 +94,9 @@ struct RunFailure: Error {
     let sentence: String
     let status: Int32
 
-    static func usage(_ error: SpecError) -> RunFailure { RunFailure(sentence: error.description, status: 64) }
+    static func usage(_ error: SpecError) -> RunFailure {
+        RunFailure(sentence: error.description, status: 64)
+    }
     static func usage(_ sentence: String) -> RunFailure { RunFailure(sentence: sentence, status: 64) }
     static func host(_ sentence: String) -> RunFailure { RunFailure(sentence: sentence, status: 1) }
 }

@@ -7,52 +7,55 @@ internal import MachineSpec
 final class RuntimeFolder {
     let path: String
     /// The lock; the machine's process gets a copy, so that it holds as long as either lives.
-    let lock: Int32
+    let lock: Descriptor
 
     init(name: MachineName) throws(RunFailure) {
         do throws(HostError) {
             path = try Self.root() + "/" + name.description
             try Self.makePrivateFolder(path)
-            lock = try HostCall.open(path + "/pid", O_RDWR | O_CREAT, mode: 0o600)
-            guard try HostCall.lock(lock, exclusive: true) else {
-                throw HostError("a machine of the name \(name) is running", code: 0)
-            }
+            lock = try Descriptor.open(path + "/pid", flags: O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
+            try Self.lock(lock, name: name)
+            try lock.resize(to: 0)
+            try lock.writeAll(Array("\(getpid())\n".utf8))
         } catch {
             throw .host("The machine cannot be registered: \(error). Use another --name.")
         }
-        _ = ftruncate(lock, 0)
-        var text = Array("\(getpid())\n".utf8)
-        HostCall.writeAll(&text, to: lock)
     }
 
     /// Forgets the machine.
     func remove() {
-        _ = unsafe unlink(path + "/pid")
-        _ = unsafe rmdir(path)
+        HostCall.removeFile(path + "/pid")
+        HostCall.removeFolder(path)
+    }
+
+    private static func lock(_ file: Descriptor, name: MachineName) throws(HostError) {
+        do throws(HostError) {
+            try file.lock(exclusive: true)
+        } catch {
+            guard error.code == EAGAIN || error.code == EACCES else { throw error }
+            throw HostError("a machine of the name \(name) is running", code: 0)
+        }
     }
 
     /// The folder of all machines of this user.
     private static func root() throws(HostError) -> String {
+        var path = "/tmp/ospite-\(getuid())"
         if let runtime = HostCall.environment("XDG_RUNTIME_DIR"), runtime.hasPrefix("/") {
-            let path = runtime + "/ospite"
-            try makePrivateFolder(path)
-            return path
+            path = runtime + "/ospite"
         }
-        let path = "/tmp/ospite-\(getuid())"
         try makePrivateFolder(path)
         return path
     }
 
     /// A folder that only we may enter. One that exists must be ours: in /tmp anybody may have made it.
     private static func makePrivateFolder(_ path: String) throws(HostError) {
-        if unsafe mkdir(path, 0o700) != 0, errno != EEXIST { throw .last("making the folder \(path)") }
-        let descriptor = try HostCall.open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
-        defer { _ = close(descriptor) }
-        let status = try HostCall.status(of: descriptor)
-        guard status.st_uid == getuid() else {
+        try HostCall.makeFolder(path, mode: 0o700)
+        let folder = try Descriptor.open(path, flags: O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        let (user, mode) = try HostCall.ownership(of: folder)
+        guard user == getuid() else {
             throw HostError("the folder \(path) belongs to another user", code: 0)
         }
-        if status.st_mode & 0o077 != 0, fchmod(descriptor, 0o700) != 0 {
+        if mode & 0o077 != 0, fchmod(folder.number, 0o700) != 0 {
             throw .last("making the folder \(path) private")
         }
     }

@@ -8,22 +8,23 @@ final class Supervisor {
     static let signals: [Int32] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGCHLD]
 
     private let machine: MachineProcess
-    private let signals: Int32
+    private let signals: SignalDescriptor
     private let terminal: Terminal?
-    /// The write end of the pipe to the guest's serial port; -1: standard input goes there by itself.
-    private var keyboard: Int32
+    /// The write end of the pipe to the guest's serial port; nil: standard input goes there by itself.
+    private var keyboard: Descriptor?
     private var escape = TerminalEscape()
     private var policy = StopPolicy()
     private var controlIsOpen = true
     private var failure: String?
     private var hasEnded = false
 
-    init(machine: MachineProcess, signals: Int32, terminal: Terminal?, keyboard: Int32) {
+    init(machine: MachineProcess, signals: SignalDescriptor, terminal: Terminal?, keyboard: Descriptor?) {
         self.machine = machine
         self.signals = signals
         self.terminal = terminal
         self.keyboard = keyboard
-        if keyboard >= 0 { HostCall.setNonBlocking(keyboard) }
+        // A guest that does not listen must not hold us up.
+        try? keyboard?.setNonBlocking(true)
     }
 
     /// Returns the exit status for our own process.
@@ -31,31 +32,31 @@ final class Supervisor {
         terminal?.enterRaw()
         defer { terminal?.restore() }
         while true {
-            let input = keyboard >= 0 ? STDIN_FILENO : -1
             let ready = HostCall.poll(
-                [signals, controlIsOpen ? machine.control.descriptor : -1, input], milliseconds: timeout())
+                [
+                    signals.descriptor, controlIsOpen ? machine.control.descriptor : nil,
+                    keyboard == nil ? nil : HostCall.standardInput,
+                ], milliseconds: timeout())
             if ready[0], let end = takeSignals() { return finish(end) }
             if ready[1] { takeReport() }
             if ready[2] { takeKeys() }
-            perform(policy.tick(at: HostCall.monotonicMilliseconds()))
+            perform(policy.tick(at: Self.now()))
         }
     }
 
     private func timeout() -> Int32 {
         guard let deadline = policy.deadline else { return -1 }
-        return Int32(clamping: max(0, deadline - HostCall.monotonicMilliseconds()))
+        return Int32(clamping: max(0, deadline - Self.now()))
     }
 
     /// Handles what has arrived; the end of the machine, when that is among it.
     private func takeSignals() -> ChildProcess.End? {
-        let recordSize = 128  // struct signalfd_siginfo; the number is its first word
-        while let records = HostCall.read(signals, atMost: recordSize), records.count == recordSize {
-            let now = HostCall.monotonicMilliseconds()
-            switch Int32(records[0]) {
+        while let signal = signals.next() {
+            switch signal {
             case SIGCHLD:
                 if let end = machine.child.end(waiting: false) { return end }
-            case SIGINT, SIGTERM: perform(policy.signalled(at: now))
-            case SIGHUP, SIGQUIT: perform(policy.stopRequested(at: now))
+            case SIGINT, SIGTERM: perform(policy.signalled(at: Self.now()))
+            case SIGHUP, SIGQUIT: perform(policy.stopRequested(at: Self.now()))
             case SIGTSTP: suspend()
             case SIGCONT: comeBack()
             default: break
@@ -99,27 +100,28 @@ final class Supervisor {
     }
 
     private func takeKeys() {
-        guard let bytes = HostCall.read(STDIN_FILENO, atMost: 4096) else {
-            closeKeyboard()
-            return
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        var count = 0
+        switch try? HostCall.standardInput.read(into: &buffer) {
+        case .moved(let moved): count = moved
+        case .wouldBlock: break
+        case .endOfFile, nil: keyboard = nil
         }
         var forGuest: [UInt8] = []
-        for byte in bytes {
+        for byte in buffer.prefix(count) {
             switch escape.feed(byte) {
             case .send(let byte): forGuest.append(byte)
-            case .quit: perform(policy.stopRequested(at: HostCall.monotonicMilliseconds()))
+            case .quit: perform(policy.stopRequested(at: Self.now()))
             case .help: for line in TerminalEscape.help { Console.say(line) }
             case .none: break
             }
         }
         // A guest that does not listen loses keys, as on a wire without flow control.
-        HostCall.writeAll(&forGuest, to: keyboard)
+        _ = try? keyboard?.write(forGuest[...])
     }
 
-    private func closeKeyboard() {
-        _ = close(keyboard)
-        keyboard = -1
-    }
+    /// Milliseconds of the monotonic clock.
+    private static func now() -> Int64 { Int64(HostTime.monotonic / 1_000_000) }
 
     private func perform(_ action: StopPolicy.Action) {
         switch action {

@@ -27,8 +27,10 @@ struct InstructionTable {
 
     /// Attributes that the interpreter asks for, in bit order. Those that only select a row are `Selector`s.
     static let attributeNames = [
-        "lock", "cpl0", "pm", "umip", "iopl", "io", "stack", "string", "repz", "branch", "conditional", "far",
-        "end", "shadow", "serial", "segload", "keepsflags", "bitstring", "x87", "mmx", "sse", "avx", "x87wait",
+        "lock", "cpl0", "cpl0ud", "pm", "umip", "iopl", "io", "stack", "string", "repz", "branch",
+        "conditional", "far",
+        "end", "shadow", "serial", "segload", "keepsflags", "bitstring", "x87", "mmx", "sse", "avx",
+        "x87wait",
         "nowait", "fxstate", "xstate", "align", "align16", "align64", "mxcsr", "i64", "o64", "d64",
     ]
 
@@ -98,7 +100,8 @@ extension InstructionTable.Row {
         try parse(opcode: columns[1])
         try parse(modRM: columns[2])
         try parse(operands: columns[4], access: columns[5])
-        flags = try Self.flagBits(columns[6]) | Self.flagBits(columns[7]) << 16 | Self.flagBits(columns[8]) << 32
+        flags =
+            try Self.flagBits(columns[6]) | Self.flagBits(columns[7]) << 16 | Self.flagBits(columns[8]) << 32
         flags |= UInt64(opcode) << 56
         try parse(attributes: columns[10])
         attributes |= UInt64(space) << 56 | (coversEightOpcodes ? 1 << 60 : 0) | (hasModRM ? 1 << 61 : 0)
@@ -111,7 +114,9 @@ extension InstructionTable.Row {
     }
 
     private mutating func parse(prefix: String) throws {
-        let accepted: [String: UInt64] = ["-": 0b1111, "NP": 0b0001, "NFx": 0b0011, "66": 2, "F3": 4, "F2": 8]
+        let accepted: [String: UInt64] = [
+            "-": 0b1111, "NP": 0b0001, "NFx": 0b0011, "66": 2, "F3": 4, "F2": 8,
+        ]
         guard let bits = accepted[prefix] else { throw RowProblem(text: "prefix \(prefix)") }
         only(bits, of: 4, at: Place.prefix)
         if ["66", "F3", "F2"].contains(prefix) { allow(1, at: Place.mandatory) }
@@ -134,7 +139,8 @@ extension InstructionTable.Row {
         }
         let fields = map.split(separator: ".").map(String.init)
         let prefixes: [String: UInt64] = ["NP": 1, "66": 2, "F3": 4, "F2": 8]
-        let lengths: [String: UInt64] = ["128": 1, "256": 2, "LIG": 3], widths: [String: UInt64] = ["W0": 1, "W1": 2, "WIG": 3]
+        let lengths: [String: UInt64] = ["128": 1, "256": 2, "LIG": 3],
+            widths: [String: UInt64] = ["W0": 1, "W1": 2, "WIG": 3]
         guard fields.count == 5, fields[0] == "VEX", let length = lengths[fields[1]],
             let prefix = prefixes[fields[2]], let number = maps[fields[3]], let wide = widths[fields[4]]
         else { throw RowProblem(text: "map \(map)") }
@@ -227,7 +233,9 @@ extension InstructionTable.Row {
                     throw RowProblem(text: "attribute \(name)")
                 }
             }
-            if let bit = InstructionTable.attributeNames.firstIndex(of: name) { attributes |= 1 << UInt64(bit) }
+            if let bit = InstructionTable.attributeNames.firstIndex(of: name) {
+                attributes |= 1 << UInt64(bit)
+            }
         }
     }
 }

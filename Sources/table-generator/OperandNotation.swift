@@ -1,15 +1,17 @@
-/// The operand notation of the table (see its head) as numbers. The order of the names is the numbering, and the
-/// names become the cases of `OperandSource` and `OperandSize` in the generated file.
+/// The operand notation of the table (see its head) as numbers. The order of the names is the numbering, and
+/// the names become the cases of `OperandSource` and `OperandSize` in the generated file.
 enum OperandNotation {
     static let sources = [
         "none", "rmGeneral", "regGeneral", "opcodeGeneral", "vvvvGeneral", "fixedGeneral", "immediate",
-        "signedImmediate", "one", "relative", "moffs", "farPointer", "regSegment", "fixedSegment", "regControl",
+        "signedImmediate", "one", "relative", "moffs", "farPointer", "regSegment", "fixedSegment",
+        "regControl",
         "regDebug", "regVector", "rmVector", "vvvvVector", "lastByteVector", "fixedVector", "regMMX", "rmMMX",
         "stringSource", "stringDestination", "memoryAtRDI", "tableLookup", "memoryIndexXMM", "memoryIndexYMM",
         "fixedST", "rmST",
     ]
     static let sizes = [
-        "unsized", "b", "w", "d", "q", "t", "dq", "qq", "x", "half", "quarter", "eighth", "v", "z", "y", "native",
+        "unsized", "b", "w", "d", "q", "t", "dq", "qq", "x", "half", "quarter", "eighth", "v", "z", "y",
+        "native",
         "far", "pair", "descriptorTable",
     ]
 

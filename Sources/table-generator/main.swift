@@ -1,7 +1,7 @@
 // Turns Instructions.table into the Swift files that the decoder reads.
 //
-//     table-generator Sources/SoftCPU/Decode            writes Generated/
-//     table-generator Sources/SoftCPU/Decode --check    exits with 1 when Generated/ is not what it would write
+//     table-generator Sources/SoftCPU/Decode           writes Generated/
+//     table-generator Sources/SoftCPU/Decode --check   exits with 1 when Generated/ is out of date
 import Foundation
 
 func fail(_ message: String) -> Never {

@@ -113,6 +113,48 @@ import Testing
         #expect(message.bytes.isEmpty && message.descriptors.isEmpty)
     }
 
+    @Test func `a signal is read as data`() throws {
+        let signals = try SignalDescriptor([SIGUSR2])
+        #expect(signals.next() == nil)
+        pthread_kill(pthread_self(), SIGUSR2)
+        #expect(signals.next() == SIGUSR2)
+        #expect(signals.next() == nil)
+    }
+
+    @Test func `a terminal is raw until it is restored, and what is no terminal is refused`() throws {
+        let (reader, _) = try Descriptor.pipe()
+        #expect(RawTerminal(reader) == nil)
+        let terminal = try Descriptor.open("/dev/ptmx", flags: O_RDWR | O_NOCTTY)
+        func isCanonical() -> Bool {
+            var settings = termios()
+            tcgetattr(terminal.number, &settings)
+            return settings.c_lflag & tcflag_t(ICANON) != 0
+        }
+        #expect(isCanonical())
+        let raw = try #require(RawTerminal(terminal))
+        #expect(!isCanonical())
+        raw.restore()
+        #expect(isCanonical())
+    }
+
+    @Test func `a ring signals its event counter and completes in its own order`() throws {
+        guard let ring = try? IOUring(entries: 4) else {
+            print("skipped: this host refuses io_uring")
+            return
+        }
+        let counter = try EventCounter()
+        try ring.signal(counter)
+        for token in 1...4 as ClosedRange<UInt64> { #expect(ring.submitNothing(token: token)) }
+        #expect(!ring.submitNothing(token: 5))
+        #expect(counter.take() > 0)
+        var completions: [IOUring.Completion] = []
+        try ring.reap(into: &completions, waiting: true)
+        #expect(completions.map(\.token).sorted() == [1, 2, 3, 4])
+        #expect(completions.allSatisfy { $0.result == 0 })
+        try ring.reap(into: &completions, waiting: false)
+        #expect(completions.isEmpty && ring.submitNothing(token: 6))
+    }
+
     @Test func `the peer of a socket pair is this process`() throws {
         let (here, _there) = try Descriptor.socketPair()
         let peer = try DescriptorPassing.peer(of: here)

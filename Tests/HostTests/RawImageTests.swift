@@ -68,7 +68,8 @@ extension DiskImage {
     @Test(arguments: methods)
     func `more vectors than one call takes are continued`(_ method: AsyncFileQueue.Method) throws {
         let image = try RawImage(Descriptor.memory("disk", size: 1 << 20), readOnly: false, prefer: method)
-        let source = TestBuffer(Self.pattern(8192, 3)), target = TestBuffer([UInt8](repeating: 0, count: 8192))
+        let source = TestBuffer(Self.pattern(8192, 3)),
+            target = TestBuffer([UInt8](repeating: 0, count: 8192))
         let single = [Int](repeating: 1, count: 5000)
         #expect(image.perform(.write(offset: 512, from: source.parts(single))) == 0)
         #expect(image.perform(.read(offset: 512, into: target.parts(single))) == 0)
@@ -77,7 +78,8 @@ extension DiskImage {
     }
 
     @Test(arguments: methods)
-    func `requests outside the disk or not whole sectors are refused`(_ method: AsyncFileQueue.Method) throws {
+    func `requests outside the disk or not whole sectors are refused`(_ method: AsyncFileQueue.Method) throws
+    {
         let image = try RawImage(Descriptor.memory("disk", size: 8192 + 100), readOnly: false, prefer: method)
         #expect(image.size == 8192 && image.hiddenBytes == 100 && image.sectorCount == 16)
         let sector = TestBuffer([UInt8](repeating: 1, count: 512))
@@ -150,7 +152,8 @@ extension DiskImage {
     }
 
     @Test(arguments: methods)
-    func `a file that became shorter is an error, not an endless loop`(_ method: AsyncFileQueue.Method) throws {
+    func `a file that became shorter is an error, not an endless loop`(_ method: AsyncFileQueue.Method) throws
+    {
         let file = try Descriptor.memory("disk", size: 8192)
         let image = try RawImage(file, readOnly: false, prefer: method)
         try file.resize(to: 4096)
@@ -160,7 +163,9 @@ extension DiskImage {
     }
 
     @Test(arguments: methods)
-    func `thousands of requests from several threads all complete once`(_ method: AsyncFileQueue.Method) throws {
+    func `thousands of requests from several threads all complete once`(_ method: AsyncFileQueue.Method)
+        throws
+    {
         let image = try RawImage(
             Descriptor.memory("disk", size: 1 << 20), readOnly: false, requestLimit: 64, prefer: method)
         let completed = Box(), refused = Box()
@@ -170,13 +175,18 @@ extension DiskImage {
                 for round in 0..<2000 {
                     let offset = UInt64((round &* 7 &+ worker &* 64) % 256) * 4096
                     let request: DiskRequest =
-                        round % 3 == 0 ? .flush : round % 3 == 1
+                        round % 3 == 0
+                        ? .flush
+                        : round % 3 == 1
                             ? .write(offset: offset, from: buffer.parts())
                             : .read(offset: offset, into: buffer.parts())
-                    while !image.submit(request, completion: { code in
-                        withExtendedLifetime(buffer) {}
-                        if code == 0 { completed.value.wrappingAdd(1, ordering: .relaxed) }
-                    }) {
+                    while !image.submit(
+                        request,
+                        completion: { code in
+                            withExtendedLifetime(buffer) {}
+                            if code == 0 { completed.value.wrappingAdd(1, ordering: .relaxed) }
+                        })
+                    {
                         refused.value.wrappingAdd(1, ordering: .relaxed)
                         sched_yield()
                     }

@@ -30,7 +30,9 @@ private struct Everything: Codable, Equatable {
     var inners = [Inner(name: "a", count: 1, next: [Inner(name: "", count: 0, next: [])])]
     var byName: [String: Int] = ["x": 1, "y": -1]
     var byNumber: [UInt32: UInt64] = [0xC000_0080: 0x500, 1: 2]
-    var choices: [Choice] = [.nothing, .number(-3), .pair(first: 9, second: nil), .pair(first: 1, second: "z")]
+    var choices: [Choice] = [
+        .nothing, .number(-3), .pair(first: 9, second: nil), .pair(first: 1, second: "z"),
+    ]
     var mode = Mode.on
     var flags = Flags(rawValue: 5)
     var empty: [Int] = []
@@ -80,7 +82,10 @@ private final class Dog: Animal {
 
     @Test func `scalars, lists and classes survive at the top`() throws {
         #expect(try StateDecoder().decode(Int.self, from: StateEncoder().encode(-7)) == -7)
-        #expect(try StateDecoder().decode([Bool].self, from: StateEncoder().encode([true, false])) == [true, false])
+        #expect(
+            try StateDecoder().decode([Bool].self, from: StateEncoder().encode([true, false])) == [
+                true, false,
+            ])
         #expect(try StateDecoder().decode(Int?.self, from: StateEncoder().encode(nil as Int?)) == nil)
         let dog = Dog()
         dog.legs = 3
@@ -121,7 +126,9 @@ private final class Dog: Animal {
 
     @Test func `a value cut anywhere under a right checksum is refused`() throws {
         let value = Array(try StateEncoder().encode(Everything()).dropFirst(8).dropLast(4))
-        for count in 0..<value.count { #expect(failure(Everything.self, file(Array(value[..<count]))) != nil) }
+        for count in 0..<value.count {
+            #expect(failure(Everything.self, file(Array(value[..<count]))) != nil)
+        }
         #expect(failure(Everything.self, file(value + [0]))?.reason == .trailingBytes)
     }
 
@@ -136,7 +143,9 @@ private final class Dog: Animal {
                 switch Int.random(in: 0..<6, using: &random) {
                 case 0: damaged[index] = UInt8.random(in: 0...255, using: &random)
                 case 1: damaged[index] ^= 1 << UInt8.random(in: 0..<8, using: &random)
-                case 2: damaged[index] = [0, 1, 0x10, 0x17, 0x40, 0x50, 0x7F, 0x80, 0xFF].randomElement(using: &random)!
+                case 2:
+                    damaged[index] = [0, 1, 0x10, 0x17, 0x40, 0x50, 0x7F, 0x80, 0xFF].randomElement(
+                        using: &random)!
                 case 3 where damaged.count > 1: damaged.remove(at: index)
                 case 4: damaged.insert(UInt8.random(in: 0...255, using: &random), at: index)
                 default: for byte in index..<min(index + 4, damaged.count) { damaged[byte] = 0xFF }
@@ -177,7 +186,8 @@ private final class Dog: Animal {
         struct Lacking: Decodable { struct Item: Decodable { var nobody: Int }; var list: [Item] }
         struct Narrow: Decodable { var x: Bool }
         let bytes = try StateEncoder().encode(Good())
-        #expect(failure(Bad.self, bytes) == StateError(path: "list.0.name", reason: .mismatch("not an integer")))
+        #expect(
+            failure(Bad.self, bytes) == StateError(path: "list.0.name", reason: .mismatch("not an integer")))
         #expect(failure(Lacking.self, bytes) == StateError(path: "list.0.nobody", reason: .missing))
         #expect(failure(Narrow.self, bytes)?.path == "x")
         let large = try StateEncoder().encode(["x": 300])

@@ -1,13 +1,15 @@
 @testable import SoftCPU
 
-/// Compares one decoding of ours with the reference's. Names of ours that stand for several of theirs are in `aliases`;
-/// what we do differently on purpose is in `DecoderDisagreements`.
+/// Compares one decoding of ours with the reference's. Names of ours that stand for several of theirs are in
+/// `aliases`; what we do differently on purpose is in `DecoderDisagreements`.
 enum DecoderComparison {
     /// The first difference in a few words, nil when there is none.
     static func difference(_ ours: Instruction, _ theirs: ReferenceDecoder.Result) -> String? {
         if Int(ours.length) != theirs.length { return "length \(ours.length), reference \(theirs.length)" }
         if !names(ours).contains(theirs.mnemonic) { return "name" }
         if let difference = operandDifference(ours, theirs) { return difference }
+        let isPrivileged = !ours.attributes.isDisjoint(with: [.privileged, .undefinedUnlessPrivileged])
+        if isPrivileged != theirs.isPrivileged { return "privilege" }
         return flagDifference(ours, theirs)
     }
 
@@ -26,14 +28,16 @@ enum DecoderComparison {
     /// Ours: theirs.
     static let aliases: [String: Set<String>] = [
         "callf": ["call"], "jmpf": ["jmp"], "retf": ["ret"], "movd": ["movd", "movq"], "fwait": ["fwait"],
-        "fcom": ["fcom", "fcom2"], "fcomp": ["fcomp", "fcomp3", "fcomp5"], "fxch": ["fxch", "fxch4", "fxch7"],
+        "fcom": ["fcom", "fcom2"], "fcomp": ["fcomp", "fcomp3", "fcomp5"],
+        "fxch": ["fxch", "fxch4", "fxch7"],
         "fstp": ["fstp", "fstp1", "fstp8", "fstp9", "fstpnce"], "fneni": ["feni8087_nop"],
         "fndisi": ["fdisi8087_nop"], "fnsetpm": ["fsetpm287_nop"], "pextrd": ["pextrd", "pextrq"],
         "pinsrd": ["pinsrd", "pinsrq"], "vmovd": ["vmovd", "vmovq"], "vpextrd": ["vpextrd", "vpextrq"],
         "vpinsrd": ["vpinsrd", "vpinsrq"], "sal": ["shl", "sal"], "sysret": ["sysret"],
         "fxsave": ["fxsave", "fxsave64"], "fxrstor": ["fxrstor", "fxrstor64"], "xsave": ["xsave", "xsave64"],
         "xrstor": ["xrstor", "xrstor64"], "xsaveopt": ["xsaveopt", "xsaveopt64"],
-        "xsavec": ["xsavec", "xsavec64"], "xsaves": ["xsaves", "xsaves64"], "xrstors": ["xrstors", "xrstors64"],
+        "xsavec": ["xsavec", "xsavec64"], "xsaves": ["xsaves", "xsaves64"],
+        "xrstors": ["xrstors", "xrstors64"],
         "int1": ["int1"], "xlat": ["xlat"],
     ]
 
@@ -52,15 +56,17 @@ enum DecoderComparison {
         return aliases[name] ?? [name]
     }
 
-    /// Position by position; where the reference hides implicit operands, every operand of ours must be one of its
-    /// operands and every visible one of its must be one of ours.
+    /// Position by position; where the reference hides implicit operands, every operand of ours must be one
+    /// of its operands and every visible one of its must be one of ours.
     private static func operandDifference(
         _ ours: Instruction, _ theirs: ReferenceDecoder.Result
     ) -> String? {
         let count = Int(ours.operandCount), visible = theirs.operands.prefix(theirs.visibleCount)
         if count == visible.count {
             for (position, reference) in visible.enumerated() {
-                guard let difference = operandDifference(ours.operand(position), reference, ours) else { continue }
+                guard let difference = operandDifference(ours.operand(position), reference, ours) else {
+                    continue
+                }
                 return "operand \(position): \(difference)"
             }
             return nil
@@ -99,7 +105,8 @@ enum DecoderComparison {
                 return "far pointer"
             }
         case .immediate:
-            let value = operand.kind == .one ? 1 : operand.kind == .immediate2 ? ours.immediate2 : ours.immediate
+            let value =
+                operand.kind == .one ? 1 : operand.kind == .immediate2 ? ours.immediate2 : ours.immediate
             guard [.one, .immediate, .immediate2, .relative].contains(operand.kind) else {
                 return "\(operand.kind), reference immediate"
             }
@@ -123,7 +130,9 @@ enum DecoderComparison {
             return "size \(operand.size), reference \(reference.bits / 8)"
         }
         let segment = operand.kind == .stringDestination ? 0 : ours.segment
-        if reference.memoryType != 2, UInt32(segment) + 198 != reference.segment { return "segment \(segment)" }
+        if reference.memoryType != 2, UInt32(segment) + 198 != reference.segment {
+            return "segment \(segment)"
+        }
         var base = ours.base, index = ours.index, displacement = ours.displacement
         switch operand.kind {
         case .memory: break
@@ -137,7 +146,9 @@ enum DecoderComparison {
         if base != theirBase?.number ?? Instruction.noRegister { return "base \(base)" }
         if let theirBase, theirBase.size != ours.addressSize { return "address size \(ours.addressSize)" }
         if index != theirIndex?.number ?? Instruction.noRegister { return "index \(index)" }
-        if operand.kind == .memoryVectorIndex && theirIndex?.size != ours.vectorIndexSize { return "index size" }
+        if operand.kind == .memoryVectorIndex && theirIndex?.size != ours.vectorIndexSize {
+            return "index size"
+        }
         if index != Instruction.noRegister, operand.kind == .memory || operand.kind == .memoryVectorIndex,
             max(reference.scale, 1) != 1 << ours.scaleShift
         {

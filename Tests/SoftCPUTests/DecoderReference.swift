@@ -2,8 +2,8 @@ import Glibc
 
 @testable import SoftCPU
 
-/// Zydis 4.0, an independent decoder, loaded at run time: the tests need no header of it and say so when it is absent.
-/// Offsets are those of `ZydisDecodedInstruction` and `ZydisDecodedOperand` in that version.
+/// Zydis 4.0, an independent decoder, loaded at run time: the tests need no header of it and say so when it
+/// is absent. Offsets are those of `ZydisDecodedInstruction` and `ZydisDecodedOperand` in that version.
 final class ReferenceDecoder {
     private typealias Decode =
         @convention(c) (
@@ -65,6 +65,7 @@ final class ReferenceDecoder {
         var operands: [Operand] = []
         /// The first so many operands are those that an assembler writes.
         var visibleCount = 0
+        var isPrivileged = false
         var flagsTested: UInt32 = 0, flagsModified: UInt32 = 0, flagsUndefined: UInt32 = 0
     }
     struct Operand {
@@ -81,7 +82,9 @@ final class ReferenceDecoder {
         var isRelative = false
         var pointerSegment: UInt16 = 0, pointerOffset: UInt32 = 0
     }
-    enum Failure: UInt32, Error { case noMoreData = 0x8020_0000, tooLong = 0x8020_0002, illegal = 0x8020_0001 }
+    enum Failure: UInt32, Error {
+        case noMoreData = 0x8020_0000, tooLong = 0x8020_0002, illegal = 0x8020_0001
+    }
 
     func decode(_ bytes: [UInt8]) throws(Failure) -> Result {
         let status = bytes.withUnsafeBytes { buffer in
@@ -94,15 +97,19 @@ final class ReferenceDecoder {
         result.encoding = word(12, UInt32.self)
         result.mnemonic = name(word(4, UInt32.self), &names, mnemonicName)
         result.isaExtension = name(word(100, UInt32.self), &extensions, extensionName)
+        result.isPrivileged = word(32, UInt64.self) >> 8 & 1 != 0
         if let flags = word(40, UnsafeRawPointer?.self) {
             result.flagsTested = flags.load(as: UInt32.self)
             result.flagsModified =
-                flags.load(fromByteOffset: 4, as: UInt32.self) | flags.load(fromByteOffset: 8, as: UInt32.self)
+                flags.load(fromByteOffset: 4, as: UInt32.self)
+                | flags.load(fromByteOffset: 8, as: UInt32.self)
                 | flags.load(fromByteOffset: 12, as: UInt32.self)
             result.flagsUndefined = flags.load(fromByteOffset: 16, as: UInt32.self)
         }
         result.visibleCount = Int(word(25, UInt8.self))
-        for number in 0..<Int(word(24, UInt8.self)) { result.operands.append(operand(operands + 80 * number)) }
+        for number in 0..<Int(word(24, UInt8.self)) {
+            result.operands.append(operand(operands + 80 * number))
+        }
         return result
     }
 

@@ -27,7 +27,9 @@ import Testing
         (byte < 16 ? "0" : "") + String(byte, radix: 16, uppercase: true)
     }
 
-    static func compare(_ bytes: [UInt8], _ mode: CodeMode, _ reference: ReferenceDecoder, _ ledger: inout Ledger) {
+    static func compare(
+        _ bytes: [UInt8], _ mode: CodeMode, _ reference: ReferenceDecoder, _ ledger: inout Ledger
+    ) {
         ledger.compared += 1
         let ours: Instruction
         do throws(DecodeFailure) {

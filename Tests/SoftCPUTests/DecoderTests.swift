@@ -92,7 +92,8 @@ import Testing
         let stack = try decode([0x8B, 0x04, 0x24])
         #expect(stack.base == 4 && stack.index == Instruction.noRegister && stack.segment == SegmentNumber.ss)
         let word = try decode([0x8B, 0x42, 0xFE], .bits16)
-        #expect(word.base == 5 && word.index == 6 && word.displacement == -2 && word.segment == SegmentNumber.ss)
+        #expect(
+            word.base == 5 && word.index == 6 && word.displacement == -2 && word.segment == SegmentNumber.ss)
         #expect(try decode([0x67, 0x8B, 0x00], .bits16).addressSize == 4)
     }
 
@@ -188,6 +189,63 @@ import Testing
         #expect(Mnemonic.in.name == "in")
     }
 
+    /// One decodable string per row.
+    private func examples() -> [Instruction] {
+        var corpus = DecoderCorpus(seed: 11)
+        var examples: [UInt16: Instruction] = [:]
+        for mode in DecoderReferenceTests.modes {
+            for number in 0..<UInt16(InstructionRow.count) {
+                for _ in 0..<40 where examples[number] == nil {
+                    let bytes = corpus.string(of: InstructionRow(index: number), mode: mode)
+                    guard let instruction = try? decode(bytes, mode) else { continue }
+                    examples[instruction.row] = instruction
+                }
+            }
+        }
+        return Array(examples.values)
+    }
+
+    @Test func `a row that touches x87, MMX, SSE or AVX registers says so`() {
+        let rows = examples()
+        #expect(rows.count > InstructionRow.count * 9 / 10)
+        for row in rows {
+            for position in 0..<Int(row.operandCount) {
+                let expected: RowAttributes =
+                    switch row.operand(position).kind {
+                    case .st: .x87
+                    case .mmx: .mmx
+                    case .xmm where !row.prefixes.contains(.vex): .sse
+                    case .xmm, .ymm, .memoryVectorIndex: .avx
+                    default: []
+                    }
+                #expect(row.attributes.isSuperset(of: expected), "\(row.mnemonic.name) in row \(row.row)")
+            }
+        }
+    }
+
+    @Test func `legacy SSE aligns sixteen bytes of memory but for the unaligned moves`() {
+        let unaligned: Set<Mnemonic> = [
+            .movups, .movupd, .movdqu, .lddqu, .maskmovdqu, .pcmpestrm, .pcmpestri, .pcmpistrm, .pcmpistri,
+        ]
+        for row in examples() where row.attributes.contains(.sse) {
+            for position in 0..<Int(row.operandCount)
+            where row.operand(position).kind == .memory && row.operand(position).size == 16 {
+                #expect(
+                    row.attributes.contains(.aligned) != unaligned.contains(row.mnemonic),
+                    "\(row.mnemonic.name) in row \(row.row)")
+            }
+        }
+    }
+
+    @Test func `lockable rows write their destination and strings go by DF`() {
+        for row in examples() where row.attributes.contains(.lockable) {
+            #expect(row.operand0.isWritten, "\(row.mnemonic.name) is lockable")
+        }
+        for row in examples() where row.attributes.contains(.string) {
+            #expect(row.flagsRead & 0x400 != 0, "\(row.mnemonic.name) goes by DF")
+        }
+    }
+
     @Test func `the generated files say what the table says`() throws {
         let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
             .deletingLastPathComponent().appendingPathComponent("Sources/SoftCPU/Decode").path
@@ -195,7 +253,8 @@ import Testing
             .deletingLastPathComponent()
         let generator = programs.appendingPathComponent("table-generator")
         try #require(
-            FileManager.default.isExecutableFile(atPath: generator.path), "\(generator.path) is built with the tests")
+            FileManager.default.isExecutableFile(atPath: generator.path),
+            "\(generator.path) is built with the tests")
         let process = Process(), output = Pipe()
         process.executableURL = generator
         process.arguments = [sources, "--check"]

@@ -46,7 +46,8 @@ int ospite_thread_id(void);
 int ospite_set_affinity(const int *cpus, int count);
 
 /// One message of at most `count` bytes with `descriptorCount` <= 64 descriptors (SCM_RIGHTS).
-long ospite_send_descriptors(int socket, const void *bytes, size_t count, const int *fds, int descriptorCount);
+long ospite_send_descriptors(
+    int socket, const void *bytes, size_t count, const int *fds, int descriptorCount);
 /// Receives one; `*descriptorCount` goes in as the capacity (<= 64) and comes out as the number received.
 /// `*truncated` is set when the kernel had to drop descriptors or control data.
 long ospite_receive_descriptors(

@@ -62,8 +62,8 @@ extension DecodeState {
         instruction.displacement = Int64(bitPattern: try cursor.unsigned(Int(instruction.addressSize)))
     }
 
-    /// VSIB (SDM vol. 2 §2.3.12): needs a SIB byte; index 4 is XMM4 or YMM4. Destination, index and mask must be
-    /// three different registers.
+    /// VSIB (SDM vol. 2 §2.3.12): needs a SIB byte; index 4 is XMM4 or YMM4. Destination, index and mask must
+    /// be three different registers.
     mutating func useVectorIndex(size: UInt8) throws(DecodeFailure) {
         if instruction.modRM & 7 != 4 || instruction.addressSize == 2 { throw .undefinedOpcode }
         if instruction.index == Instruction.noRegister { instruction.index = 4 }

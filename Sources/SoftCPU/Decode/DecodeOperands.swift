@@ -142,7 +142,7 @@ extension DecodeState {
         case .z: min(operandSize, 4)
         case .y: is64Bit && wide ? 8 : 4
         case .native: is64Bit ? 8 : 4
-        case .far: operandSize &+ 2
+        case .far: min(operandSize, 4) &+ 2
         case .pair: operandSize &* 2
         case .descriptorTable: is64Bit ? 10 : 6
         }

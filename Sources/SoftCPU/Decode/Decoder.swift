@@ -1,7 +1,8 @@
 /// Turns bytes into `Instruction`s by the rows of Instructions.table.
 ///
-/// Odd encodings follow the manuals for a present AMD processor: near branches obey 66 in 64-bit mode, SYSCALL exists
-/// in every mode. Whether the mode (real, V86, CR0, CPUID) allows the instruction at all is the interpreter's business.
+/// Odd encodings follow a present AMD processor (tried on Zen 4): near branches obey 66 in 64-bit mode, REX.W
+/// does not widen far pointers, 0F 0D needs memory, SYSCALL exists in every mode. Whether the mode (real,
+/// V86, CR0, CPUID) allows the instruction at all is the interpreter's business.
 ///
 /// Confinement: none, it has no state.
 struct Decoder: Sendable {
@@ -209,7 +210,8 @@ struct DecodeState {
         instruction.operandCount = UInt8(truncatingIfNeeded: match >> 36 & 7)
         if match >> 39 & 1 != 0, is64Bit, instruction.operandSize == 4 { instruction.operandSize = 8 }
         if match >> 41 & 1 != 0 {
-            instruction.mandatoryPrefix = [0, 0x66, 0xF3, 0xF2][extensionPrefix]
+            let prefixes: UInt32 = 0xF2F3_6600
+            instruction.mandatoryPrefix = UInt8(truncatingIfNeeded: prefixes >> UInt32(extensionPrefix &* 8))
             if extensionPrefix == 1 && !instruction.prefixes.contains(.vex) {
                 instruction.operandSize = wide ? 8 : size == .bits16 ? 2 : 4
             }

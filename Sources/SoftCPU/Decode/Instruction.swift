@@ -26,8 +26,8 @@ struct Instruction: BitwiseCopyable, Sendable {
 
     // The memory operand, at most one.
 
-    /// 0...15 is a register, `noRegister` none, `ripBase` RIP: the displacement counts from the next instruction.
-    /// 16-bit forms use the same fields (BX+SI is base 3, index 6).
+    /// 0...15 is a register, `noRegister` none, `ripBase` RIP: the displacement counts from the next
+    /// instruction. 16-bit forms use the same fields (BX+SI is base 3, index 6).
     var base: UInt8 = Instruction.noRegister
     /// 0...15 or `noRegister`. A vector register when the operand's kind is `memoryVectorIndex`.
     var index: UInt8 = Instruction.noRegister
@@ -79,8 +79,8 @@ struct Instruction: BitwiseCopyable, Sendable {
         operand0.isMemory || operand1.isMemory || operand2.isMemory || operand3.isMemory
     }
 
-    /// The condition of JCC, SETCC and CMOVCC: 0 O, 1 NO, 2 B, 3 AE, 4 E, 5 NE, 6 BE, 7 A, 8 S, 9 NS, 10 P, 11 NP,
-    /// 12 L, 13 GE, 14 LE, 15 G (SDM vol. 1 appendix B).
+    /// The condition of JCC, SETCC and CMOVCC: 0 O, 1 NO, 2 B, 3 AE, 4 E, 5 NE, 6 BE, 7 A, 8 S, 9 NS, 10 P,
+    /// 11 NP, 12 L, 13 GE, 14 LE, 15 G (SDM vol. 1 appendix B).
     var condition: UInt8 { opcode & 15 }
 
     /// The operand at `position`; one of kind `none` beyond the last.

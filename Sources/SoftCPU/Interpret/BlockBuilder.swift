@@ -136,10 +136,11 @@ extension SoftVCPU {
         while draft.count < most, !draft.ended {
             let offset = Int(physical & 0xFFF) + draft.length
             guard offset < 4096 else { break }
-            guard try append(&draft, first, offset, linear) else { break }
+            guard try append(&draft, first, offset, linear, mode) else { break }
         }
-        if !draft.ended { appendFallThrough(&draft, physical) }
         let instructions = draft.count
+        // Also after a branch: a body that was expected to leave may come back.
+        appendFallThrough(&draft, physical)
         let block = BlockView(address: space)
         block.b = Block(
             physical: first.host == 0 ? .max : physical, mode: mode, generation: first.generation,
@@ -152,7 +153,9 @@ extension SoftVCPU {
     }
 
     /// Decodes one instruction into the draft. False: it does not belong to this block any more.
-    private func append(_ draft: inout Draft, _ page: CodePage, _ offset: Int, _ start: UInt64) throws(Fault) -> Bool {
+    private func append(_ draft: inout Draft, _ page: CodePage, _ offset: Int, _ start: UInt64, _ mode: UInt32) throws(Fault)
+        -> Bool
+    {
         var bytes = codeBytes(page, offset)
         var decoded = Result { () throws(DecodeFailure) in try decoder.decode(bytes, mode: codeMode) }
         if case .failure(.truncated) = decoded {
@@ -177,7 +180,7 @@ extension SoftVCPU {
                 throw .protection()
             }
             op.length = instruction.length
-            draft.ended = try lower(instruction, &op, pageOffset: offset - draft.length)
+            draft.ended = try lower(instruction, &op, pageOffset: offset - draft.length, mode: mode)
             draft.length += Int(instruction.length)
         case .failure(let failure):
             if failure == .tooLong || failure == .truncated { op.handler = Lowering.tooLong }
@@ -186,10 +189,7 @@ extension SoftVCPU {
             draft.ended = true
         }
         store(op, &draft)
-        if draft.second != nil, !draft.ended {
-            appendFallThrough(&draft, 0xFFF)
-            draft.ended = true
-        }
+        if draft.second != nil { draft.ended = true }
         return true
     }
 
@@ -206,16 +206,18 @@ extension SoftVCPU {
 
     /// Ends a block that no branch ended.
     private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64) {
-        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && cpu.s.modeKey & 8 != 0
+        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && cpu.s.modeKey & 8 != 0 && draft.second == nil
         var op = MicroOp(handler: inPage ? Lowering.fallThroughLinked : Lowering.fallThrough)
         op.offset = UInt16(draft.length)
         store(op, &draft)
     }
 
     /// Lowers one instruction; returns whether the block ends with it. `pageOffset` is the block's first byte.
-    private func lower(_ instruction: Instruction, _ op: inout MicroOp, pageOffset: Int) throws(Fault) -> Bool {
+    private func lower(_ instruction: Instruction, _ op: inout MicroOp, pageOffset: Int, mode: UInt32) throws(Fault)
+        -> Bool
+    {
         let context = Lowering.Context(
-            is64Bit: cpu.is64Bit, isLinkable: cpu.s.modeKey & 12 == 8, pageOffset: pageOffset)
+            is64Bit: cpu.is64Bit, isLinkable: mode & 12 == 8, pageOffset: pageOffset)
         if let ended = Lowering.lower(instruction, context, into: &op) { return ended }
         guard let address = cache.allocate(MemoryLayout<Instruction>.size) else {
             // Full in the middle of a block: start over with an empty arena.

@@ -1,1 +1,0 @@
-// CharacterBackends: see ARCHITECTURE.md.

@@ -1,0 +1,69 @@
+import Synchronization
+import X86Architecture
+
+/// What addressing and decoding derive from segments, control registers and privilege.
+extension CPU {
+    /// Bit of `modeKey`: no limit of CS needs a check.
+    private static let unlimitedCode: UInt32 = 8
+
+    /// Recomputes everything that hangs on segments, CR0.PE, EFER.LMA, CS.L, CS.D, SS.B and VM. Call after any
+    /// change of them; the running block must end then.
+    func modeChanged() {
+        if !isProtected { s.cpl = 0 } else if isVirtual8086 { s.cpl = 3 }
+        let code = s.segments[Segment.cs].attributes
+        if isLongMode, code & SegmentAttributes.long != 0 {
+            enter64BitAddressing()
+        } else {
+            enterSegmentedAddressing(code)
+        }
+        updateTLBContext()
+        s.endBlock = true
+    }
+
+    /// 64-bit mode ignores ES, CS, SS and DS, and checks no limits (SDM vol. 3 §3.2.4).
+    private func enter64BitAddressing() {
+        s.modeKey = s.modeKey & 4 | UInt32(CodeSize.bits64.rawValue) | Self.unlimitedCode
+        s.linearMask = .max
+        s.stackMask = .max
+        s.flatSegments = 0x7F
+        s.effectiveBase[Segment.es] = 0
+        s.effectiveBase[Segment.cs] = 0
+        s.effectiveBase[Segment.ss] = 0
+        s.effectiveBase[Segment.ds] = 0
+        s.effectiveBase[Segment.fs] = s.segments[Segment.fs].base
+        s.effectiveBase[Segment.gs] = s.segments[Segment.gs].base
+        s.effectiveBase[6] = 0
+        s.effectiveBase[7] = 0
+    }
+
+    private func enterSegmentedAddressing(_ code: UInt32) {
+        let size: CodeSize = code & SegmentAttributes.big != 0 ? .bits32 : .bits16
+        let unlimited = s.segments[Segment.cs].limit == 0xFFFF_FFFF ? Self.unlimitedCode : 0
+        s.modeKey = s.modeKey & 4 | UInt32(size.rawValue) | unlimited
+        s.linearMask = 0xFFFF_FFFF
+        s.stackMask = s.segments[Segment.ss].attributes & SegmentAttributes.big != 0 ? 0xFFFF_FFFF : 0xFFFF
+        // Slot 6, "no segment", always is flat.
+        var flat: UInt32 = 1 << 6
+        for segment in 0..<6 {
+            s.effectiveBase[segment] = s.segments[segment].base
+            if segment != Segment.cs, isFlat(s.segments[segment]) { flat |= 1 << UInt32(segment) }
+        }
+        s.flatSegments = flat
+        s.effectiveBase[6] = 0
+        s.effectiveBase[7] = 0
+    }
+
+    /// Whether no access through the segment can fail a limit or type check.
+    private func isFlat(_ cache: SegmentCache) -> Bool {
+        guard cache.limit == 0xFFFF_FFFF else { return false }
+        if isRealLike { return true }
+        typealias A = SegmentAttributes
+        let mask = A.present | A.unusable | A.codeOrData | A.code | A.expandDown | A.readWrite
+        return cache.attributes & mask == A.present | A.codeOrData | A.readWrite
+    }
+
+    /// RFLAGS.IF, once delivery may have become possible: makes the run loop look at interrupts.
+    func interruptsMayHaveOpened(was before: Bool) {
+        if interruptFlag, !before { requestAttention() }
+    }
+}

@@ -1,0 +1,81 @@
+import CGate
+import X86Architecture
+
+/// HLT, time-stamp reads, TLB and cache control, hypercalls (SDM vol. 2; AMD APM vol. 3).
+extension CPU {
+    func halt() throws(Fault) {
+        try requirePrivileged()
+        s.activity = .halted
+        s.endBlock = true
+    }
+
+    private func checkTimeStamp() throws(Fault) {
+        guard s.cr4 & CR4.timeStampDisable == 0 || s.cpl == 0 else { throw .protection() }
+    }
+
+    func readTimeStamp() throws(Fault) {
+        try checkTimeStamp()
+        setPair(timeStampCounter)
+    }
+
+    func readTimeStampAndProcessor() throws(Fault) {
+        try checkTimeStamp()
+        setPair(timeStampCounter)
+        setGPR(Register.rcx, s.tscAuxiliary & 0xFFFF_FFFF)
+    }
+
+    func readProcessorID(_ i: borrowing Instruction) throws(Fault) {
+        try writeOperand(i, 0, s.tscAuxiliary & 0xFFFF_FFFF)
+    }
+
+    // MARK: Translations
+
+    func invalidatePage(_ i: borrowing Instruction) throws(Fault) {
+        try requirePrivileged()
+        let offset = effectiveOffset(i)
+        let linear = (s.effectiveBase[Int(i.segment & 7)] &+ offset) & s.linearMask
+        // A non-canonical address is no error, and names no translation.
+        if Self.isCanonical(linear) || !isLongMode { flushPage(linear) }
+    }
+
+    /// INVPCID: types 0..3 (SDM vol. 2). Translations carry no PCID here, so that types 1 to 3 forget all.
+    func invalidateContext(_ i: borrowing Instruction) throws(Fault) {
+        try requirePrivileged()
+        let type = try readOperand(i, 0)
+        let start = try memoryAddress(i, 16)
+        let low = try load(UInt64.self, start, i.segment)
+        let linear = try load(UInt64.self, (start &+ 8) & s.linearMask, i.segment)
+        guard type <= 3, low >> 12 == 0 || type >= 2 else { throw .protection() }
+        if type < 2, s.cr4 & CR4.processContextIdentifiers == 0, low & 0xFFF != 0 { throw .protection() }
+        if type == 0 {
+            guard Self.isCanonical(linear) else { throw .protection() }
+            flushPage(linear)
+        } else {
+            flushTLB()
+        }
+    }
+
+    // MARK: Caches: coherent always, so only the checks remain
+
+    /// INVD, WBINVD.
+    func invalidateCaches() throws(Fault) { try requirePrivileged() }
+
+    /// CLFLUSH, CLFLUSHOPT, CLWB: checked like a byte load.
+    func flushLine(_ i: borrowing Instruction) throws(Fault) {
+        _ = try load(UInt8.self, memoryAddress(i, 1), i.segment)
+    }
+
+    // MARK: Elsewhere
+
+    /// Hypercalls of KVM's kind: none is offered (Linux include/uapi/linux/kvm_para.h).
+    func hypercall() {
+        let notPermitted: Int64 = -1, notImplemented: Int64 = -1000
+        let answer = UInt64(bitPattern: s.cpl == 0 ? notImplemented : notPermitted)
+        setGPR(Register.rax, is64Bit ? answer : answer & 0xFFFF_FFFF)
+    }
+
+    func undefined() throws(Fault) { throw .undefinedOpcode }
+
+    /// RDPMC: there are no counters.
+    func readPerformanceCounter() throws(Fault) { throw .protection() }
+}

@@ -1,0 +1,158 @@
+import Foundation
+import Testing
+
+@Suite(.serialized) struct CommandLineTests {
+    private let folder: ScratchFolder
+
+    init() throws { folder = try ScratchFolder() }
+
+    private func run(_ arguments: [String]) throws -> RunningProgram {
+        try RunningProgram(BuiltPrograms.ospite, ["run"] + arguments, in: folder)
+    }
+
+    @Test(arguments: [
+        (["--bogus"], "Unknown option"),
+        (["--cpus", "many", "--kernel", "k"], "--cpus"),
+        (["--cpus", "0", "--kernel", "k"], "1 to 255"),
+        (["--memory", "lots", "--kernel", "k"], "not a size"),
+        (["--memory", "1", "--kernel", "k"], "--memory must be"),
+        (["--name", "../up", "--kernel", "k"], "--name"),
+        (["--uuid", "1", "--kernel", "k"], "not a UUID"),
+        (["--accel", "warp", "--kernel", "k"], "auto, kvm, soft"),
+        (["--machine", "mac", "--kernel", "k"], "pc, micro"),
+        (["--sandbox", "off", "--kernel", "k"], "on, log"),
+        (["--serial", "tty", "--kernel", "k"], "use stdio"),
+        (["--serial", "stdio", "--serial", "stdio", "--kernel", "k"], "Only one"),
+        (["--disk", "d,format=qcow2", "--kernel", "k"], "raw"),
+        (["--disk", "d,bus=ide", "--kernel", "k"], "virtio disks only"),
+        (["--cdrom", "d.iso", "--kernel", "k"], "no CD drives yet"),
+        (["--net", "user", "--kernel", "k"], "no network devices yet"),
+        (["--display", "auto", "--kernel", "k"], "no screen yet"),
+        (["--firmware", "uefi"], "no firmware yet"),
+        (["disk.iso"], "no firmware yet"),
+        (["--verify", "--no-translate", "--kernel", "k"], "--verify"),
+        (["--append", "x"], "nothing to boot"),
+        (["--idle", "--append", "x"], "go with --kernel"),
+        ([], "nothing to boot"),
+    ])
+    func `wrong usage ends with 64 and one sentence`(arguments: [String], words: String) throws {
+        let program = try run(arguments)
+        #expect(program.status() == 64)
+        #expect(program.errorText.contains(words), "\(program.errorText)")
+        #expect(program.output.readDataToEndOfFile().isEmpty)
+    }
+
+    @Test func `a missing kernel is the host's error, not wrong usage`() throws {
+        let program = try run(["--kernel", folder.path + "/nowhere"])
+        #expect(program.status() == 1)
+        #expect(program.errorText.hasPrefix("ospite: --kernel cannot be used:"))
+    }
+
+    @Test(arguments: [["--kernel", "/"], ["--kernel", "/dev/null"]])
+    func `a kernel that is no file is refused`(arguments: [String]) throws {
+        let program = try run(arguments)
+        #expect(program.status() == 1)
+        #expect(program.errorText.contains("not a regular file"))
+    }
+
+    @Test func `bytes pass through, the end of the input is not the end, the button is`() throws {
+        let program = try run(["--idle"])
+        let bytes = Data((0...255).map { UInt8($0) })
+        program.input.write(bytes)
+        #expect(program.output.readData(ofLength: 256) == bytes)
+        try program.input.close()
+        _ = try program.machineProcess()
+        program.send(SIGTERM)
+        #expect(program.status() == 0)
+        #expect(program.output.readDataToEndOfFile().isEmpty)
+        #expect(program.errorText.contains("power off"))
+    }
+
+    @Test func `killing the command line leaves no machine behind`() throws {
+        let program = try run(["--idle", "--name", "orphan"])
+        let machine = try program.machineProcess()
+        #expect(RunningProgram.isAlive(machine))
+        program.send(SIGKILL)
+        #expect(program.status() == -SIGKILL)
+        waitUntil("the machine ends") { !RunningProgram.isAlive(machine) }
+        // What is left of the registration does not keep the name.
+        let second = try run(["--idle", "--name", "orphan"])
+        _ = try second.machineProcess()
+        second.send(SIGTERM)
+        #expect(second.status() == 0)
+    }
+
+    @Test func `a machine that dies is an error and a sentence`() throws {
+        let program = try run(["--idle"])
+        kill(try program.machineProcess(), SIGKILL)
+        #expect(program.status() == 1)
+        #expect(program.errorText.contains("ended by signal 9"))
+    }
+
+    @Test func `a name is taken once, and its folder goes with the machine`() throws {
+        let first = try run(["--idle", "--name", "twin"])
+        _ = try first.machineProcess()
+        let registration = folder.path + "/ospite/twin/pid"
+        let text = try String(contentsOfFile: registration, encoding: .utf8)
+        #expect(text == "\(first.identifier)\n")
+        let second = try run(["--idle", "--name", "twin"])
+        #expect(second.status() == 1)
+        #expect(second.errorText.contains("is running"))
+        #expect(FileManager.default.fileExists(atPath: registration))
+        first.send(SIGTERM)
+        #expect(first.status() == 0)
+        #expect(!FileManager.default.fileExists(atPath: folder.path + "/ospite/twin"))
+    }
+
+    @Test func `two machines do not write one disk, and may read it together`() throws {
+        let disk = try folder.file("disk", bytes: 4096)
+        let first = try run(["--idle", "--disk", disk])
+        _ = try first.machineProcess()
+        for suffix in ["", ",readonly", ",snapshot"] {
+            let second = try run(["--idle", "--disk", disk + suffix])
+            #expect(second.status() == 1)
+            #expect(second.errorText.contains("in use by another machine"))
+        }
+        first.send(SIGTERM)
+        #expect(first.status() == 0)
+        let readers = try [",readonly", ",snapshot"].map { try run(["--idle", "--disk", disk + $0]) }
+        for reader in readers { _ = try reader.machineProcess() }
+        for reader in readers {
+            reader.send(SIGTERM)
+            #expect(reader.status() == 0)
+        }
+    }
+
+    @Test func `a disk without a sector is refused`() throws {
+        let program = try run(["--idle", "--disk", try folder.file("small", bytes: 511)])
+        #expect(program.status() == 1)
+        #expect(program.errorText.contains("smaller than one sector"))
+    }
+
+    @Test func `a serial socket is private and goes with the machine`() throws {
+        let path = folder.path + "/serial"
+        let program = try run(["--idle", "--serial", "unix:" + path])
+        _ = try program.machineProcess()
+        let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int
+        #expect(mode == 0o600)
+        program.send(SIGTERM)
+        #expect(program.status() == 0)
+        #expect(!FileManager.default.fileExists(atPath: path))
+    }
+
+    @Test func `the machine's process refuses to be started by hand`() throws {
+        let program = try RunningProgram(BuiltPrograms.machine, [], in: folder)
+        #expect(program.status() == 64)
+        #expect(program.errorText.contains("use ospite run"))
+    }
+
+    @Test func `the sandbox holds from the inside`() throws {
+        let program = try RunningProgram(BuiltPrograms.machine, ["--sandbox-self-test"], in: folder)
+        let text = String(decoding: program.output.readDataToEndOfFile(), as: UTF8.self)
+        #expect(program.status() == 0, "\(text) \(program.errorText)")
+        for threadClass in ["main", "vCPU", "deviceWorker", "timer", "control"] {
+            #expect(text.contains("\(threadClass): "))
+        }
+        #expect(text.matches(of: /all 7 forbidden calls fail/).count == 5, "\(text)")
+    }
+}

@@ -1,0 +1,57 @@
+/// The floors of the house: a target imports targets of its own floor or below. One row per target of
+/// Package.swift; a new target gets a row here.
+// swift-format-ignore
+let floorTable: [String: Int] = [
+    // C shims
+    "CKVM": 0, "CLinux": 0, "CGate": 0,
+    // the host, and bytes
+    "LinuxHost": 1, "ByteLayout": 1, "StateCodec": 1,
+    // vocabulary
+    "GuestMemory": 2, "X86Architecture": 2, "DeviceModel": 2,
+    // engines
+    "VCPUEngine": 3, "SoftCPU": 3, "KVMEngine": 3,
+    // devices
+    "ChipsetDevices": 3, "PCIBus": 3, "Virtio": 3, "VirtioDevices": 3,
+    // back ends
+    "DiskImages": 3, "CharacterBackends": 3,
+    // firmware
+    "FirmwareTables": 3, "BootLoaders": 3,
+    // the machine
+    "MachineSpec": 4, "MachineControl": 4, "VMMSandbox": 4, "Machine": 4,
+    // programs and tools
+    "ospite": 6, "ospite-vmm": 6, "ospite-oracle": 6, "table-generator": 6, "TestKit": 6,
+]
+
+/// The first floor that may use Foundation, Dispatch and packages of others.
+let firstFreeFloor = 5
+
+/// What a target below `firstFreeFloor` may import that is not ours.
+let systemModules: Set<String> = ["Glibc", "Synchronization", "Builtin"]
+
+/// Targets without any contact with the host: values in, values out.
+let pureTargets: Set<String> = ["ByteLayout", "StateCodec", "X86Architecture", "MachineSpec"]
+
+/// Programs that must start small, though they are on the top floor.
+let smallPrograms: Set<String> = ["ospite-vmm"]
+
+/// Files and folders (ending in a slash) that may use `unsafe`. Each such file argues its uses in `SAFETY:`
+/// comments. Keep the list short: an entry is one more place where memory can go wrong.
+let unsafePlaces: [String] = [
+    "Sources/LinuxHost/",
+    "Sources/GuestMemory/",
+    "Sources/SoftCPU/",
+    "Sources/KVMEngine/",
+    "Sources/DeviceModel/PortBus.swift",
+    "Sources/DeviceModel/MMIOBus.swift",
+    "Sources/CharacterBackends/",
+    "Sources/DiskImages/",
+    "Sources/TestKit/",
+    "Sources/ospite-oracle/",
+    "Sources/Machine/",
+    "Sources/MachineControl/ControlSocket.swift",
+    "Sources/VMMSandbox/Sandbox.swift",
+    "Sources/VMMSandbox/ProcessPrivileges.swift",
+    "Sources/ospite-vmm/",
+    "Sources/ospite/HostCall.swift",
+    "Sources/ospite/ChildProcess.swift",
+]
