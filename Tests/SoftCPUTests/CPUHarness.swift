@@ -78,7 +78,9 @@ final class TestMachine {
     let mode: Mode
     var cpu: CPU { vcpu.cpu }
 
-    init(_ mode: Mode, privilege: UInt8 = 0, flags: UInt64 = 2, change: (inout VCPUState) -> Void = { _ in }) throws {
+    init(_ mode: Mode, privilege: UInt8 = 0, flags: UInt64 = 2, change: (inout VCPUState) -> Void = { _ in })
+        throws
+    {
         self.mode = mode
         memory = try GuestMemory([.init(start: 0, size: 2 << 20, kind: .ram)])
         engine = SoftEngine(memory: memory, vcpuCount: 1, tscFrequency: 2_000_000_000)

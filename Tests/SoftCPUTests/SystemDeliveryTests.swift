@@ -197,7 +197,9 @@ extension TestMachine {
         store(0x8020, 0x60000, size: 4)
         store(0x8024, 0x2, size: 4)
         store(0x8038, 0x28000, size: 4)
-        for offset in [0x48, 0x50, 0x54] as [UInt64] { store(0x8000 + offset, UInt64(Selector.kernelData), size: 2) }
+        for offset in [0x48, 0x50, 0x54] as [UInt64] {
+            store(0x8000 + offset, UInt64(Selector.kernelData), size: 2)
+        }
         store(0x804C, UInt64(Selector.kernelCode), size: 2)
     }
 
