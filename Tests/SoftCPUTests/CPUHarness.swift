@@ -166,7 +166,7 @@ final class TestMachine {
         for vector in 0..<64 { setVector(vector, access: 0x8E) }
     }
 
-    private func writePageTables() {
+    func writePageTables() {
         store(0x4000, 0x5007)
         store(0x5000, 0x6007)
         store(0x6000, 0x87)

@@ -62,7 +62,8 @@ import X86Architecture
             m.step(2)
             checkConsistency(m.cpu)
         }
-        // It is still a processor.
+        // It is still a processor, once what the guest did to its page tables is undone.
+        m.writePageTables()
         m.vcpu.load(start)
         m.write(m.cpu.linearRIP, [0x90])
         let before = m.cpu.s.rip
