@@ -8,6 +8,7 @@ final class VectorMachine {
     private let storage: MemoryMapping
     let cpu: CPU
     private let opAddress: UInt
+    var op: UInt { opAddress }
     private let instructionAddress: UInt
 
     init(memory: UnsafeMutableRawPointer, size: Int) throws {

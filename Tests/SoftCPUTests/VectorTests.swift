@@ -17,6 +17,7 @@ import X86Architecture
         let rows = VectorRowCases.all
         let missing = rows.filter { $0.shapes.isEmpty }.map { "\($0.mnemonic) row \($0.row)" }
         print("vector and x87 rows: \(rows.count), encodings: \(rows.reduce(0) { $0 + $1.shapes.count })")
+        print("most encodings: \(VectorLowering.mostEncodings)")
         #expect(missing == [])
         #expect(rows.count > 900)
     }

@@ -23,7 +23,7 @@ extension CPU {
         block.store(statusFlags | RFlags.alwaysOne.rawValue, OperandBlock.flagsIn)
         call(plan.p.code)
         state.store(ExtendedState.writableMXCSR, ExtendedState.mxcsrMask)
-        state.store(plan.p.x87Opcode & 0x7FF, ExtendedState.fop)
+        state.store(UInt16(i.opcode & 7) << 8 | UInt16(i.modRM), ExtendedState.fop)
         state.store(pointer(currentRIP(op), UInt8(Segment.cs)), ExtendedState.fip)
         state.store(dataPointer, ExtendedState.fdp)
         if traits.contains(.writesFlags) { setStatusFlags(block.load(UInt64.self, OperandBlock.flagsOut)) }
