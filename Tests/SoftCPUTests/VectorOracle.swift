@@ -20,7 +20,8 @@ final class NativeMachine {
     let base: UnsafeMutableRawPointer
     static let memorySize = 3 * 4096
     private static let fileOffset = 4096
-    private static let ymmOffset = 512, gprOffset = 1024, flagsOffset = 1152, rspOffset = 1160, mxcsrOffset = 1168
+    private static let ymmOffset = 512, gprOffset = 1024, flagsOffset = 1152, rspOffset = 1160,
+        mxcsrOffset = 1168
 
     /// Where a SIGFPE resumes, and whether one came. One machine runs at a time.
     nonisolated(unsafe) static var resume: UInt = 0
@@ -93,8 +94,12 @@ final class NativeMachine {
     func run(_ instruction: [UInt8], _ state: NativeState) -> NativeState {
         assemble(instruction)
         state.legacy.withUnsafeBytes { file.copyMemory(from: $0.baseAddress!, byteCount: 512) }
-        state.ymm.withUnsafeBytes { (file + Self.ymmOffset).copyMemory(from: $0.baseAddress!, byteCount: 512) }
-        state.gpr.withUnsafeBytes { (file + Self.gprOffset).copyMemory(from: $0.baseAddress!, byteCount: 128) }
+        state.ymm.withUnsafeBytes {
+            (file + Self.ymmOffset).copyMemory(from: $0.baseAddress!, byteCount: 512)
+        }
+        state.gpr.withUnsafeBytes {
+            (file + Self.gprOffset).copyMemory(from: $0.baseAddress!, byteCount: 128)
+        }
         file.storeBytes(of: state.flags | 0x202, toByteOffset: Self.flagsOffset, as: UInt64.self)
         file.storeBytes(of: 0x1F80, toByteOffset: Self.mxcsrOffset, as: UInt32.self)
         Self.signalled = false

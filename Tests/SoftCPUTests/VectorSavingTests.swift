@@ -18,7 +18,9 @@ import X86Architecture
         bytes.withUnsafeBytes { native.memory.copyMemory(from: $0.baseAddress!, byteCount: bytes.count) }
     }
     private func put(_ value: UInt64, _ offset: Int, in bytes: inout [UInt8]) {
-        for byte in 0..<8 { bytes[4096 + offset + byte] = UInt8(truncatingIfNeeded: value >> UInt64(byte * 8)) }
+        for byte in 0..<8 {
+            bytes[4096 + offset + byte] = UInt8(truncatingIfNeeded: value >> UInt64(byte * 8))
+        }
     }
 
     // [RBX] forms of 0F AE /reg and 0F C7 /reg.
@@ -118,7 +120,10 @@ import X86Architecture
         /// nil: it executes.
         var vector: ExceptionVector?
         var set: @Sendable (CPU) -> Void = { _ in }
-        init(_ name: String, _ bytes: [UInt8], _ vector: ExceptionVector?, _ set: @escaping @Sendable (CPU) -> Void = { _ in }) {
+        init(
+            _ name: String, _ bytes: [UInt8], _ vector: ExceptionVector?,
+            _ set: @escaping @Sendable (CPU) -> Void = { _ in }
+        ) {
             (description, self.bytes, self.vector, self.set) = (name, bytes, vector, set)
         }
     }
@@ -213,7 +218,10 @@ import X86Architecture
         state.gpr[3] = middle
         func set(_ register: Int, _ words: [UInt64]) {
             for (index, word) in words.enumerated() {
-                for byte in 0..<8 { state.ymm[register * 32 + index * 8 + byte] = UInt8(truncatingIfNeeded: word >> UInt64(byte * 8)) }
+                for byte in 0..<8 {
+                    state.ymm[register * 32 + index * 8 + byte] = UInt8(
+                        truncatingIfNeeded: word >> UInt64(byte * 8))
+                }
             }
         }
         set(2, [0, 8, 1 << 62, 16])
@@ -253,9 +261,15 @@ import X86Architecture
         #expect(machine.execute(wide, at: 0x9890) == nil)
         // 0x12340 + 0x9876 = 0x1BBB6; 0x56780 + 0x10 = 0x56790.
         let saved = memory()
-        func word(_ offset: Int) -> UInt16 { UInt16(saved[4096 + offset]) | UInt16(saved[4097 + offset]) << 8 }
-        #expect((0..<7).map { word(0x20 + $0 * 2) } == [0x37F, 0x3800, word(0x24), 0xBBB6, 0x1106, 0x6790, 0x5000])
-        #expect([0, 3, 4, 5, 6].map { UInt32(word(0x40 + $0 * 4)) | UInt32(word(0x42 + $0 * 4)) << 16 }
-            == [0xFFFF_037F, 0xFFFF_BBB6, 0x0000_1106, 0xFFFF_6790, 0x0000_5000])
+        func word(_ offset: Int) -> UInt16 {
+            UInt16(saved[4096 + offset]) | UInt16(saved[4097 + offset]) << 8
+        }
+        #expect(
+            (0..<7).map { word(0x20 + $0 * 2) } == [
+                0x37F, 0x3800, word(0x24), 0xBBB6, 0x1106, 0x6790, 0x5000,
+            ])
+        #expect(
+            [0, 3, 4, 5, 6].map { UInt32(word(0x40 + $0 * 4)) | UInt32(word(0x42 + $0 * 4)) << 16 }
+                == [0xFFFF_037F, 0xFFFF_BBB6, 0x0000_1106, 0xFFFF_6790, 0x0000_5000])
     }
 }

@@ -33,7 +33,7 @@ struct VectorPlan: BitwiseCopyable {
 
     enum Logic: UInt8 {
         case xor, or, and, andNot, equal8, equal16, equal32, add8, add16, add32, add64, subtract8, subtract32
-        case minimum8, maximum8, interleaveLow8, interleaveLow64
+        case interleaveLow8, interleaveLow64
     }
 }
 
@@ -142,7 +142,9 @@ enum VectorLowering {
         if i.prefixes.contains(.vex) {
             shape.wide = i.rexW && (!usesGeneralWidth(row) || hasWideGeneral(i))
             // A scalar instruction ignores L, a conversion to or from YMM names YMM in some operand.
-            if !shape.long, i.vexL != 0, i.operandCount == 2, shape.namesMemory { shape.long = i.operand(1).size == 32 }
+            if !shape.long, i.vexL != 0, i.operandCount == 2, shape.namesMemory {
+                shape.long = i.operand(1).size == 32
+            }
         } else {
             shape.wide = i.rexW && !isX87 && usesGeneralWidth(row)
         }
@@ -156,7 +158,9 @@ enum VectorLowering {
 
     /// Outside 64-bit mode W does not widen general operands.
     private static func hasWideGeneral(_ i: Instruction) -> Bool {
-        (0..<4).contains { i.operand($0).size == 8 && (i.operand($0).kind == .gpr || i.operand($0).kind == .memory) }
+        (0..<4).contains {
+            i.operand($0).size == 8 && (i.operand($0).kind == .gpr || i.operand($0).kind == .memory)
+        }
     }
 
     // MARK: Plans
@@ -217,7 +221,9 @@ enum VectorLowering {
             || i.prefixes.contains(.vex) && i.opcodeMap == 1 && (i.opcode == 0x28 || i.opcode == 0x29)
     }
 
-    static func isStringCompare(_ i: Instruction) -> Bool { i.opcodeMap == 3 && (0x60...0x63).contains(i.opcode) }
+    static func isStringCompare(_ i: Instruction) -> Bool {
+        i.opcodeMap == 3 && (0x60...0x63).contains(i.opcode)
+    }
 
     private static func slot(_ source: OperandSource) -> UInt16 {
         switch source {
@@ -263,11 +269,16 @@ enum VectorLowering {
             code.storeMXCSR(OperandBlock.mxcsrOut)
             code.loadMXCSR(OperandBlock.hostMXCSR)
         }
-        for (source, position) in zip(sources(InstructionRow(index: i.row)), 0...) where i.operand(position).isWritten {
+        for (source, position) in zip(sources(InstructionRow(index: i.row)), 0...)
+        where i.operand(position).isWritten {
             switch i.operand(position).kind {
             case .xmm, .ymm:
                 let register = place(source).register
-                if isVEX { code.storeYMM(register, OperandBlock.result) } else { code.storeXMM(register, OperandBlock.result) }
+                if isVEX {
+                    code.storeYMM(register, OperandBlock.result)
+                } else {
+                    code.storeXMM(register, OperandBlock.result)
+                }
             case .mmx: code.storeMMX(place(source).register, OperandBlock.result)
             case .gpr: code.storeGeneral(0, OperandBlock.rax)
             default: break
