@@ -43,15 +43,20 @@ struct LinuxSetupHeader: Equatable {
             && file.load(littleEndian: UInt16.self, at: Offset.bootFlag) == 0xAA55
     }
 
+    private static func field<T: FixedWidthInteger>(
+        _: T.Type, _ offset: Int, in file: [UInt8]
+    ) throws(BootError) -> T {
+        guard let value = file.load(littleEndian: T.self, at: offset) else {
+            throw .truncated(
+                part: "setup header", end: UInt64(offset + T.bitWidth / 8), fileSize: UInt64(file.count))
+        }
+        return value
+    }
+
     /// Reads and checks the header.
     init(_ file: [UInt8]) throws(BootError) {
-        // A field that the file is too short for is as missing as one that its protocol does not have yet.
         func field<T: FixedWidthInteger & UnsignedInteger>(_: T.Type, _ offset: Int) throws(BootError) -> T {
-            guard let value = file.load(littleEndian: T.self, at: offset) else {
-                throw .truncated(
-                    part: "setup header", end: UInt64(offset + T.bitWidth / 8), fileSize: UInt64(file.count))
-            }
-            return value
+            try Self.field(T.self, offset, in: file)
         }
         version = try field(UInt16.self, Offset.version)
         // 2.03 is the first with the 32-bit entry as it is today and initrd_addr_max.
@@ -82,13 +87,6 @@ struct LinuxSetupHeader: Equatable {
         let initSize = since20A ? UInt64(try field(UInt32.self, Offset.initSize)) : 0
 
         let codeSize = UInt64(file.count - setupSize)
-        // syssize counts 16-byte units, and the last one may be cut short.
-        let announced = UInt64(try field(UInt32.self, Offset.systemSize)) * 16
-        guard announced <= codeSize + 15, !hasEntry64 || codeSize > Self.entry64Offset else {
-            throw .truncated(
-                part: "protected-mode code", end: UInt64(setupSize) + max(announced, Self.entry64Offset + 1),
-                fileSize: UInt64(file.count))
-        }
         memoryNeeded = max(initSize, codeSize)
         if isRelocatable {
             if kernelAlignment == 0 { kernelAlignment = 0x10_0000 }
@@ -96,14 +94,25 @@ struct LinuxSetupHeader: Equatable {
                 throw .malformed(field: "kernel_alignment", value: kernelAlignment)
             }
         }
-        if version >= 0x0208 {
-            let offset = UInt64(try field(UInt32.self, Offset.payloadOffset))
-            let length = UInt64(try field(UInt32.self, Offset.payloadLength))
-            guard length == 0 || offset + length <= codeSize else {
-                throw .truncated(
-                    part: "compressed payload", end: UInt64(setupSize) + offset + length,
-                    fileSize: UInt64(file.count))
-            }
+        try checkSizes(file, codeSize: codeSize)
+    }
+
+    /// What the header says about the protected-mode code must fit into the `codeSize` bytes that there are.
+    private func checkSizes(_ file: [UInt8], codeSize: UInt64) throws(BootError) {
+        // syssize counts 16-byte units, and the last one may be cut short.
+        let announced = UInt64(try Self.field(UInt32.self, Offset.systemSize, in: file)) * 16
+        guard announced <= codeSize + 15, !hasEntry64 || codeSize > Self.entry64Offset else {
+            throw .truncated(
+                part: "protected-mode code", end: UInt64(setupSize) + max(announced, Self.entry64Offset + 1),
+                fileSize: UInt64(file.count))
+        }
+        guard version >= 0x0208 else { return }
+        let offset = UInt64(try Self.field(UInt32.self, Offset.payloadOffset, in: file))
+        let length = UInt64(try Self.field(UInt32.self, Offset.payloadLength, in: file))
+        guard length == 0 || offset + length <= codeSize else {
+            throw .truncated(
+                part: "compressed payload", end: UInt64(setupSize) + offset + length,
+                fileSize: UInt64(file.count))
         }
     }
 }

@@ -38,7 +38,8 @@ import Testing
             #expect(disassembly.status == 0, "\(disassembly.output)")
             #expect(!disassembly.output.contains("Invalid"), "\(disassembly.output)")
             let source = folder.appendingPathComponent(table.name + ".dsl")
-            let compilation = try run(["-oa", "-p", "again-" + table.name, source.lastPathComponent], in: folder)
+            let compilation = try run(
+                ["-oa", "-p", "again-" + table.name, source.lastPathComponent], in: folder)
             #expect(compilation.status == 0, "\(compilation.output)")
             #expect(compilation.output.contains(" 0 Errors"), "\(compilation.output)")
             if !compilation.output.contains(" 0 Warnings") { print(compilation.output) }

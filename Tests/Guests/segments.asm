@@ -4,7 +4,8 @@
 ; descriptor SLOT, BASE, LIMIT, ACCESS, FLAGS
 %macro descriptor 5
     mov dword [gdt + %1], ((%2) & 0xFFFF) << 16 | (%3) & 0xFFFF
-    mov dword [gdt + %1 + 4], ((%2) >> 16 & 0xFF) | (%4) << 8 | ((%3) & 0xF0000) | (%5) << 20 | (%2) & 0xFF000000
+    mov dword [gdt + %1 + 4], ((%2) >> 16 & 0xFF) | (%4) << 8 | ((%3) & 0xF0000) | (%5) << 20
+    or dword [gdt + %1 + 4], (%2) & 0xFF000000
 %endmacro
 
 %macro load_es 1
@@ -85,13 +86,13 @@ main:
     check nz, "loading a segment sets its accessed bit"
 
     ; Stack segment faults carry error code 0.
-    expecting 12, 0
+    descriptor FREE2, 0x180000, 0xFFFF, 0xF3, 4
+    expecting_user 12, 0
     mov ebp, 0x20000
-    descriptor FREE2, 0x180000, 0xFFFF, 0x93, 4
-    mov ax, FREE2
+    mov ax, FREE2 | 3
     mov ss, ax
     mov eax, [ebp]
-    expected "#SS(0) of an access beyond the stack's limit"
+    expected_user "#SS(0) of an access beyond the stack's limit"
 
     ; 16-bit stack: SP wraps at 64 KiB and the upper half of ESP stays.
     descriptor FREE2, 0x180000, 0xFFFF, 0x93, 0
