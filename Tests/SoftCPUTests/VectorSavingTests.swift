@@ -130,14 +130,14 @@ import X86Architecture
 
     // swift-format-ignore
     static let faults: [FaultCase] = [
-        FaultCase("TS movups",          [0x0F, 0x10, 0xC1], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS pxor mmx",        [0x0F, 0xEF, 0xC1], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS fld1",            [0xD9, 0xE8], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS fninit",          [0xDB, 0xE3], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS vmovups",         [0xC5, 0xF8, 0x10, 0xC1], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS fxsave",          [0x0F, 0xAE, 0x03], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS xsave",           [0x0F, 0xAE, 0x23], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS and MP fwait",    [0x9B], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
+        FaultCase("TS movups",          [0x0F, 0x10, 0xC1], .deviceNotAvailable, switchTask),
+        FaultCase("TS pxor mmx",        [0x0F, 0xEF, 0xC1], .deviceNotAvailable, switchTask),
+        FaultCase("TS fld1",            [0xD9, 0xE8], .deviceNotAvailable, switchTask),
+        FaultCase("TS fninit",          [0xDB, 0xE3], .deviceNotAvailable, switchTask),
+        FaultCase("TS vmovups",         [0xC5, 0xF8, 0x10, 0xC1], .deviceNotAvailable, switchTask),
+        FaultCase("TS fxsave",          [0x0F, 0xAE, 0x03], .deviceNotAvailable, switchTask),
+        FaultCase("TS xsave",           [0x0F, 0xAE, 0x23], .deviceNotAvailable, switchTask),
+        FaultCase("TS and MP fwait",    [0x9B], .deviceNotAvailable, switchTask),
         FaultCase("TS without MP fwait",[0x9B], nil) { $0.s.cr0 = CR0.protectionEnable | CR0.taskSwitched },
         FaultCase("EM movups",          [0x0F, 0x10, 0xC1], .invalidOpcode) { $0.s.cr0 |= CR0.emulation },
         FaultCase("EM pxor mmx",        [0x0F, 0xEF, 0xC1], .invalidOpcode) { $0.s.cr0 |= CR0.emulation },
@@ -145,10 +145,14 @@ import X86Architecture
         FaultCase("EM vmovups",         [0xC5, 0xF8, 0x10, 0xC1], nil) { $0.s.cr0 |= CR0.emulation },
         FaultCase("no OSFXSR movups",   [0x0F, 0x10, 0xC1], .invalidOpcode) { $0.s.cr4 &= ~CR4.osFXSR },
         FaultCase("no OSFXSR pxor mmx", [0x0F, 0xEF, 0xC1], nil) { $0.s.cr4 &= ~CR4.osFXSR },
-        FaultCase("no OSXSAVE vmovups", [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) { $0.s.cr4 &= ~CR4.osXSAVE },
+        FaultCase("no OSXSAVE vmovups", [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) {
+            $0.s.cr4 &= ~CR4.osXSAVE
+        },
         FaultCase("no OSXSAVE xsave",   [0x0F, 0xAE, 0x23], .invalidOpcode) { $0.s.cr4 &= ~CR4.osXSAVE },
         FaultCase("XCR0 3 vmovups",     [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) { $0.s.xcr0 = 3 },
-        FaultCase("real vmovups",       [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) { $0.s.cr0 &= ~CR0.protectionEnable },
+        FaultCase("real vmovups",       [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) {
+            $0.s.cr0 &= ~CR0.protectionEnable
+        },
         FaultCase("odd movaps",         [0x0F, 0x28, 0x43, 0x08], .generalProtection),
         FaultCase("odd movups",         [0x0F, 0x10, 0x43, 0x08], nil),
         FaultCase("odd addps",          [0x0F, 0x58, 0x43, 0x08], .generalProtection),
@@ -174,13 +178,17 @@ import X86Architecture
         FaultCase("pending fninit",     [0xDB, 0xE3], nil, pend),
         FaultCase("pending cvtpi2pd m", [0x66, 0x0F, 0x2A, 0x03], nil, pend),
         FaultCase("pending pxor xmm",   [0x66, 0x0F, 0xEF, 0xC1], nil, pend),
-        FaultCase("0/0 unmasked",       [0x0F, 0x5E, 0xC1], .simdFloatingPoint) { $0.extended.store(UInt32(0), 24) },
+        FaultCase("0/0 unmasked",       [0x0F, 0x5E, 0xC1], .simdFloatingPoint) {
+            $0.extended.store(UInt32(0), 24)
+        },
         FaultCase("0/0 no OSXMMEXCPT",  [0x0F, 0x5E, 0xC1], .invalidOpcode) {
             $0.extended.store(UInt32(0), 24)
             $0.s.cr4 &= ~CR4.osXMMExceptions
         },
         FaultCase("XRSTORS user",       [0x0F, 0xC7, 0x1B], .generalProtection) { $0.s.cpl = 3 },
     ]
+
+    @Sendable private static func switchTask(_ cpu: CPU) { cpu.s.cr0 |= CR0.taskSwitched }
 
     /// Leaves a divide by zero pending.
     @Sendable private static func pend(_ cpu: CPU) {

@@ -153,7 +153,7 @@ import X86Architecture
         }
         for range in ranges where ours.legacy[range] != theirs.legacy[range] {
             return
-                "image at \(range): \(hex(Array(ours.legacy[range]))) against \(hex(Array(theirs.legacy[range])))"
+                "image at \(range): \(difference(Array(ours.legacy[range]), Array(theirs.legacy[range])))"
                 + " from \(hex(Array(test.state.legacy[0..<8])))"
         }
         return nil
@@ -163,7 +163,7 @@ import X86Architecture
         (0..<4).reduce(0) { $0 | UInt32(state.legacy[24 + $1]) << UInt32($1 * 8) }
     }
 
-    /// See `CPU.callWithMXCSR`: after an unmasked underflow or overflow PE, and in dot products later steps, may differ.
+    /// See `CPU.callWithMXCSR`: after an unmasked underflow or overflow PE may differ, in dot products all.
     private func knownMXCSRDifferences(_ i: Instruction, _ mxcsr: UInt32, isFault: Bool) -> UInt32 {
         guard isFault, mxcsr & 0x810 == 0x10 || mxcsr & 0x408 == 0x08 else { return 0 }
         return [.dpps, .dppd, .vdpps, .vdppd].contains(i.mnemonic) ? 0x3F : 0x20

@@ -91,7 +91,7 @@ import X86Architecture
         }
     }
 
-    /// The components that are not in their initial configuration, of 16 or (outside 64-bit mode) 8 registers.
+    /// The components that are not in their initial configuration, counting the first `registers` registers.
     /// MXCSR does not count here (SDM vol. 1 §13.6).
     func inUse(registers: Int = 16) -> UInt64 {
         var result: UInt64 = 0

@@ -1,5 +1,5 @@
-/// Plain Swift bodies for the moves and logic that kernels and C libraries live on. Each computes exactly what
-/// its thunk would (VectorFastTests).
+/// Plain Swift bodies for the moves and logic that kernels and C libraries live on. Each computes exactly
+/// what its thunk would (VectorTests runs both).
 enum FastVector {
     /// The plain body for an instruction, or nil when it goes by its thunk.
     static func handler(_ i: Instruction) -> Handler? {

@@ -139,7 +139,12 @@ extension CPU {
 
     // MARK: XRSTOR
 
-    func restoreExtended(_ i: borrowing Instruction, supervisor: Bool) throws(Fault) {
+    func restoreExtended(_ i: borrowing Instruction) throws(Fault) { try restore(i, supervisor: false) }
+
+    /// XRSTORS with IA32_XSS = 0: XRSTOR for CPL 0 that takes compacted images only.
+    func restoreSupervisor(_ i: borrowing Instruction) throws(Fault) { try restore(i, supervisor: true) }
+
+    private func restore(_ i: borrowing Instruction, supervisor: Bool) throws(Fault) {
         try checkXSAVE(supervisor: supervisor)
         let requested = requestedComponents
         let linear = try saveAddress(i, ExtendedState.ymmHigh, alignment: 64, write: false)

@@ -130,8 +130,8 @@ extension CPU {
         if extended.hasPendingException { throw Fault(.floatingPoint) }
     }
 
-    /// #NM, and #MF for waiting instructions. CR0.NE = 0 would raise FERR# and wait for IRQ 13; this CPU has no
-    /// such pin and raises #MF as with NE = 1.
+    /// #NM, and #MF for waiting instructions. CR0.NE = 0 would raise FERR# and wait for IRQ 13; this CPU has
+    /// no such pin and raises #MF as with NE = 1.
     @inline(__always) func checkX87(waiting: Bool) throws(Fault) {
         if s.cr0 & (CR0.emulation | CR0.taskSwitched) != 0 { throw .deviceNotAvailable }
         if waiting, extended.hasPendingException { throw Fault(.floatingPoint) }

@@ -63,8 +63,8 @@ enum VectorLowering {
     /// Attributes of rows that need a plan.
     static let attributes: RowAttributes = [.x87, .mmx, .sse, .avx]
 
-    /// Upper bound of different encodings: per row, every last byte, W, L, memory or register form, and for x87
-    /// every ST(i).
+    /// Upper bound of different encodings: per row, every last byte, W, L, memory or register form, and for
+    /// x87 every ST(i).
     static let mostEncodings: Int = {
         var count = 0
         for index in 0..<InstructionRow.count {

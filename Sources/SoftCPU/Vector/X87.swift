@@ -40,8 +40,8 @@ extension CPU {
         return state.statusWord & ~state.controlWord & 0x19 != 0
     }
 
-    /// An instruction or data pointer as the image keeps it: 64 bits of offset in 64-bit mode, else 32 bits and
-    /// the selector.
+    /// An instruction or data pointer as the image keeps it: 64 bits of offset in 64-bit mode, else 32 bits
+    /// and the selector.
     private func pointer(_ offset: UInt64, _ segment: UInt8) -> UInt64 {
         is64Bit ? offset : offset & 0xFFFF_FFFF | UInt64(s.segments[Int(segment & 7)].selector) << 32
     }
