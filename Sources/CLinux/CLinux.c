@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -208,11 +209,19 @@ int ospite_fallocate(int fd, int mode, uint64_t offset, uint64_t length) {
     return fallocate(fd, mode, (off_t)offset, (off_t)length);
 }
 
+long ospite_read_without_waiting(int fd, const void *vectors, int count, uint64_t offset) {
+    return preadv2(fd, vectors, count, (off_t)offset, RWF_NOWAIT);
+}
+
+long ospite_write_without_waiting(int fd, const void *vectors, int count, uint64_t offset) {
+    return pwritev2(fd, vectors, count, (off_t)offset, RWF_NOWAIT);
+}
+
 int ospite_file_facts(int fd, uint64_t *size, int *kind, int *access) {
     struct stat facts;
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fstat(fd, &facts) < 0) return -1;
-    *access = flags & O_ACCMODE;
+    *access = flags & (O_ACCMODE | O_DIRECT);
     *size = (uint64_t)facts.st_size;
     *kind = S_ISREG(facts.st_mode) ? 0 : S_ISBLK(facts.st_mode) ? 1 : 2;
     return *kind == 1 ? ioctl(fd, BLKGETSIZE64, size) : 0;

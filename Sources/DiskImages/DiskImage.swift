@@ -37,11 +37,12 @@ public protocol DiskImage: AnyObject, Sendable {
     var isReadOnly: Bool { get }
     /// Requests that may be under way.
     var requestLimit: Int { get }
-    /// Starts a request. `completion` is called exactly once, on a thread of the image, with 0 or an errno
-    /// value. Returns false, and does not call it, when `requestLimit` requests are under way: the device
+    /// Starts a request. `completion` is called exactly once with 0 or an errno value, on a thread of the
+    /// image or, for what needs no waiting, on the caller's before this returns. Returns false, and does not
+    /// call it, when `requestLimit` requests are under way: the device
     /// keeps the request and tries again after a completion.
     func submit(_ request: DiskRequest, completion: @escaping @Sendable (_ code: Int32) -> Void) -> Bool
-    /// Returns when no request is under way. Not from a completion.
+    /// Returns when no request is under way and no completion runs. Not from a completion.
     func drain()
     /// Drains, and gives up the image's threads. Nothing may be submitted afterwards.
     func close()

@@ -16,7 +16,14 @@ public final class RawImage: DiskImage {
     private let descriptor: Descriptor
     private let queue: AsyncFileQueue
     private let underWay = Atomic<Int>(0)
+    /// Requests whose completion has not returned: a little more than `underWay`.
+    private let notReturned = Atomic<Int>(0)
     private let isClosed = Atomic(false)
+    /// Whether transfers may first be tried on the caller's thread, from the page cache.
+    private let readsInline: Atomic<Bool>
+    private let writesInline: Atomic<Bool>
+    /// Bytes that may be copied on the caller's thread, a vCPU's perhaps: some 20 us.
+    private static let inlineLimit = 128 << 10
     /// Set when the file cannot zero ranges by itself.
     private let writesZeroesByHand = Atomic(false)
 
@@ -25,7 +32,7 @@ public final class RawImage: DiskImage {
     /// - Throws: EAGAIN when another machine or tool has the image locked; EINVAL for what is no disk.
     public init(
         _ descriptor: Descriptor, readOnly: Bool, name: String = "disk", requestLimit: Int = 1024,
-        prefer method: AsyncFileQueue.Method = .ring
+        prefer method: AsyncFileQueue.Method = .ring, triesInline: Bool = true
     ) throws(HostError) {
         let facts = try descriptor.facts()
         guard facts.kind != .other else {
@@ -50,6 +57,9 @@ public final class RawImage: DiskImage {
         isReadOnly = readOnly
         self.requestLimit = requestLimit
         self.descriptor = descriptor
+        // Around the cache, trying would wait for the disk.
+        readsInline = Atomic(triesInline && !facts.bypassesCache)
+        writesInline = Atomic(triesInline && !facts.bypassesCache)
         // Twice, because a request that goes on after a partial transfer overlaps its own completion.
         queue = try AsyncFileQueue(name: name, limit: 2 * requestLimit, prefer: method)
     }
@@ -61,17 +71,27 @@ public final class RawImage: DiskImage {
             return false
         }
         let finish: @Sendable (Int32) -> Void = { code in
+            // Before the completion, which may submit the next; `drain` waits for the other count.
             self.underWay.wrappingSubtract(1, ordering: .acquiringAndReleasing)
             completion(code)
+            self.notReturned.wrappingSubtract(1, ordering: .acquiringAndReleasing)
         }
+        notReturned.wrappingAdd(1, ordering: .acquiringAndReleasing)
         start(request, finish)
         return true
     }
 
-    public func drain() { queue.drain() }
+    public func drain() {
+        let pause = Semaphore()
+        while notReturned.load(ordering: .acquiring) > 0 {
+            queue.drain()
+            pause.wait(until: HostTime.monotonic &+ 20_000)
+        }
+    }
 
     public func close() {
         isClosed.store(true, ordering: .releasing)
+        drain()
         queue.close()
     }
 
@@ -106,10 +126,9 @@ public final class RawImage: DiskImage {
         return offset & mask == 0 && count & mask == 0 && offset <= size && count <= size - offset
     }
 
-    /// Completes without doing anything, yet on the queue's thread: callers may hold their locks.
+    /// Completes without touching the file.
     private func refuse(_ code: Int32, _ finish: @escaping @Sendable (Int32) -> Void) {
-        // SAFETY: no vectors, nothing moves.
-        unsafe run(FileOperation(.read, descriptor: descriptor.number)) { _ in finish(code) }
+        finish(code)
     }
 
     /// - Safety: see `FileOperation`.
@@ -128,7 +147,28 @@ public final class RawImage: DiskImage {
         _ finish: @escaping @Sendable (Int32) -> Void
     ) {
         guard buffers.count > 0 else { return refuse(0, finish) }
-        step(VectorTransfer(buffers, offset: offset), writing, finish)
+        let transfer = VectorTransfer(buffers, offset: offset)
+        if buffers.count <= Self.inlineLimit, moveInline(transfer, writing) { return finish(0) }
+        step(transfer, writing, finish)
+    }
+
+    /// Moves what the page cache allows at once, on this thread: no wake-up of another. Returns whether that
+    /// was all; errors come again, and are reported, on the ordinary way.
+    private func moveInline(_ transfer: VectorTransfer, _ writing: Bool) -> Bool {
+        guard (writing ? writesInline.load(ordering: .relaxed) : readsInline.load(ordering: .relaxed)) else {
+            return false
+        }
+        // SAFETY: the caller holds `transfer` and with it the vectors.
+        let result = unsafe transfer.operation(writing ? .write : .read, on: descriptor)
+            .attemptWithoutWaiting()
+        if result == -Int(EOPNOTSUPP) || result == -Int(ENOSYS) {
+            if writing {
+                writesInline.store(false, ordering: .relaxed)
+            } else {
+                readsInline.store(false, ordering: .relaxed)
+            }
+        }
+        return result > 0 && transfer.advance(by: result)
     }
 
     /// Moves what is left of `transfer`; the kernel may do only a part, and takes 1024 vectors at once.

@@ -58,7 +58,8 @@ public final class Descriptor: Sendable {
         guard result == 0 else { throw .last("looking at an open file") }
         return FileFacts(
             size: size, kind: kind == 0 ? .regular : kind == 1 ? .blockDevice : .other,
-            isReadable: access != O_WRONLY, isWritable: access != O_RDONLY)
+            isReadable: access & O_ACCMODE != O_WRONLY, isWritable: access & O_ACCMODE != O_RDONLY,
+            bypassesCache: access & ~O_ACCMODE != 0)
     }
 
     /// Locks the whole file for this open file description (fcntl OFD locks), without waiting. The lock goes
@@ -85,6 +86,8 @@ public struct FileFacts: Equatable, Sendable {
     public let kind: Kind
     public let isReadable: Bool
     public let isWritable: Bool
+    /// Opened with O_DIRECT.
+    public let bypassesCache: Bool
 }
 
 /// Repeats a system call that a signal interrupted; any other failure throws with the reason.

@@ -1,3 +1,4 @@
+internal import CLinux
 public import Glibc
 
 /// One operation on an open file, as the kernel takes it.
@@ -35,5 +36,21 @@ public import Glibc
         unsafe self.length = length
         unsafe self.vectors = vectors
         unsafe self.vectorCount = vectorCount
+    }
+
+    /// Reads or writes on the calling thread as far as the host's page cache allows it without waiting for
+    /// a disk. Returns the bytes moved or a negative errno value: EAGAIN when nothing could be moved,
+    /// EOPNOTSUPP when the file cannot be asked.
+    public func attemptWithoutWaiting() -> Int {
+        let result: Int
+        // SAFETY: whoever made the operation promised valid vectors.
+        switch unsafe kind {
+        case .read:
+            result = unsafe ospite_read_without_waiting(descriptor, vectors, Int32(vectorCount), offset)
+        case .write:
+            result = unsafe ospite_write_without_waiting(descriptor, vectors, Int32(vectorCount), offset)
+        case .synchronize, .allocate: return -Int(EOPNOTSUPP)
+        }
+        return result < 0 ? -Int(ospite_get_errno()) : result
     }
 }

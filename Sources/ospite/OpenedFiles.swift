@@ -75,7 +75,8 @@ struct OpenedFiles {
     }
 
     /// `keyboard` is a pipe in place of standard input, when the terminal is in raw mode.
-    mutating func addSerial(_ option: SerialOption, keyboard: Descriptor?) throws(RunFailure) -> SerialBackend {
+    mutating func addSerial(_ option: SerialOption, keyboard: Descriptor?) throws(RunFailure) -> SerialBackend
+    {
         do throws(HostError) {
             switch option {
             case .none: return .none
@@ -88,6 +89,7 @@ struct OpenedFiles {
                 try file.setNonBlocking(false)
                 return .stream(input: nil, output: add(file))
             case .unixSocket(let path):
+                Self.removeAbandonedSocket(at: path)
                 // Private from its birth: who connects types into the guest.
                 let mask = umask(0o177)
                 defer { _ = umask(mask) }
@@ -97,6 +99,17 @@ struct OpenedFiles {
             }
         } catch {
             throw .host("--serial cannot be used: \(error). Give a path that you may write.")
+        }
+    }
+
+    /// A command line that was killed leaves its socket behind, and nobody answers there.
+    private static func removeAbandonedSocket(at path: String) {
+        // Connecting to what is no socket is refused too (unix(7)): never remove a file of somebody's.
+        guard HostCall.isSocket(path) else { return }
+        do throws(HostError) {
+            _ = try Descriptor.connect(unixPath: path)
+        } catch {
+            if error.code == ECONNREFUSED { HostCall.removeFile(path) }
         }
     }
 

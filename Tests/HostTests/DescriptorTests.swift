@@ -44,7 +44,10 @@ import Testing
         var tail = [UInt8](repeating: 9, count: 10)
         #expect(try file.read(at: 98, into: &tail) == 2)
         #expect(tail.prefix(2) == [3, 4])
-        #expect(try file.facts() == FileFacts(size: 100, kind: .regular, isReadable: true, isWritable: true))
+        #expect(
+            try file.facts()
+                == FileFacts(
+                    size: 100, kind: .regular, isReadable: true, isWritable: true, bypassesCache: false))
         #expect(throws: HostError.self) { try file.write([1], at: .max) }
     }
 

@@ -58,7 +58,11 @@ int ospite_peer_credentials(int socket, uint32_t *user, int32_t *process);
 /// An open-file-description lock on the whole file, without waiting.
 int ospite_lock_file(int fd, int exclusive);
 int ospite_fallocate(int fd, int mode, uint64_t offset, uint64_t length);
-/// Size, kind (0 regular, 1 block device, 2 other) and access mode (O_ACCMODE bits) of an open file.
+/// preadv2 and pwritev2 with RWF_NOWAIT: EAGAIN instead of waiting for a disk. `vectors` are struct iovec.
+long ospite_read_without_waiting(int fd, const void *vectors, int count, uint64_t offset);
+long ospite_write_without_waiting(int fd, const void *vectors, int count, uint64_t offset);
+/// Size, kind (0 regular, 1 block device, 2 other) and access mode (O_ACCMODE
+/// and O_DIRECT bits) of an open file.
 int ospite_file_facts(int fd, uint64_t *size, int *kind, int *access);
 /// Puts a terminal into raw mode after saving its settings in `saved` (at least 128 bytes).
 int ospite_terminal_raw(int fd, void *saved);
