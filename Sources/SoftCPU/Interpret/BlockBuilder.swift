@@ -18,6 +18,7 @@ extension SoftVCPU {
         if unsafe entry.pointee.tag == tag {
             physical = unsafe entry.pointee.physical | linear & 0xFFF
         } else {
+            if cpu.s.modeKey & 8 == 0, cpu.s.rip > UInt64(cpu.s.segments[Segment.cs].limit) { throw .protection() }
             physical = try fetchTranslate(linear) | linear & 0xFFF
         }
         let mode = cpu.s.modeKey | (singleStep ? 4 : 0)
@@ -161,6 +162,10 @@ extension SoftVCPU {
         if case .failure(.truncated) = decoded {
             // It goes on in the next page: alone in its block, so that a fault there comes at its turn.
             guard draft.count == 0 else { return false }
+            // The limit counts before the page.
+            if cpu.s.modeKey & 8 == 0, cpu.s.rip &+ UInt64(4096 - offset) > UInt64(cpu.s.segments[Segment.cs].limit) {
+                throw .protection()
+            }
             let next = ((start & TLB.pageMask) &+ 0x1000) & cpu.s.linearMask
             let second = openCodePage(try translatedPage(next))
             var all: [UInt8] = []
