@@ -31,7 +31,7 @@ _Static_assert(offsetof(struct gate, inside) == 1064, "the assembly below counts
 #define TEXT(x) #x
 #define STRING(x) TEXT(x)
 // Offsets in the gate.
-#define AT(offset) "0x10200000+" STRING(offset)
+#define AT(offset) "0x2DB70000+" STRING(offset)
 
 void oracle_enter(const struct oracle_state *input, uint64_t extended);
 void oracle_leave(void);
@@ -60,7 +60,7 @@ __asm__(
     "  movq 152(%rdi), %rax\n  wrgsbase %rax\n"
     "2:\n"
     "  movq $1, " AT(1064) "\n"
-    "  movl $0x10200F00, %esp\n"
+    "  movl $0x2DB70F00, %esp\n"
     "  movzwl 164(%rdi), %eax\n  pushq %rax\n"
     "  pushq 32(%rdi)\n"
     "  pushq 136(%rdi)\n"
@@ -78,7 +78,7 @@ __asm__(
     "  movq %rsp, " AT(32) "\n  movq %rbp, " AT(40) "\n  movq %rsi, " AT(48) "\n  movq %rdi, " AT(56) "\n"
     "  movq %r8, " AT(64) "\n  movq %r9, " AT(72) "\n  movq %r10, " AT(80) "\n  movq %r11, " AT(88) "\n"
     "  movq %r12, " AT(96) "\n  movq %r13, " AT(104) "\n  movq %r14, " AT(112) "\n  movq %r15, " AT(120) "\n"
-    "  movl $0x10200F00, %esp\n"
+    "  movl $0x2DB70F00, %esp\n"
     "  pushfq\n  popq " AT(136) "\n"
     "  pushq $2\n  popfq\n"
     "  movl $0x100, " AT(176) "\n"
@@ -87,7 +87,7 @@ __asm__(
     "  rdfsbase %rax\n  movq %rax, " AT(144) "\n"
     "  rdgsbase %rax\n  movq %rax, " AT(152) "\n"
     "  cmpq $0, " AT(1056) "\n  je oracle_resume\n"
-    "  movl $7, %eax\n  xorl %edx, %edx\n  movl $0x10200000, %edi\n  xsave64 192(%rdi)\n"
+    "  movl $7, %eax\n  xorl %edx, %edx\n  movl $0x2DB70000, %edi\n  xsave64 192(%rdi)\n"
     ".globl oracle_resume\n"
     "oracle_resume:\n"
     "  movl $0x2b, %eax\n  movw %ax, %ss\n"

@@ -85,9 +85,9 @@ struct CaseGenerator {
         undefined |= UInt64(row.flagsUndefined)
         made.undefinedFlags = undefined
         if random.chance(percent: 1), made.bytes.count < 15, let decoded = made.decoded,
-            !decoded.prefixes.contains(.lock)
+            !decoded.prefixes.contains(.lock), row.attributes.isDisjoint(with: [.privileged, .protectedModeOnly])
         {
-            // LOCK where it may not be.
+            // LOCK where it may not be; with control registers AMD gives it a meaning.
             made.bytes.insert(0xF0, at: 0)
             made.decoded = try? Decoder().decode(InstructionBytes(made.bytes), mode: mode.codeMode)
         }

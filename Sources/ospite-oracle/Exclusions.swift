@@ -15,6 +15,7 @@ enum Exclusions {
         (.sldt, "the host's kernel emulates it for UMIP"), (.str, "the host's kernel emulates it for UMIP"),
         (.smsw, "the host's kernel emulates it for UMIP"),
         (.sysexit, "hypervisors under the host emulate it for guests of the other vendor"),
+        (.ud0, "whether a ModRM byte belongs to it differs among processors"),
         (.int1, "hypervisors disagree whether it is a fault or a trap"),
         (.xsave, "the host's image has more components"), (.xsaveopt, "the host's image has more components"),
         (.xsavec, "the host's image has more components"), (.xrstor, "accepts what the host has enabled"),
