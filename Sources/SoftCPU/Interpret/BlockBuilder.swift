@@ -140,7 +140,7 @@ extension SoftVCPU {
         }
         let instructions = draft.count
         // Also after a branch: a body that was expected to leave may come back.
-        appendFallThrough(&draft, physical)
+        appendFallThrough(&draft, physical, mode)
         let block = BlockView(address: space)
         block.b = Block(
             physical: first.host == 0 ? .max : physical, mode: mode, generation: first.generation,
@@ -205,8 +205,9 @@ extension SoftVCPU {
     }
 
     /// Ends a block that no branch ended.
-    private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64) {
-        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && cpu.s.modeKey & 8 != 0 && draft.second == nil
+    private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64, _ mode: UInt32) {
+        // A single step is never linked.
+        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && mode & 12 == 8 && draft.second == nil
         var op = MicroOp(handler: inPage ? Lowering.fallThroughLinked : Lowering.fallThrough)
         op.offset = UInt16(draft.length)
         store(op, &draft)

@@ -50,6 +50,9 @@ extension CPU {
             s.dr[7] = Self.sanitizedDR7(value)
             // While breakpoints are armed, every access takes the slow path that looks at them.
             flushTLB()
+            // RF has ended with this instruction; `runBlocks` left that open.
+            s.otherFlags &= ~RFlags.resume.rawValue
+            requestAttention()
         default: s.dr[number] = value
         }
         s.endBlock = true
@@ -57,12 +60,18 @@ extension CPU {
 
     // MARK: Breakpoints
 
+    /// Whether any breakpoint is enabled.
+    @inline(__always) var hasBreakpoints: Bool { s.dr[7] & 0xFF != 0 }
+
+    /// Whether debug traps may come after every instruction, and every repetition of one.
+    var runsSingleSteps: Bool { hasBreakpoints || s.otherFlags & RFlags.trap.rawValue != 0 }
+
     private enum Condition { static let execute: UInt64 = 0, write: UInt64 = 1, port: UInt64 = 2, access: UInt64 = 3 }
 
     /// DR6 bits of the enabled breakpoints that overlap `size` bytes at `start` and whose condition fits.
     private func breakpoints(_ start: UInt64, _ size: Int, _ fits: (UInt64) -> Bool) -> UInt64 {
+        guard hasBreakpoints else { return 0 }
         let control = s.dr[7]
-        guard control & 0xFF != 0 else { return 0 }
         var hits: UInt64 = 0
         for number in 0..<4 {
             guard control >> UInt64(number * 2) & 3 != 0 else { continue }

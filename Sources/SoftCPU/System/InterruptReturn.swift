@@ -18,6 +18,8 @@ extension CPU {
             s.nmiBlocked = false
             if s.nmiPending { requestAttention() }
         }
+        // Every fault leaves RF in its frame. Without breakpoints nothing looks at it: let it end here.
+        if !runsSingleSteps { s.otherFlags &= ~RFlags.resume.rawValue }
         s.keepResumeFlag = s.otherFlags & RFlags.resume.rawValue != 0
         s.endBlock = true
         interruptsMayHaveOpened(was: interruptsBefore)

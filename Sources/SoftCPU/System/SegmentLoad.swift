@@ -116,6 +116,7 @@ extension CPU {
     private func holdInterrupts() {
         s.interruptShadow = true
         s.debugShadow = true
+        requestAttention()
     }
 
     func pushSegment(_ i: borrowing Instruction) throws(Fault) {

@@ -29,6 +29,8 @@ extension CPU {
             let cleared: RFlags = [.virtual8086, .interrupt, .resume]
             s.otherFlags &= ~cleared.rawValue
         }
+        // A mask that clears TF takes the step's trap away with it.
+        s.suppressStep = s.otherFlags & RFlags.trap.rawValue == 0
         s.segments[Segment.ss] = Self.flatStack(selector &+ 8, 0)
         commitCode(Self.flatCode(selector, 0, isLong: isLongMode), target, 0)
     }
