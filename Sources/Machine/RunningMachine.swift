@@ -89,10 +89,11 @@ final class RunningMachine {
     private func powerOn() throws(BoardError) {
         for thread in threads { thread.waitUntilHeld() }
         let plan = try board.powerOn()
+        // The guest's time-stamp counters start near zero, all at one value: they must never differ.
+        let tscOffset = 0 &- TimeStampCounter.now
         for (index, thread) in threads.enumerated() {
             var state = index == 0 ? plan.state : VCPUState()
-            // The guest's time-stamp counter starts near zero.
-            state.tscOffset = 0 &- TimeStampCounter.now
+            state.tscOffset = tscOffset
             state.activity = index == 0 ? .running : .waitingForStartup
             thread.vcpu.load(state)
         }

@@ -471,6 +471,19 @@ extension LocalAPIC {
         #expect(setup.bench.clock.armedCount == 0, "leaving the mode disarms")
     }
 
+    @Test func `a restored timer fires by itself and wakes its processor`() throws {
+        let (setup, apic) = makeTimer(0xEC)
+        apic.set(0x380, 1_000_000)
+        setup.bench.clock.advance(by: 400_000)
+        let twin = APICBench(count: 1, softwareEnabled: false)
+        twin.bench.clock.advance(by: 400_000)
+        try twin.apics[0].restore(apic.save())
+        twin.complex.wakes.take()
+        twin.bench.clock.advance(by: 600_000)
+        #expect(twin.complex.wakes.all == [0])
+        #expect(twin.apics[0].pendingVector() == 0xEC)
+    }
+
     @Test func `INIT stops the timer`() {
         let (setup, apic) = makeTimer(0x200EC)
         apic.set(0x380, 1000)

@@ -78,7 +78,9 @@ final class TestMachine {
     let mode: Mode
     var cpu: CPU { vcpu.cpu }
 
-    init(_ mode: Mode, privilege: UInt8 = 0, flags: UInt64 = 2, change: (inout VCPUState) -> Void = { _ in }) throws {
+    init(_ mode: Mode, privilege: UInt8 = 0, flags: UInt64 = 2, change: (inout VCPUState) -> Void = { _ in })
+        throws
+    {
         self.mode = mode
         memory = try GuestMemory([.init(start: 0, size: 2 << 20, kind: .ram)])
         engine = SoftEngine(memory: memory, vcpuCount: 1, tscFrequency: 2_000_000_000)
@@ -164,7 +166,7 @@ final class TestMachine {
         for vector in 0..<64 { setVector(vector, access: 0x8E) }
     }
 
-    private func writePageTables() {
+    func writePageTables() {
         store(0x4000, 0x5007)
         store(0x5000, 0x6007)
         store(0x6000, 0x87)

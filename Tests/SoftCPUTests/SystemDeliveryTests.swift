@@ -181,6 +181,19 @@ private typealias Selector = TestMachine.Selector
         #expect(!m.cpu.isVirtual8086)
     }
 
+    @Test func `an interrupt ends HLT after STI's shadow, and a triple fault ends the run`() throws {
+        let m = try TestMachine(.long64)
+        m.apic.request(0x20)
+        // The handler: out 0x80, al; lidt with a zero limit; ud2.
+        m.write(
+            TestMachine.handlers + 0x200,
+            [0xE6, 0x80, 0x0F, 0x01, 0x1C, 0x25, 0, 0, 7, 0, 0x0F, 0x0B])
+        m.write(TestMachine.code, [0xFB, 0xF4])
+        #expect(m.vcpu.run() == .shutdown)
+        #expect(m.platform.writes.map(\.port) == [0x80])
+        #expect(m.load(TestMachine.kernelStack - 40) == TestMachine.code + 2)
+    }
+
     @Test func `INT n in virtual-8086 mode needs IOPL 3`() throws {
         let m = try TestMachine(.protected32, privilege: 3, flags: 0x2_0202)
         m.enterVirtual8086()
@@ -197,7 +210,9 @@ extension TestMachine {
         store(0x8020, 0x60000, size: 4)
         store(0x8024, 0x2, size: 4)
         store(0x8038, 0x28000, size: 4)
-        for offset in [0x48, 0x50, 0x54] as [UInt64] { store(0x8000 + offset, UInt64(Selector.kernelData), size: 2) }
+        for offset in [0x48, 0x50, 0x54] as [UInt64] {
+            store(0x8000 + offset, UInt64(Selector.kernelData), size: 2)
+        }
         store(0x804C, UInt64(Selector.kernelCode), size: 2)
     }
 

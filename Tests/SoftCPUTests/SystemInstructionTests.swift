@@ -9,10 +9,11 @@ private typealias Selector = TestMachine.Selector
 
 @Suite struct SegmentLoadTests {
     /// Selector, and the vector that MOV DS raises at privilege 3.
-    @Test(arguments: [
-        (Selector.userData, nil), (0, nil), (Selector.kernelData, 13), (Selector.userCode32, nil),
-        (Selector.conforming, nil), (Selector.absent | 3, 13), (0xF8, 13), (Selector.task, 13),
-    ] as [(UInt16, Int?)])
+    @Test(
+        arguments: [
+            (Selector.userData, nil), (0, nil), (Selector.kernelData, 13), (Selector.userCode32, nil),
+            (Selector.conforming, nil), (Selector.absent | 3, 13), (0xF8, 13), (Selector.task, 13),
+        ] as [(UInt16, Int?)])
     func `MOV DS checks type and privilege`(selector: UInt16, vector: Int?) throws {
         let m = try TestMachine(.protected32, privilege: 3)
         m.set(Register.rax, UInt64(selector))

@@ -8,11 +8,12 @@ private typealias Selector = TestMachine.Selector
 
 @Suite struct ControlRegisterTests {
     /// The value that MOV to the control register gets, and whether it raises #GP, from 64-bit mode.
-    @Test(arguments: [
-        (0, 0x8000_0010, true), (0, 0x0001_0011, true), (0, 0x1_8001_0011, true), (0, 0xA001_0011, true),
-        (0, 0x8001_003B, false), (3, 0x10_0000_0000_0000, true), (3, 0x4000, false), (4, 0x20, false),
-        (4, 0x0, true), (4, 0x1000_0020, true), (4, 0x2_0020, false), (8, 0x5, false), (8, 0x10, true),
-    ] as [(Int, UInt64, Bool)])
+    @Test(
+        arguments: [
+            (0, 0x8000_0010, true), (0, 0x0001_0011, true), (0, 0x1_8001_0011, true), (0, 0xA001_0011, true),
+            (0, 0x8001_003B, false), (3, 0x10_0000_0000_0000, true), (3, 0x4000, false), (4, 0x20, false),
+            (4, 0x0, true), (4, 0x1000_0020, true), (4, 0x2_0020, false), (8, 0x5, false), (8, 0x10, true),
+        ] as [(Int, UInt64, Bool)])
     func `MOV to a control register refuses what the manual reserves`(
         number: Int, value: UInt64, faults: Bool
     ) throws {
@@ -116,12 +117,13 @@ private typealias Selector = TestMachine.Selector
         m.run([0x0F, 0x30])
     }
 
-    @Test(arguments: [
-        (MSR.lstar, 0xFFFF_FFFF_8000_0000), (MSR.star, 0x23_0010 << 32), (MSR.syscallMask, 0x257FD5),
-        (MSR.kernelGSBase, 0xFFFF_8880_0000_0000), (MSR.pat, 0x0407_0506_0007_0106), (0x200, 0x8000_0006),
-        (0x201, 0xFFFF_8000_0800), (0x250, 0x0606_0606_0606_0606), (MSR.mtrrDefaultType, 0xC06),
-        (MSR.tscAdjust, 0x1000), (MSR.tscAuxiliary, 3), (MSR.gsBase, 0x7F00_0000_1000),
-    ] as [(UInt32, UInt64)])
+    @Test(
+        arguments: [
+            (MSR.lstar, 0xFFFF_FFFF_8000_0000), (MSR.star, 0x23_0010 << 32), (MSR.syscallMask, 0x257FD5),
+            (MSR.kernelGSBase, 0xFFFF_8880_0000_0000), (MSR.pat, 0x0407_0506_0007_0106), (0x200, 0x8000_0006),
+            (0x201, 0xFFFF_8000_0800), (0x250, 0x0606_0606_0606_0606), (MSR.mtrrDefaultType, 0xC06),
+            (MSR.tscAdjust, 0x1000), (MSR.tscAuxiliary, 3), (MSR.gsBase, 0x7F00_0000_1000),
+        ] as [(UInt32, UInt64)])
     func `a written register reads back`(number: UInt32, value: UInt64) throws {
         let m = try TestMachine(.long64)
         write(m, number, value)
@@ -131,10 +133,11 @@ private typealias Selector = TestMachine.Selector
         #expect(m.get(Register.rdx) << 32 | m.get(Register.rax) == value)
     }
 
-    @Test(arguments: [
-        (MSR.lstar, 0x8000_0000_0000), (MSR.pat, 0x2), (0x250, 0x02), (MSR.mtrrDefaultType, 0x100),
-        (MSR.efer, 1 << 12), (MSR.efer, 0x401), (0x1234_5678, 0), (MSR.mtrrCapability, 0), (0x10A, 0),
-    ] as [(UInt32, UInt64)])
+    @Test(
+        arguments: [
+            (MSR.lstar, 0x8000_0000_0000), (MSR.pat, 0x2), (0x250, 0x02), (MSR.mtrrDefaultType, 0x100),
+            (MSR.efer, 1 << 12), (MSR.efer, 0x401), (0x1234_5678, 0), (MSR.mtrrCapability, 0), (0x10A, 0),
+        ] as [(UInt32, UInt64)])
     func `reserved values and unknown registers raise #GP`(number: UInt32, value: UInt64) throws {
         let m = try TestMachine(.long64)
         write(m, number, value)
@@ -220,10 +223,12 @@ private typealias Selector = TestMachine.Selector
     }
 
     @Test func `XSETBV checks the combination`() throws {
-        for (value, faults) in [(7, false), (5, true), (6, true), (0xF, true), (1, false)] as [(UInt64, Bool)] {
+        for (value, faults) in [(7, false), (5, true), (6, true), (0xF, true), (1, false)] as [(UInt64, Bool)]
+        {
             let m = try TestMachine(.long64)
             m.cpu.s.cr4 |= CR4.osXSAVE
             m.set(Register.rax, value)
+            m.set(Register.rdx, 0)
             m.run([0x0F, 0x01, 0xD1])
             #expect((m.vector == 13) == faults)
         }

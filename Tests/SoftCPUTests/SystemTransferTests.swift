@@ -45,7 +45,9 @@ private typealias Selector = TestMachine.Selector
         #expect(m.cpu.s.cpl == 0)
     }
 
-    @Test func `IRETQ to a stack of the wrong privilege raises #GP with its selector and changes nothing`() throws {
+    @Test func `IRETQ to a stack of the wrong privilege raises #GP with its selector and changes nothing`()
+        throws
+    {
         let m = try TestMachine(.long64)
         m.set(Register.rsp, TestMachine.kernelStack - 40)
         frame(m, [0x60000, UInt64(Selector.userCode64), 0x202, 0x3_0000, UInt64(Selector.kernelData)])

@@ -47,12 +47,13 @@ extension CPU {
             s.dr[6] = Self.sanitizedDR6(value)
         case 7:
             guard value >> 32 == 0 else { throw .protection() }
+            let wasArmed = hasBreakpoints
             s.dr[7] = Self.sanitizedDR7(value)
             // While breakpoints are armed, every access takes the slow path that looks at them.
-            flushTLB()
+            if wasArmed || hasBreakpoints { flushTLB() }
             // RF has ended with this instruction; `runBlocks` left that open.
             s.otherFlags &= ~RFlags.resume.rawValue
-            requestAttention()
+            if hasBreakpoints { requestAttention() }
         default: s.dr[number] = value
         }
         s.endBlock = true
@@ -66,7 +67,9 @@ extension CPU {
     /// Whether debug traps may come after every instruction, and every repetition of one.
     var runsSingleSteps: Bool { hasBreakpoints || s.otherFlags & RFlags.trap.rawValue != 0 }
 
-    private enum Condition { static let execute: UInt64 = 0, write: UInt64 = 1, port: UInt64 = 2, access: UInt64 = 3 }
+    private enum Condition {
+        static let execute: UInt64 = 0, write: UInt64 = 1, port: UInt64 = 2, access: UInt64 = 3
+    }
 
     /// DR6 bits of the enabled breakpoints that overlap `size` bytes at `start` and whose condition fits.
     private func breakpoints(_ start: UInt64, _ size: Int, _ fits: (UInt64) -> Bool) -> UInt64 {

@@ -1,7 +1,7 @@
 import X86Architecture
 
-/// Runs a body of an instruction that always ends its block (rows with `end` or `branch`): there is no op after
-/// it to go on with.
+/// Runs a body of an instruction that always ends its block (rows with `end` or `branch`): there is no op
+/// after it to go on with.
 @inline(__always)
 private func stepEnding(
     _ cpu: UInt, _ op: UInt, _ body: (CPU, borrowing Instruction) throws(Fault) -> Void
@@ -10,8 +10,8 @@ private func stepEnding(
     return stepAny(cpu, op, body)
 }
 
-/// The bodies of system instructions. MOV, PUSH and POP are here for segment, control and debug registers only
-/// (see `BodyTable`).
+/// The bodies of system instructions. MOV, PUSH and POP are here for segment, control and debug registers
+/// only (see `BodyTable`).
 enum SystemBodies {
     /// MOV with a segment, control or debug register.
     private static let moveSystem: Handler = {
@@ -27,9 +27,13 @@ enum SystemBodies {
         }
     }
     /// PUSH of a segment register.
-    private static let pushSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.pushSegment(i) } }
+    private static let pushSegment: Handler = {
+        stepAny($0, $1) { cpu, i throws(Fault) in try cpu.pushSegment(i) }
+    }
     /// POP of a segment register.
-    private static let popSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.popSegment(i) } }
+    private static let popSegment: Handler = {
+        stepAny($0, $1) { cpu, i throws(Fault) in try cpu.popSegment(i) }
+    }
 
     static let table: [(Mnemonic, Handler)] =
         segments + transfers + control + tables + flagsAndPorts + processor
@@ -84,10 +88,10 @@ enum SystemBodies {
 
     // swift-format-ignore
     private static let tables: [(Mnemonic, Handler)] = [
-        (.lgdt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTableRegister(i, isInterruptTable: false) } }),
-        (.lidt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTableRegister(i, isInterruptTable: true) } }),
-        (.sgdt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTableRegister(i, isInterruptTable: false) } }),
-        (.sidt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTableRegister(i, isInterruptTable: true) } }),
+        (.lgdt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .gdt) } }),
+        (.lidt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .idt) } }),
+        (.sgdt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTable(i, .gdt) } }),
+        (.sidt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTable(i, .idt) } }),
         (.lldt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadLocalTable(i) } }),
         (.ltr, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTask(i) } }),
         (.sldt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeSelector(i, Segment.ldtr) } }),
