@@ -35,7 +35,7 @@ extension SoftVCPU {
     /// Translates a fetch and remembers it.
     private func fetchTranslate(_ linear: UInt64) throws(Fault) -> UInt64 {
         if cpu.is64Bit {
-            // AMD: a branch to a non-canonical address faults at its target.
+            // Indirect branches do not get here: SYSRET does, and code that runs up to the hole.
             let high = Int64(bitPattern: linear) >> 47
             if high != 0, high != -1 { throw .protection() }
         }

@@ -86,8 +86,9 @@ extension SoftVCPU {
         let wasTrap = cpu.s.otherFlags & RFlags.trap.rawValue != 0
         let hadShadow = cpu.s.interruptShadow, hadDebugShadow = cpu.s.debugShadow
         do throws(Fault) {
-            if cpu.hasBreakpoints, cpu.s.otherFlags & RFlags.resume.rawValue == 0, !hadDebugShadow,
-                cpu.instructionBreakpoint(at: cpu.linearRIP)
+            // AMD's processors take instruction breakpoints after MOV SS too.
+            if cpu.hasBreakpoints, cpu.s.otherFlags & RFlags.resume.rawValue == 0,
+                CPUModel.isAMD || !hadDebugShadow, cpu.instructionBreakpoint(at: cpu.linearRIP)
             {
                 throw Fault(.debug)
             }
@@ -110,7 +111,7 @@ extension SoftVCPU {
         let steps = wasTrap && !cpu.s.suppressStep
         if steps || cpu.s.pendingDebug != 0 {
             if cpu.s.debugShadow { return }
-            cpu.s.dr[6] |= cpu.s.pendingDebug | (steps ? 1 << 14 : 0)
+            cpu.reportDebug(cpu.s.pendingDebug | (steps ? DebugStatus.singleStep : 0))
             cpu.s.pendingDebug = 0
             // Also after HLT, which the trap ends.
             cpu.s.activity = .running
@@ -139,9 +140,13 @@ extension SoftVCPU {
     }
 
     private func takeSignals() {
+        // One NMI may wait here and one more in the local APIC.
+        if cpu.s.nmiPending, !cpu.s.nmiBlocked, cpu.s.activity != .waitingForStartup { return }
         while let signal = apic.takeSignal() {
             switch signal {
-            case .nmi: cpu.s.nmiPending = true
+            case .nmi:
+                cpu.s.nmiPending = true
+                if !cpu.s.nmiBlocked { return cpu.requestAttention() }
             case .initialize:
                 cpu.initializeProcessor()
                 cache.clear()
@@ -153,7 +158,7 @@ extension SoftVCPU {
 
     /// Delivers an NMI or the highest interrupt when the guest can take one now.
     private func deliverPending() {
-        if cpu.s.nmiPending, !cpu.s.nmiBlocked, !cpu.s.debugShadow {
+        if cpu.s.nmiPending, !cpu.s.nmiBlocked, !cpu.s.interruptShadow {
             cpu.s.nmiPending = false
             cpu.s.activity = .running
             cpu.deliverNMI()

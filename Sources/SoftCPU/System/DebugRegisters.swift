@@ -1,12 +1,18 @@
 import X86Architecture
 
+/// Causes of #DB in DR6, besides B0 to B3.
+enum DebugStatus {
+    /// BD: the instruction would have accessed a debug register while DR7.GD was set.
+    static let accessDetected: UInt64 = 1 << 13
+    static let singleStep: UInt64 = 1 << 14
+    static let taskSwitch: UInt64 = 1 << 15
+}
+
 /// Debug registers and hardware breakpoints (SDM vol. 3 §17.2).
 extension CPU {
     private enum Debug {
         static let dr6Fixed: UInt64 = 0xFFFF_0FF0
         static let dr6Writable: UInt64 = 0xE00F
-        /// BD: the instruction would have accessed a debug register while DR7.GD was set.
-        static let dr6AccessDetected: UInt64 = 1 << 13
         static let dr7Fixed: UInt64 = 0x400
         static let dr7Reserved: UInt64 = 0xD800
         static let dr7GeneralDetect: UInt64 = 1 << 13
@@ -28,7 +34,7 @@ extension CPU {
         }
         try requirePrivileged()
         if s.dr[7] & Debug.dr7GeneralDetect != 0 {
-            s.dr[6] |= Debug.dr6AccessDetected
+            reportDebug(DebugStatus.accessDetected)
             throw Fault(.debug)
         }
         guard isWrite else {
@@ -60,6 +66,10 @@ extension CPU {
     }
 
     // MARK: Breakpoints
+
+    /// The causes of a #DB to DR6: B0 to B3 tell of this one alone, the others stay until software clears
+    /// them (AMD APM vol. 2 §13.1.1.3).
+    func reportDebug(_ causes: UInt64) { s.dr[6] = s.dr[6] & ~0xF | causes }
 
     /// Whether any breakpoint is enabled.
     @inline(__always) var hasBreakpoints: Bool { s.dr[7] & 0xFF != 0 }
@@ -98,7 +108,7 @@ extension CPU {
     /// Whether an instruction breakpoint is set at `linear`; sets its DR6 bits.
     func instructionBreakpoint(at linear: UInt64) -> Bool {
         let hits = breakpoints(linear, 1) { $0 == Condition.execute }
-        s.dr[6] |= hits
+        if hits != 0 { reportDebug(hits) }
         return hits != 0
     }
 

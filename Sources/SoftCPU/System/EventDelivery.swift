@@ -397,7 +397,10 @@ extension CPU {
     }
 
     /// INT1 is a #DB trap that no gate's DPL can refuse (AMD APM vol. 3, INT1).
+    /// A trap that MOV SS held back is one with it.
     func debugInterrupt() {
+        if s.pendingDebug != 0 { reportDebug(s.pendingDebug) }
+        s.pendingDebug = 0
         deliverTrap(ExceptionVector.debug.rawValue)
         s.suppressStep = true
     }

@@ -52,6 +52,13 @@ extension CPU {
         }
         s.segments[Segment.ss] = Self.flatStack(selector &+ 8 | 3, 3)
         commitCode(Self.flatCode((to64 ? selector &+ 16 : selector) | 3, 3, isLong: to64), target, 3)
+        // TF as loaded counts at once: the step is that of the SYSCALL before.
+        s.suppressStep = true
+        if s.otherFlags & RFlags.trap.rawValue != 0 {
+            reportDebug(DebugStatus.singleStep)
+            deliverTrap(ExceptionVector.debug.rawValue)
+            return
+        }
         interruptsMayHaveOpened(was: interruptsBefore)
     }
 
