@@ -38,12 +38,15 @@ extension CPU {
         if left != 0, !stop {
             s.rip = s.rip &- UInt64(length)
             s.endBlock = true
+            s.keepResumeFlag = true
         }
     }
 
-    /// How many repetitions are due, bounded.
+    /// How many repetitions are due: one at a time while debug traps may come between them.
     private func due(_ r: StringRegisters) -> UInt64 {
-        r.repeats ? gpr(Register.rcx) & r.addressMask : 1
+        guard r.repeats else { return 1 }
+        let left = gpr(Register.rcx) & r.addressMask
+        return runsSingleSteps ? min(left, 1) : left
     }
 
     /// Elements from `offset` to the end of its page, when addresses go up and do not wrap on the way.

@@ -36,7 +36,7 @@ extension SoftVCPU {
     /// Translates a fetch and remembers it.
     private func fetchTranslate(_ linear: UInt64) throws(Fault) -> UInt64 {
         if cpu.is64Bit {
-            // AMD: a branch to a non-canonical address faults at its target.
+            // Indirect branches do not get here: SYSRET does, and code that runs up to the hole.
             let high = Int64(bitPattern: linear) >> 47
             if high != 0, high != -1 { throw .protection() }
         }
@@ -141,7 +141,7 @@ extension SoftVCPU {
         }
         let instructions = draft.count
         // Also after a branch: a body that was expected to leave may come back.
-        appendFallThrough(&draft, physical)
+        appendFallThrough(&draft, physical, mode)
         let block = BlockView(address: space)
         block.b = Block(
             physical: first.host == 0 ? .max : physical, mode: mode, generation: first.generation,
@@ -210,8 +210,9 @@ extension SoftVCPU {
     }
 
     /// Ends a block that no branch ended.
-    private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64) {
-        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && cpu.s.modeKey & 8 != 0 && draft.second == nil
+    private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64, _ mode: UInt32) {
+        // A single step is never linked.
+        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && mode & 12 == 8 && draft.second == nil
         var op = MicroOp(handler: inPage ? Lowering.fallThroughLinked : Lowering.fallThrough)
         op.offset = UInt16(draft.length)
         store(op, &draft)

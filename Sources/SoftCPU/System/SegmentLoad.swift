@@ -94,7 +94,9 @@ extension CPU {
             guard attributes & SegmentAttributes.unusable == 0 else { continue }
             let conforming = SegmentAttributes.code | SegmentAttributes.conforming
             if SegmentAttributes.privilege(attributes) < s.cpl, attributes & conforming != conforming {
-                s.segments[segment] = Self.nullSegment(0)
+                // The base stays: 64-bit software that runs with such a selector in FS or GS relies on it.
+                s.segments[segment].selector = 0
+                s.segments[segment].attributes = SegmentAttributes.unusable
             }
         }
     }
@@ -118,6 +120,7 @@ extension CPU {
     private func holdInterrupts() {
         s.interruptShadow = true
         s.debugShadow = true
+        requestAttention()
     }
 
     func pushSegment(_ i: borrowing Instruction) throws(Fault) {
