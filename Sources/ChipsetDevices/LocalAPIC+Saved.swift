@@ -72,7 +72,7 @@ extension LocalAPIC {
             try check(low & ~APICLayout.commandWritable == 0, "the interrupt command")
             try check(x2APIC || command >> 32 & 0xFF_FFFF == 0, "the interrupt destination")
             try check(divideConfiguration & ~0xB == 0, "the divide configuration")
-            try check(signals & ~0xFF07 == 0 && (signals & 4 != 0 || signals >> 8 == 0), "the signals")
+            try check(signals & ~0xFF0F == 0 && (signals & 4 != 0 || signals >> 8 == 0), "the signals")
             return unchecked(identifier: identifier)
         }
 

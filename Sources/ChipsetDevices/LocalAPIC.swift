@@ -45,6 +45,9 @@ public final class LocalAPIC: LocalInterruptController, Device {
 
     private enum Signal {
         static let nonMaskable: UInt32 = 1, initialize: UInt32 = 2, startup: UInt32 = 4
+        /// A second NMI, which came before the vCPU looked at the first: the first would run by then.
+        static let nonMaskableAgain: UInt32 = 8
+        static let nonMaskables = nonMaskable | nonMaskableAgain
         static let vectorShift: UInt32 = 8
         static let hasVector: UInt32 = 0x100
     }
@@ -104,8 +107,8 @@ public final class LocalAPIC: LocalInterruptController, Device {
             return (result, effects, publish(state))
         }
         if effects.initialize { signalInitialize() }
-        if effects.nonMaskable { signals.bitwiseOr(Signal.nonMaskable, ordering: .acquiringAndReleasing) }
-        if wake || effects.nonMaskable { configuration.wake() }
+        if effects.nonMaskable { signalNonMaskable() }
+        if wake { configuration.wake() }
         if let vector = effects.endedVector { configuration.endOfInterrupt(vector) }
         if let message = effects.message { bus.send(message, from: Int(id)) }
         return result
@@ -149,13 +152,20 @@ public final class LocalAPIC: LocalInterruptController, Device {
         case .fixed, .lowestPriority:
             update { state, effects, _ in state.accept(vector, isLevel: isLevel, &effects) }
         case .nonMaskable:
-            signals.bitwiseOr(Signal.nonMaskable, ordering: .acquiringAndReleasing)
-            configuration.wake()
+            signalNonMaskable()
         case .initialize: signalInitialize()
         case .startup: signalStartup(vector)
         // There is no SMM, and ExtINT comes by LINT0.
         case .systemManagement, .reserved, .external: break
         }
+    }
+
+    private func signalNonMaskable() {
+        let old = signals.bitwiseOr(Signal.nonMaskable, ordering: .acquiringAndReleasing).oldValue
+        if old & Signal.nonMaskable != 0 {
+            signals.bitwiseOr(Signal.nonMaskableAgain, ordering: .acquiringAndReleasing)
+        }
+        configuration.wake()
     }
 
     /// INIT drops what was pending before it.
@@ -167,7 +177,7 @@ public final class LocalAPIC: LocalInterruptController, Device {
     private func signalStartup(_ vector: UInt8) {
         var old = signals.load(ordering: .acquiring)
         while true {
-            let kept = old & (Signal.nonMaskable | Signal.initialize)
+            let kept = old & (Signal.nonMaskables | Signal.initialize)
             let new = kept | Signal.startup | UInt32(vector) << Signal.vectorShift
             let (exchanged, original) = signals.weakCompareExchange(
                 expected: old, desired: new, ordering: .acquiringAndReleasing)
@@ -185,9 +195,9 @@ public final class LocalAPIC: LocalInterruptController, Device {
                 taken = (.initialize, old & ~Signal.initialize)
             } else if old & Signal.startup != 0 {
                 let vector = UInt8(truncatingIfNeeded: old >> Signal.vectorShift)
-                taken = (.startup(vector: vector), old & Signal.nonMaskable)
+                taken = (.startup(vector: vector), old & Signal.nonMaskables)
             } else {
-                taken = (.nmi, 0)
+                taken = (.nmi, old & Signal.nonMaskableAgain != 0 ? Signal.nonMaskable : 0)
             }
             let (exchanged, original) = signals.weakCompareExchange(
                 expected: old, desired: taken.rest, ordering: .acquiringAndReleasing)

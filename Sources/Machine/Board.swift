@@ -130,6 +130,10 @@ final class Board: Sendable {
             let debugExit = DebugExit(context)
             platform.ports.attach(debugExit)
             devices.append(debugExit)
+            let test = TestDevice(context)
+            platform.ports.attach(test)
+            platform.mmio.map(test, at: TestDevice.address, size: TestDevice.size)
+            devices.append(test)
         }
         return devices
     }

@@ -202,6 +202,12 @@ let chipsetCatalog: [ChipsetEntry] = [
     plainEntry(I8042.self) { I8042($0.context) },
     plainEntry(PanicNotifier.self) { PanicNotifier($0.context) },
     plainEntry(DebugExit.self) { DebugExit($0.context) },
+    ChipsetEntry(kind: TestDevice.kind, timerCount: 0) {
+        DeviceSubject(TestDevice($0.context)) { device, random in
+            random.chance(2)
+                ? pokePort(device, &random) : pokeMemory(device, size: Int(TestDevice.size), &random)
+        }
+    },
     plainEntry(POSTPort.self) { POSTPort($0.context) },
 ]
 

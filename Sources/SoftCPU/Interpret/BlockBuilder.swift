@@ -22,6 +22,7 @@ extension SoftVCPU {
         if unsafe entry.pointee.tag == tag {
             physical = unsafe entry.pointee.physical | linear & 0xFFF
         } else {
+            if cpu.s.modeKey & 8 == 0, cpu.s.rip > UInt64(cpu.s.segments[Segment.cs].limit) { throw .protection() }
             physical = try fetchTranslate(linear) | linear & 0xFFF
         }
         let mode = cpu.s.modeKey | (singleStep ? 4 : 0)
@@ -39,7 +40,7 @@ extension SoftVCPU {
     /// Translates a fetch and remembers it.
     private func fetchTranslate(_ linear: UInt64) throws(Fault) -> UInt64 {
         if cpu.is64Bit {
-            // AMD: a branch to a non-canonical address faults at its target.
+            // Indirect branches do not get here: SYSRET does, and code that runs up to the hole.
             let high = Int64(bitPattern: linear) >> 47
             if high != 0, high != -1 { throw .protection() }
         }
@@ -139,7 +140,7 @@ extension SoftVCPU {
         }
         let instructions = draft.count
         // Also after a branch: a body that was expected to leave may come back.
-        appendFallThrough(&draft, physical)
+        appendFallThrough(&draft, physical, mode)
         let opBytes = draft.count * MemoryLayout<MicroOp>.stride
         guard let space = cache.allocate(Self.blockBytes + opBytes) else {
             cache.clear()
@@ -170,6 +171,10 @@ extension SoftVCPU {
         if case .failure(.truncated) = decoded {
             // It goes on in the next page: alone in its block, so that a fault there comes at its turn.
             guard draft.count == 0 else { return false }
+            // The limit counts before the page.
+            if cpu.s.modeKey & 8 == 0, cpu.s.rip &+ UInt64(4096 - offset) > UInt64(cpu.s.segments[Segment.cs].limit) {
+                throw .protection()
+            }
             let next = ((start & TLB.pageMask) &+ 0x1000) & cpu.s.linearMask
             let second = openCodePage(try translatedPage(next))
             var all: [UInt8] = []
@@ -214,8 +219,9 @@ extension SoftVCPU {
     }
 
     /// Ends a block that no branch ended.
-    private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64) {
-        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && cpu.s.modeKey & 8 != 0 && draft.second == nil
+    private func appendFallThrough(_ draft: inout Draft, _ physical: UInt64, _ mode: UInt32) {
+        // A single step is never linked.
+        let inPage = Int(physical & 0xFFF) + draft.length < 4096 && mode & 12 == 8 && draft.second == nil
         var op = MicroOp(handler: inPage ? Lowering.fallThroughLinked : Lowering.fallThrough)
         op.offset = UInt16(draft.length)
         store(op, &draft)

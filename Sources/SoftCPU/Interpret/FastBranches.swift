@@ -20,9 +20,14 @@ extension CPU {
         s.linkSlot = 0
     }
 
-    /// A near branch outside 64-bit mode must land inside the code segment: else #GP(0) at the branch.
+    /// A near branch must land inside the code segment, in 64-bit mode at a canonical address: else #GP(0)
+    /// at the branch.
     @inline(__always) func checkTarget(_ target: UInt64) throws(Fault) {
-        if s.modeKey & 8 == 0, target > UInt64(s.segments[Segment.cs].limit) { throw .protection() }
+        if s.modeKey & 8 == 0 {
+            if target > UInt64(s.segments[Segment.cs].limit) { throw .protection() }
+        } else if UInt64(bitPattern: (Int64(bitPattern: target) >> 47) &+ 1) > 1 {
+            throw .protection()
+        }
     }
 }
 

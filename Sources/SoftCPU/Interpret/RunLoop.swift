@@ -42,14 +42,16 @@ extension SoftVCPU {
     }
 
     /// Whether the next instruction must run alone: debug features are on, or interrupts are held back for it.
+    /// Whatever makes this true requests attention, so that `runBlocks` comes back here.
     private var needsSingleStep: Bool {
-        cpu.s.interruptShadow || cpu.s.otherFlags & (RFlags.trap.rawValue | RFlags.resume.rawValue) != 0
-            || cpu.s.dr[7] & 0xFF != 0
+        cpu.s.interruptShadow || cpu.s.otherFlags & RFlags.trap.rawValue != 0 || cpu.hasBreakpoints
     }
 
     /// Runs blocks until something wants attention or single steps.
     private func runBlocks() {
         let cpu = self.cpu
+        // Only breakpoints look at RF, and it ends with the next instruction.
+        cpu.s.otherFlags &= ~RFlags.resume.rawValue
         while !cpu.hasAttention {
             let block: UInt
             do throws(Fault) {
@@ -84,22 +86,21 @@ extension SoftVCPU {
         let wasTrap = cpu.s.otherFlags & RFlags.trap.rawValue != 0
         let hadShadow = cpu.s.interruptShadow, hadDebugShadow = cpu.s.debugShadow
         do throws(Fault) {
-            if cpu.s.dr[7] & 0xFF != 0, cpu.s.otherFlags & RFlags.resume.rawValue == 0, !hadDebugShadow,
-                cpu.instructionBreakpoint(at: cpu.linearRIP)
+            // AMD's processors take instruction breakpoints after MOV SS too.
+            if cpu.hasBreakpoints, cpu.s.otherFlags & RFlags.resume.rawValue == 0,
+                CPUModel.isAMD || !hadDebugShadow, cpu.instructionBreakpoint(at: cpu.linearRIP)
             {
                 throw Fault(.debug)
             }
             let block = try findBlock(singleStep: true)
             cpu.s.interruptShadow = false
             cpu.s.debugShadow = false
-            let before = cpu.s.rip
+            cpu.s.suppressStep = false
             cpu.s.keepResumeFlag = false
             let resumeBefore = cpu.s.otherFlags & RFlags.resume.rawValue
             guard cpu.execute(block) else { return }
-            // RF ends with the instruction, unless IRET or a task switch just set it.
+            // RF ends with the instruction, unless IRET or a task switch just set it or REP goes on.
             if resumeBefore != 0, !cpu.s.keepResumeFlag { cpu.s.otherFlags &= ~RFlags.resume.rawValue }
-            cpu.s.keepResumeFlag = false
-            _ = before
         } catch {
             cpu.s.interruptShadow = false
             cpu.s.debugShadow = false
@@ -107,10 +108,13 @@ extension SoftVCPU {
             return
         }
         if hadShadow { cpu.requestAttention() }
-        if wasTrap || cpu.s.pendingDebug != 0 {
+        let steps = wasTrap && !cpu.s.suppressStep
+        if steps || cpu.s.pendingDebug != 0 {
             if cpu.s.debugShadow { return }
-            cpu.s.dr[6] |= cpu.s.pendingDebug | (wasTrap ? 1 << 14 : 0)
+            cpu.reportDebug(cpu.s.pendingDebug | (steps ? DebugStatus.singleStep : 0))
             cpu.s.pendingDebug = 0
+            // Also after HLT, which the trap ends.
+            cpu.s.activity = .running
             cpu.deliverTrap(ExceptionVector.debug.rawValue)
         }
     }
@@ -136,9 +140,13 @@ extension SoftVCPU {
     }
 
     private func takeSignals() {
+        // One NMI may wait here and one more in the local APIC.
+        if cpu.s.nmiPending, !cpu.s.nmiBlocked, cpu.s.activity != .waitingForStartup { return }
         while let signal = apic.takeSignal() {
             switch signal {
-            case .nmi: cpu.s.nmiPending = true
+            case .nmi:
+                cpu.s.nmiPending = true
+                if !cpu.s.nmiBlocked { return cpu.requestAttention() }
             case .initialize:
                 cpu.initializeProcessor()
                 cache.clear()
@@ -150,7 +158,7 @@ extension SoftVCPU {
 
     /// Delivers an NMI or the highest interrupt when the guest can take one now.
     private func deliverPending() {
-        if cpu.s.nmiPending, !cpu.s.nmiBlocked, !cpu.s.debugShadow {
+        if cpu.s.nmiPending, !cpu.s.nmiBlocked, !cpu.s.interruptShadow {
             cpu.s.nmiPending = false
             cpu.s.activity = .running
             cpu.deliverNMI()

@@ -85,7 +85,7 @@ extension CPU {
     /// Rights of `context`, with `more`.
     private func pageAccess(_ context: UInt32, _ more: PageAccess) -> PageAccess {
         switch context {
-        case TLB.user: return more.union(.user)
+        case TLB.user, TLB.userAligned: return more.union(.user)
         case TLB.kernelWithUser: return more.union(.smapAllowed)
         default: return more
         }
@@ -98,14 +98,33 @@ extension CPU {
         if high != 0, high != -1 { throw segment == 2 ? .stack() : .protection() }
     }
 
+    /// Where an access goes on behind the page that it starts in.
+    private func secondPage(_ linear: UInt64, _ inPage: Int, _ segment: UInt8) throws(Fault) -> UInt64 {
+        let second = (linear &+ UInt64(inPage)) & s.linearMask
+        try checkCanonical(second, segment)
+        // The fast path checks no limit in flat segments; theirs is 4 GiB.
+        if second == 0, !is64Bit, s.flatSegments >> UInt32(segment & 7) & 1 != 0,
+            s.effectiveBase[Int(segment & 7)] == 0
+        {
+            throw segment == 2 ? .stack() : .protection()
+        }
+        return second
+    }
+
+    /// #AC (SDM vol. 3 §6.15, interrupt 17) for data of 2, 4 or 8 bytes.
+    private func checkAlignment(_ linear: UInt64, _ size: Int, _ context: UInt32) throws(Fault) {
+        guard context == TLB.userAligned, size & (size &- 1) == 0, size <= 8 else { return }
+        guard linear & UInt64(size &- 1) == 0 else { throw Fault(.alignmentCheck) }
+    }
+
     @inline(never)
     func loadSlow(_ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32) throws(Fault) -> UInt64 {
         try checkCanonical(linear, segment)
+        try checkAlignment(linear, size, context)
         let inPage = Int(0x1000 &- (linear & 0xFFF))
-        if s.dr[7] & 0xFF != 0 { noteDataBreakpoints(linear, size, isWrite: false) }
+        if hasBreakpoints { noteDataBreakpoints(linear, size, isWrite: false) }
         if size <= inPage { return try loadInPage(linear, size, context) }
-        let second = (linear &+ UInt64(inPage)) & s.linearMask
-        try checkCanonical(second, segment)
+        let second = try secondPage(linear, inPage, segment)
         let low = try loadBytes(linear, inPage, context)
         let high = try loadBytes(second, size - inPage, context)
         return low | high << UInt64(inPage * 8)
@@ -114,12 +133,12 @@ extension CPU {
     @inline(never)
     func storeSlow(_ value: UInt64, _ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32) throws(Fault) {
         try checkCanonical(linear, segment)
+        try checkAlignment(linear, size, context)
         let inPage = Int(0x1000 &- (linear & 0xFFF))
         if size <= inPage {
             try storeInPage(value, linear, size, context)
         } else {
-            let second = (linear &+ UInt64(inPage)) & s.linearMask
-            try checkCanonical(second, segment)
+            let second = try secondPage(linear, inPage, segment)
             // Both pages must allow the store before either changes.
             let access = pageAccess(context, .write)
             _ = try translate(linear, access)
@@ -127,7 +146,7 @@ extension CPU {
             try storeBytes(value, linear, inPage, context)
             try storeBytes(value >> UInt64(inPage * 8), second, size - inPage, context)
         }
-        if s.dr[7] & 0xFF != 0 { noteDataBreakpoints(linear, size, isWrite: true) }
+        if hasBreakpoints { noteDataBreakpoints(linear, size, isWrite: true) }
     }
 
     /// `count` bytes (1...7) of one page, one by one.
@@ -170,16 +189,18 @@ extension CPU {
     @inline(never)
     private func writableHostSlow(_ linear: UInt64, _ size: Int, _ segment: UInt8) throws(Fault) -> UInt {
         try checkCanonical(linear, segment)
+        try checkAlignment(linear, size, s.tlbContext)
+        // A run of elements: they are checked one by one.
+        if size > 8, s.tlbContext == TLB.userAligned { return 0 }
         let inPage = Int(0x1000 &- (linear & 0xFFF))
         let access = pageAccess(s.tlbContext, .write)
         let found = try translate(linear, access)
         if size > inPage {
-            let second = (linear &+ UInt64(inPage)) & s.linearMask
-            try checkCanonical(second, segment)
+            let second = try secondPage(linear, inPage, segment)
             _ = try translate(second, access)
             return 0
         }
-        guard let region = owner.region(at: found.page), region.isRAM, s.dr[7] & 0xFF == 0 else { return 0 }
+        guard let region = owner.region(at: found.page), region.isRAM, !hasBreakpoints else { return 0 }
         let host = region.host &+ UInt(found.page &- region.start)
         noteStore(found.page, region)
         fill(linear, s.tlbContext, host, found, region)
@@ -189,7 +210,7 @@ extension CPU {
     /// Enters a translation. Stores stay on the slow path for ROM, clean pages, and pages with decoded code;
     /// everything does while data breakpoints are armed.
     private func fill(_ linear: UInt64, _ context: UInt32, _ host: UInt, _ found: Translation, _ region: MemoryMapEntry) {
-        guard s.dr[7] & 0xFF == 0 else { return }
+        guard !hasBreakpoints, context != TLB.userAligned else { return }
         let entry = unsafe Self.entry(tlbBase(context), linear)
         let tag = linear & TLB.pageMask
         let word = owner.pages.word(region.firstPage + Int((found.page &- region.start) >> 12))

@@ -19,11 +19,11 @@ struct ExecutionTLBEntry: BitwiseCopyable {
     var physical: UInt64
 }
 
-/// Direct-mapped translation caches: three data contexts (see `CPUState.tlbContext`), one for fetches.
+/// Direct-mapped translation caches: four data contexts (see `CPUState.tlbContext`), one for fetches.
 enum TLB {
     static let invalid: UInt64 = .max
     static let entries = 1024
-    static let contexts = 3
+    static let contexts = 4
     static let contextBytes = entries * MemoryLayout<TLBEntry>.stride
     static let executionEntries = 512
     static let bytes = contexts * contextBytes
@@ -31,6 +31,8 @@ enum TLB {
     static let pageMask: UInt64 = ~0xFFF
 
     static let kernel: UInt32 = 0, kernelWithUser: UInt32 = 1, user: UInt32 = 2
+    /// User mode with alignment checks: never filled, so that every access takes the slow path that checks.
+    static let userAligned: UInt32 = 3
 }
 
 extension CPU {
@@ -140,7 +142,9 @@ extension CPU {
     func updateTLBContext() {
         let context: UInt32
         if s.cpl == 3 {
-            context = TLB.user
+            let isChecked =
+                s.cr0 & CR0.alignmentMask != 0 && s.otherFlags & RFlags.alignmentCheck.rawValue != 0
+            context = isChecked ? TLB.userAligned : TLB.user
         } else if s.cr4 & CR4.supervisorAccessPrevention != 0,
             s.otherFlags & RFlags.alignmentCheck.rawValue == 0
         {

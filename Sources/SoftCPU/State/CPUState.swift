@@ -43,7 +43,8 @@ struct CPUState: BitwiseCopyable {
     /// What decoded code depends on: `CodeSize` in bits 0..1, single step in bit 2, CS without a limit below
     /// 4 GiB in bit 3.
     var modeKey: UInt32 = 0
-    /// 0 kernel (SMAP enforced), 1 kernel that may touch user pages, 2 user: index of the current TLB.
+    /// 0 kernel (SMAP enforced), 1 kernel that may touch user pages, 2 user, 3 user with alignment
+    /// checks: index of the current TLB.
     var tlbContext: UInt32 = 0
     /// Address of the current context's first `TLBEntry`.
     var tlb: UInt = 0
@@ -96,6 +97,8 @@ struct CPUState: BitwiseCopyable {
     var pauseCount: UInt32 = 0
     /// RF was set by this very instruction (IRET) and must survive it.
     var keepResumeFlag: Bool = false
+    /// The running instruction was INT or SYSCALL, after which TF, now clear, takes no trap.
+    var suppressStep: Bool = false
     /// Triple fault: the run loop reports it.
     var shutdown: Bool = false
     /// DR6 bits of data and I/O breakpoints that the running instruction hit.

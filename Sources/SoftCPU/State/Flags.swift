@@ -98,6 +98,7 @@ extension CPU {
     func setRFlags(_ image: UInt64) {
         s.otherFlags = image & ~RFlags.status.rawValue & 0x3F_FFFF | RFlags.alwaysOne.rawValue
         setStatusFlags(image)
+        if image & RFlags.trap.rawValue != 0 { requestAttention() }
     }
 
     @inline(__always) var interruptFlag: Bool { s.otherFlags & RFlags.interrupt.rawValue != 0 }

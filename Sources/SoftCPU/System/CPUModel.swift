@@ -45,6 +45,8 @@ enum CPUModel {
         var isAMD: Bool { vendor.ebx == 0x6874_7541 }
     }
     private static let hostLeaves = Host()
+    /// Whether the guest's processor is one of AMD's.
+    static let isAMD = hostLeaves.isAMD
 
     private static func bits(_ numbers: [UInt32]) -> UInt32 { numbers.reduce(0) { $0 | 1 << $1 } }
 
@@ -110,6 +112,8 @@ enum CPUModel {
             eax: host.signature.eax, ebx: (index & 0xFF) << 24 | (count & 0xFF) << 16 | 8 << 8,
             ecx: host.signature.ecx & features1C | own1C, edx: host.signature.edx & features1D)
         if cpu.s.cr4 & CR4.osXSAVE != 0 { result.ecx |= 1 << 27 }
+        // A switched-off local APIC is not there (SDM vol. 3 §11.4.3).
+        if cpu.owner.apic.apicBase & (1 << 11) == 0 { result.edx &= ~(1 << 9) }
         // HTT: EBX counts logical processors.
         if count > 1 { result.edx |= 1 << 28 }
         return result

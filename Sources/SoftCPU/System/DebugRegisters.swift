@@ -1,12 +1,18 @@
 import X86Architecture
 
+/// Causes of #DB in DR6, besides B0 to B3.
+enum DebugStatus {
+    /// BD: the instruction would have accessed a debug register while DR7.GD was set.
+    static let accessDetected: UInt64 = 1 << 13
+    static let singleStep: UInt64 = 1 << 14
+    static let taskSwitch: UInt64 = 1 << 15
+}
+
 /// Debug registers and hardware breakpoints (SDM vol. 3 §17.2).
 extension CPU {
     private enum Debug {
         static let dr6Fixed: UInt64 = 0xFFFF_0FF0
         static let dr6Writable: UInt64 = 0xE00F
-        /// BD: the instruction would have accessed a debug register while DR7.GD was set.
-        static let dr6AccessDetected: UInt64 = 1 << 13
         static let dr7Fixed: UInt64 = 0x400
         static let dr7Reserved: UInt64 = 0xD800
         static let dr7GeneralDetect: UInt64 = 1 << 13
@@ -28,7 +34,7 @@ extension CPU {
         }
         try requirePrivileged()
         if s.dr[7] & Debug.dr7GeneralDetect != 0 {
-            s.dr[6] |= Debug.dr6AccessDetected
+            reportDebug(DebugStatus.accessDetected)
             throw Fault(.debug)
         }
         guard isWrite else {
@@ -47,10 +53,13 @@ extension CPU {
             s.dr[6] = Self.sanitizedDR6(value)
         case 7:
             guard value >> 32 == 0 else { throw .protection() }
-            let wasArmed = s.dr[7] & 0xFF != 0
+            let wasArmed = hasBreakpoints
             s.dr[7] = Self.sanitizedDR7(value)
             // While breakpoints are armed, every access takes the slow path that looks at them.
-            if wasArmed || s.dr[7] & 0xFF != 0 { flushTLB() }
+            if wasArmed || hasBreakpoints { flushTLB() }
+            // RF has ended with this instruction; `runBlocks` left that open.
+            s.otherFlags &= ~RFlags.resume.rawValue
+            if hasBreakpoints { requestAttention() }
         default: s.dr[number] = value
         }
         s.endBlock = true
@@ -58,14 +67,24 @@ extension CPU {
 
     // MARK: Breakpoints
 
+    /// The causes of a #DB to DR6: B0 to B3 tell of this one alone, the others stay until software clears
+    /// them (AMD APM vol. 2 §13.1.1.3).
+    func reportDebug(_ causes: UInt64) { s.dr[6] = s.dr[6] & ~0xF | causes }
+
+    /// Whether any breakpoint is enabled.
+    @inline(__always) var hasBreakpoints: Bool { s.dr[7] & 0xFF != 0 }
+
+    /// Whether debug traps may come after every instruction, and every repetition of one.
+    var runsSingleSteps: Bool { hasBreakpoints || s.otherFlags & RFlags.trap.rawValue != 0 }
+
     private enum Condition {
         static let execute: UInt64 = 0, write: UInt64 = 1, port: UInt64 = 2, access: UInt64 = 3
     }
 
     /// DR6 bits of the enabled breakpoints that overlap `size` bytes at `start` and whose condition fits.
     private func breakpoints(_ start: UInt64, _ size: Int, _ fits: (UInt64) -> Bool) -> UInt64 {
+        guard hasBreakpoints else { return 0 }
         let control = s.dr[7]
-        guard control & 0xFF != 0 else { return 0 }
         var hits: UInt64 = 0
         for number in 0..<4 {
             guard control >> UInt64(number * 2) & 3 != 0 else { continue }
@@ -89,7 +108,7 @@ extension CPU {
     /// Whether an instruction breakpoint is set at `linear`; sets its DR6 bits.
     func instructionBreakpoint(at linear: UInt64) -> Bool {
         let hits = breakpoints(linear, 1) { $0 == Condition.execute }
-        s.dr[6] |= hits
+        if hits != 0 { reportDebug(hits) }
         return hits != 0
     }
 

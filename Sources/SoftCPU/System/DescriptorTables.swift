@@ -62,7 +62,9 @@ extension CPU {
         guard found.isPresent else {
             throw vector == .generalProtection ? .notPresent(selector) : fault
         }
-        return try completed(found, selector, or: vector).cache(selector: selector)
+        let whole = try completed(found, selector, or: vector)
+        guard Self.isCanonical(whole.base) else { throw fault }
+        return whole.cache(selector: selector)
     }
 
     func loadTask(_ i: borrowing Instruction) throws(Fault) {
@@ -77,6 +79,8 @@ extension CPU {
         guard !found.isCodeOrData, isAvailable else { throw .protection(selector: selector) }
         guard found.isPresent else { throw .notPresent(selector) }
         found = try completed(found, selector, or: .generalProtection)
+        // AMD APM vol. 3, LTR and LLDT.
+        guard Self.isCanonical(found.base) else { throw .protection(selector: selector) }
         try setTaskBusy(&found, true)
         s.segments[Segment.tr] = found.cache(selector: selector)
         s.endBlock = true
@@ -146,11 +150,9 @@ extension CPU {
     func adjustPrivilege(_ i: borrowing Instruction) throws(Fault) {
         try requireProtected()
         let wanted = try readOperand(i, 1) & 3
-        var raised = false
-        try updateOperand(i, 0) { old in
-            raised = old & 3 < wanted
-            return raised ? old & ~3 | wanted : old
-        }
+        let old = try readOperand(i, 0)
+        let raised = old & 3 < wanted
+        if raised { try writeOperand(i, 0, old & ~3 | wanted) }
         setZeroFlag(raised)
     }
 }

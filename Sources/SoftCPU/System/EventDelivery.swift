@@ -337,11 +337,14 @@ extension CPU {
     func softwareInterrupt(_ vector: UInt8, isNumbered: Bool) throws(Fault) {
         if isVirtual8086, isNumbered {
             if s.cr4 & CR4.virtual8086Extensions != 0, try isRedirected(vector) {
-                return try enterVirtual8086(vector)
+                try enterVirtual8086(vector)
+                s.suppressStep = true
+                return
             }
             guard ioPrivilege == 3 else { throw .protection() }
         }
         try enter(Event(vector: vector, errorCode: nil, kind: .software))
+        s.suppressStep = true
     }
 
     /// The TSS's redirection bitmap, 32 bytes below the I/O bitmap (SDM vol. 3 §20.3.3): a clear bit keeps
@@ -394,7 +397,13 @@ extension CPU {
     }
 
     /// INT1 is a #DB trap that no gate's DPL can refuse (AMD APM vol. 3, INT1).
-    func debugInterrupt() { deliverTrap(ExceptionVector.debug.rawValue) }
+    /// A trap that MOV SS held back is one with it.
+    func debugInterrupt() {
+        if s.pendingDebug != 0 { reportDebug(s.pendingDebug) }
+        s.pendingDebug = 0
+        deliverTrap(ExceptionVector.debug.rawValue)
+        s.suppressStep = true
+    }
 
     func bound(_ i: borrowing Instruction) throws(Fault) {
         let size = i.operandSize

@@ -2,9 +2,10 @@ import X86Architecture
 
 /// Far JMP, CALL and RET (SDM vol. 3 §5.8; vol. 2 JMP, CALL, RET; AMD APM vol. 2 §4.11).
 extension CPU {
-    /// Selector and offset of the operand. AMD has no 64-bit offsets in far pointers: REX.W is ignored.
+    /// Selector and offset of the operand. With REX.W the offset has 64 bits, as on Intel's processors, where
+    /// AMD's ignore REX.W: a guest that uses it means the former.
     private func farTarget(_ i: borrowing Instruction) throws(Fault) -> (selector: UInt16, offset: UInt64) {
-        let size = min(i.operandSize, 4)
+        let size = i.operandSize
         if i.operand(0).kind == .farPointer {
             return (UInt16(truncatingIfNeeded: i.immediate2), i.immediate & Self.sizeMask(size))
         }

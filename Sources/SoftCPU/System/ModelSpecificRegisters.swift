@@ -191,7 +191,6 @@ enum HarmlessMSR {
         case 0x79: return 0  // microcode update trigger
         case MSR.machineCheckCapability, MSR.machineCheckStatus, 0x17B: return 0  // no banks
         case 0x1D9, 0x1DB...0x1DE: return 0  // DEBUGCTL, last branch
-        case 0x48, 0x49: return 0  // SPEC_CTRL, PRED_CMD
         case 0xC000_0104: return 0  // TSC ratio
         case 0xC001_0000...0xC001_0007: return 0  // performance events and counters
         case 0xC001_0010: return 0  // SYSCFG

@@ -28,13 +28,13 @@ extension CPU {
 
     private func readPort(_ port: UInt16, _ size: UInt8) -> UInt64 {
         let value = owner.platform.portRead(port, width: Self.width(Int(size)))
-        if s.dr[7] & 0xFF != 0 { notePortBreakpoints(port, Int(size)) }
+        if hasBreakpoints { notePortBreakpoints(port, Int(size)) }
         return UInt64(value) & Self.sizeMask(size)
     }
 
     private func writePort(_ port: UInt16, _ size: UInt8, _ value: UInt64) {
         owner.platform.portWrite(port, width: Self.width(Int(size)), value: UInt32(truncatingIfNeeded: value))
-        if s.dr[7] & 0xFF != 0 { notePortBreakpoints(port, Int(size)) }
+        if hasBreakpoints { notePortBreakpoints(port, Int(size)) }
     }
 
     func portIn(_ i: borrowing Instruction) throws(Fault) {
@@ -95,12 +95,13 @@ extension CPU {
             if count == 0 { return }
             if isInput { try stringIn(i, size) } else { try stringOut(i, size) }
             setGPR(Register.rcx, size: i.addressSize, count &- 1)
-            if s.codeModified || s.pendingDebug != 0 || hasAttention { break }
+            if s.codeModified || runsSingleSteps || hasAttention { break }
         }
         guard gpr(Register.rcx) & mask != 0 else { return }
         // The instruction goes on after a look at interrupts.
         let start = s.rip &- UInt64(i.length)
         s.rip = is64Bit ? start : start & 0xFFFF_FFFF
         s.endBlock = true
+        s.keepResumeFlag = true
     }
 }

@@ -29,6 +29,8 @@ extension CPU {
             let cleared: RFlags = [.virtual8086, .interrupt, .resume]
             s.otherFlags &= ~cleared.rawValue
         }
+        // A mask that clears TF takes the step's trap away with it.
+        s.suppressStep = s.otherFlags & RFlags.trap.rawValue == 0
         s.segments[Segment.ss] = Self.flatStack(selector &+ 8, 0)
         commitCode(Self.flatCode(selector, 0, isLong: isLongMode), target, 0)
     }
@@ -50,6 +52,13 @@ extension CPU {
         }
         s.segments[Segment.ss] = Self.flatStack(selector &+ 8 | 3, 3)
         commitCode(Self.flatCode((to64 ? selector &+ 16 : selector) | 3, 3, isLong: to64), target, 3)
+        // TF as loaded counts at once: the step is that of the SYSCALL before.
+        s.suppressStep = true
+        if s.otherFlags & RFlags.trap.rawValue != 0 {
+            reportDebug(DebugStatus.singleStep)
+            deliverTrap(ExceptionVector.debug.rawValue)
+            return
+        }
         interruptsMayHaveOpened(was: interruptsBefore)
     }
 

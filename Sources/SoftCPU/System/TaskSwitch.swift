@@ -82,7 +82,7 @@ extension CPU {
         settleResumeFlag()
         if interruptFlag { requestAttention() }
         if image.traps {
-            s.dr[6] |= 1 << 15
+            reportDebug(DebugStatus.taskSwitch)
             deliverTrap(ExceptionVector.debug.rawValue)
         }
     }
