@@ -42,6 +42,7 @@ extension SoftVCPU {
         let user = cpu.s.cpl == 3
         let found = try cpu.translate(linear, user ? [.fetch, .user] : [.fetch])
         let entry = unsafe cpu.executionEntry(linear)
+        cpu.noteExecutionUse(linear)
         unsafe entry.pointee = ExecutionTLBEntry(tag: linear & TLB.pageMask | (user ? 1 : 0), physical: found.page)
         return found.page
     }
