@@ -55,9 +55,9 @@ extension CPU {
         s.tlb &+ (UInt(context) &- UInt(s.tlbContext)) &* UInt(TLB.contextBytes)
     }
 
-    /// Sets a bit of one of the used-entry maps: contexts 0...2, then fetches.
+    /// Sets a bit of one of the used-entry maps: contexts 0...3, then fetches.
     @inline(__always) private func markUsed(_ map: Int, _ chunk: UInt64) {
-        // SAFETY: the maps are four words; `map` is a context or 3.
+        // SAFETY: the maps are five words; `map` is a context or `TLB.contexts`.
         unsafe s.tlbUsed[unchecked: map] |= 1 &<< chunk
     }
 
@@ -68,7 +68,7 @@ extension CPU {
     }
 
     @inline(__always) func noteExecutionUse(_ linear: UInt64) {
-        markUsed(3, (linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
+        markUsed(TLB.contexts, (linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
     }
 
     /// Calls `body` with each entry of each context that may be filled.
@@ -97,7 +97,7 @@ extension CPU {
             unsafe entry.pointee.writeTag = TLB.invalid
         }
         let chunk = TLB.executionEntries / 64
-        var used = s.tlbUsed[3]
+        var used = s.tlbUsed[TLB.contexts]
         while used != 0 {
             let first = used.trailingZeroBitCount * chunk
             used &= used &- 1

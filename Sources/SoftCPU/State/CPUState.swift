@@ -49,8 +49,8 @@ struct CPUState: BitwiseCopyable {
     /// Address of the current context's first `TLBEntry`.
     var tlb: UInt = 0
 
-    /// For contexts 0...2 and for fetches: which 64ths of the entries may be filled (TLB.swift).
-    var tlbUsed: InlineArray<4, UInt64> = .init(repeating: .max)
+    /// For contexts 0...3 and for fetches: which 64ths of the entries may be filled (TLB.swift).
+    var tlbUsed: InlineArray<5, UInt64> = .init(repeating: .max)
 
     // MARK: Block chaining (RunLoop.swift)
     /// Set by a direct branch: the next block if already linked, else 0.
