@@ -23,6 +23,8 @@ public enum MachineRunner {
         events: @escaping @Sendable (MachineReport) -> Void
     ) -> Int32 {
         HostThread.onStart { name in
+            // The owner's threads, which may start this late, fence themselves in.
+            if ownerThreads.contains(name) { return }
             // A thread that cannot be fenced in must not run guest work.
             guard (try? sandbox.confine(threadClass(name))) != nil else { HostProcess.abort() }
         }
@@ -36,6 +38,8 @@ public enum MachineRunner {
             return 1
         }
     }
+
+    private static let ownerThreads = ["lifetime", "control"]
 
     /// The list of system calls that a thread of this name gets.
     private static func threadClass(_ name: String) -> ThreadClass {
