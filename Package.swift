@@ -59,7 +59,7 @@ let package = Package(
         library(
             "Machine",
             [
-                "MachineSpec", "MachineControl", "VMMSandbox", "SoftCPU", "KVMEngine", "ChipsetDevices",
+                "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
                 "PCIBus", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),

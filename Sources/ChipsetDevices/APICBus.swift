@@ -4,10 +4,11 @@ import Synchronization
 /// Carries interrupt messages between local APICs, the I/O APIC and message-signalled interrupts.
 ///
 /// Confinement: any thread, after `connect`. Delivery allocates nothing and holds no lock of the bus or of a
-/// sender. The local APICs belong to the machine, which keeps them alive for as long as the bus is used.
+/// sender. The local APICs belong to the machine and hold the bus; the bus holds them weakly.
 public final class APICBus: MSITarget {
     private struct Entry {
-        unowned let apic: LocalAPIC
+        weak let apic: LocalAPIC?
+        init(apic: LocalAPIC) { self.apic = apic }
     }
     private final class Table: Sendable {
         let entries: [Entry]
@@ -24,7 +25,8 @@ public final class APICBus: MSITarget {
     /// Messages before that are lost.
     public func connect(_ apics: [LocalAPIC]) {
         precondition(apics.count <= Self.largestCount, "more local APICs than 8-bit identifiers")
-        precondition(apics.enumerated().allSatisfy { $0.offset == Int($0.element.id) }, "identifier is not index")
+        precondition(
+            apics.enumerated().allSatisfy { $0.offset == Int($0.element.id) }, "identifier is not index")
         _ = table.storeIfNil(Table(apics.map { Entry(apic: $0) }))
     }
 
@@ -48,7 +50,8 @@ public final class APICBus: MSITarget {
         send(
             InterruptMessage(
                 vector: UInt8(truncatingIfNeeded: message.data), mode: mode, isLevel: isLevel,
-                destination: destination, isLogical: isLogical, isBroadcast: destination == 0xFF && !isLogical))
+                destination: destination, isLogical: isLogical, isBroadcast: destination == 0xFF && !isLogical
+            ))
     }
 
     /// Sends `message`; `source` is the index of the local APIC that sends it, for the shorthands.
@@ -62,11 +65,11 @@ public final class APICBus: MSITarget {
         if message.shorthand == .none, !message.isLogical, !message.isBroadcast {
             let index = Int(message.destination)
             guard index < table.entries.count else { return }
-            table.entries[index].apic.receive(message.mode, message.vector, isLevel: message.isLevel)
+            table.entries[index].apic?.receive(message.mode, message.vector, isLevel: message.isLevel)
             return
         }
         for index in table.entries.indices where selects(message, index, table, source) {
-            table.entries[index].apic.receive(message.mode, message.vector, isLevel: message.isLevel)
+            table.entries[index].apic?.receive(message.mode, message.vector, isLevel: message.isLevel)
         }
     }
 
@@ -79,7 +82,7 @@ public final class APICBus: MSITarget {
         }
         if message.isBroadcast { return true }
         if !message.isLogical { return index == Int(message.destination) }
-        let address = table.entries[index].apic.address
+        guard let address = table.entries[index].apic?.address else { return false }
         return address.isEnabled && address.matches(logical: message.destination)
     }
 
@@ -93,12 +96,11 @@ public final class APICBus: MSITarget {
         for step in 0..<count {
             let index = (start + step) % count
             guard selects(message, index, table, source) else { continue }
-            let apic = table.entries[index].apic
-            guard apic.address.isSoftwareEnabled else { continue }
+            guard let apic = table.entries[index].apic, apic.address.isSoftwareEnabled else { continue }
             let priority = apic.processorPriority
             if best == nil || priority < best!.priority { best = (index, priority) }
         }
         guard let best else { return }
-        table.entries[best.index].apic.receive(.fixed, message.vector, isLevel: message.isLevel)
+        table.entries[best.index].apic?.receive(.fixed, message.vector, isLevel: message.isLevel)
     }
 }

@@ -26,7 +26,7 @@ public final class HPET: MemoryMappedDevice {
 
     private static let timerCount = 3
     private static let nanosecondsPerTick: UInt64 = 10
-    /// A comparator asks its host for no more than one match in this time; faster ones coalesce.
+    /// A periodic comparator asks its host for no more than one match in this time; faster ones coalesce.
     static let shortestInterval: UInt64 = 10_000
     private enum Register {
         static let capabilities: UInt64 = 0x000, configuration: UInt64 = 0x010, status: UInt64 = 0x020
@@ -104,7 +104,8 @@ public final class HPET: MemoryMappedDevice {
                 timers[index].arm(at: nil)
                 continue
             }
-            timers[index].arm(at: max(deadline, timer.lastMatch &+ Self.shortestInterval))
+            let earliest = timer.isPeriodic ? timer.lastMatch &+ Self.shortestInterval : 0
+            timers[index].arm(at: max(deadline, earliest))
         }
     }
 
@@ -202,7 +203,8 @@ public final class HPET: MemoryMappedDevice {
     }
 
     /// Stores the bits of `mask` in the 64-bit register at `offset`.
-    private func write(_ state: inout State, _ offset: UInt64, _ bits: UInt64, _ mask: UInt64, _ now: UInt64) {
+    private func write(_ state: inout State, _ offset: UInt64, _ bits: UInt64, _ mask: UInt64, _ now: UInt64)
+    {
         switch offset {
         case Register.configuration:
             guard mask & 3 != 0 else { return }

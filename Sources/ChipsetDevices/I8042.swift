@@ -1,7 +1,7 @@
 public import DeviceModel
 import Synchronization
 
-/// The 8042 keyboard controller of the PC/AT at ports 60h and 64h, with two connectors and nothing plugged in.
+/// The 8042 keyboard controller of the PC/AT at ports 60h and 64h, with two connectors and nothing in them.
 /// A byte for a device that is not there ends as on the AT: FEh in the output buffer with the time-out bit.
 ///
 /// Confinement: any thread.
@@ -179,7 +179,8 @@ public final class I8042: PortDevice {
         state.withLock { state in
             Saved(
                 memory: (0..<32).map { state.memory[$0] }, output: state.output, isFull: state.isFull,
-                isAuxiliary: state.isAuxiliary, timedOut: state.timedOut, lastWasCommand: state.lastWasCommand,
+                isAuxiliary: state.isAuxiliary, timedOut: state.timedOut,
+                lastWasCommand: state.lastWasCommand,
                 pendingCommand: state.pendingCommand, outputPort: state.outputPort)
         }
     }

@@ -3,7 +3,7 @@ import Synchronization
 
 /// The I/O APIC (82093AA, Intel 290566, with the EOI register of version 20h): 24 inputs at FEC00000h.
 ///
-/// Inputs are logical levels: the polarity bit of a redirection entry is kept for the guest and has no effect,
+/// Inputs are logical levels: the polarity bit of a redirection entry is kept and has no effect,
 /// because the wires between our devices have no voltage.
 ///
 /// Confinement: any thread. Messages leave after the lock is released.

@@ -6,19 +6,31 @@ import Synchronization
 final class LateTimer: Sendable {
     private final class Relay: Sendable {
         let handler = Mutex<(@Sendable () -> Void)?>(nil)
+        /// The deadline that the timer was last given; `disarmed` when none or when it fired. It spares the
+        /// clock a call for every access that changes nothing. A stale value costs one needless firing,
+        /// which every handler takes as a look at the time.
+        let armed = Atomic<UInt64>(LateTimer.disarmed)
+
+        func fire() {
+            armed.store(LateTimer.disarmed, ordering: .sequentiallyConsistent)
+            handler.withLock { $0 }?()
+        }
     }
+    private static let disarmed = UInt64.max
     private let relay = Relay()
     private let timer: any DeviceTimer
 
     init(_ clock: any MachineClock) {
-        timer = clock.makeTimer { [relay] in relay.handler.withLock { $0 }?() }
+        timer = clock.makeTimer { [relay] in relay.fire() }
     }
 
     /// The handler must hold its device weakly: the device owns this timer.
     func connect(_ handler: @escaping @Sendable () -> Void) { relay.handler.withLock { $0 = handler } }
 
-    /// Arms at `deadline`, or disarms when it is nil.
+    /// Arms at `deadline`, or disarms when it is nil. Called under the device's lock.
     func arm(at deadline: UInt64?) {
+        let wanted = deadline ?? Self.disarmed
+        guard relay.armed.exchange(wanted, ordering: .sequentiallyConsistent) != wanted else { return }
         if let deadline { timer.arm(at: deadline) } else { timer.disarm() }
     }
 }

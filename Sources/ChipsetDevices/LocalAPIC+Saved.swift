@@ -53,7 +53,8 @@ extension LocalAPIC {
             }
             let enabled = base & APICBase.enable != 0
             let x2APIC = base & APICBase.x2APICEnable != 0
-            try check(base & APICBase.reserved & ~APICBase.bootstrapProcessor == 0, "reserved bits of the base")
+            try check(
+                base & APICBase.reserved & ~APICBase.bootstrapProcessor == 0, "reserved bits of the base")
             try check(enabled || !x2APIC, "x2APIC mode of a disabled APIC")
             for set in [requested, inService, levelTriggered] {
                 try check(set.count == 4 && set[0] & 0xFFFF == 0, "a vector set")

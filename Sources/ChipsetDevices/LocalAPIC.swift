@@ -116,7 +116,8 @@ public final class LocalAPIC: LocalInterruptController, Device {
         let new = state.deliverable.map { Signal.hasVector | UInt32($0) } ?? 0
         let old = deliverable.exchange(new, ordering: .acquiringAndReleasing)
         publishedAddress.store(state.address.raw, ordering: .releasing)
-        priorities.store(UInt32(state.taskPriority) | UInt32(state.processorPriority) << 8, ordering: .relaxed)
+        priorities.store(
+            UInt32(state.taskPriority) | UInt32(state.processorPriority) << 8, ordering: .relaxed)
         let accepts = state.acceptsExternalInterrupt
         let accepted = external.exchange(accepts, ordering: .acquiringAndReleasing)
         publishedBase.store(state.base, ordering: .releasing)

@@ -31,7 +31,8 @@ extension LocalAPICState {
         case APICRegister.errorStatus: return errorStatus
         case APICRegister.commandLow: return UInt32(truncatingIfNeeded: command)
         case APICRegister.commandHigh: return isX2APIC ? nil : UInt32(truncatingIfNeeded: command >> 32)
-        case APICRegister.localVectors: return localVectors[Int(number - APICRegister.localVectors.lowerBound)]
+        case APICRegister.localVectors:
+            return localVectors[Int(number - APICRegister.localVectors.lowerBound)]
         case APICRegister.initialCount: return timer.initialCount
         case APICRegister.currentCount: return isDeadlineMode ? 0 : timer.currentCount(now: now)
         case APICRegister.divideConfiguration: return timer.divideConfiguration
@@ -78,7 +79,9 @@ extension LocalAPICState {
             timer.setDivideConfiguration(value, now: now, isCounting: !isDeadlineMode)
         case APICRegister.selfInterrupt:
             guard isX2APIC, value <= 0xFF else { return false }
-            send(InterruptMessage(vector: UInt8(truncatingIfNeeded: value), mode: .fixed), toSelf: true, &effects)
+            send(
+                InterruptMessage(vector: UInt8(truncatingIfNeeded: value), mode: .fixed), toSelf: true,
+                &effects)
         default: return false
         }
         return true
@@ -141,7 +144,8 @@ extension LocalAPICState {
         let isLogical = low & 1 << 11 != 0
         let broadcast: UInt32 = isX2APIC ? 0xFFFF_FFFF : 0xFF
         let message = InterruptMessage(
-            vector: UInt8(truncatingIfNeeded: low), mode: mode, destination: destination, isLogical: isLogical,
+            vector: UInt8(truncatingIfNeeded: low), mode: mode, destination: destination,
+            isLogical: isLogical,
             isBroadcast: destination == broadcast && (isX2APIC || !isLogical),
             shorthand: InterruptMessage.Shorthand(rawValue: UInt8(low >> 18 & 3)) ?? .none)
         send(message, toSelf: false, &effects)

@@ -82,7 +82,9 @@ struct LocalAPICState: Sendable {
 
     /// The vector that would be delivered now.
     var deliverable: UInt8? {
-        guard isEnabled, let vector = requested.highest, vector >> 4 > processorPriority >> 4 else { return nil }
+        guard isEnabled, let vector = requested.highest, vector >> 4 > processorPriority >> 4 else {
+            return nil
+        }
         return vector
     }
 

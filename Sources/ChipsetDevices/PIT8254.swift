@@ -20,7 +20,8 @@ public final class PIT8254: PortDevice {
 
     /// 1.193182 MHz: a third of the NTSC colour burst.
     private static let rate = TickRate(frequency: 1_193_182)
-    /// Interrupts come no faster than this; faster ones coalesce, so that a guest cannot flood its host.
+    /// Periodic interrupts come no faster than this, in nanoseconds; faster ones coalesce, so that a guest
+    /// cannot flood its host.
     static let shortestInterval: UInt64 = 10_000
     /// Port 61h bit 4 toggles with each DRAM refresh.
     private static let refreshInterval: UInt64 = 15_085
@@ -55,7 +56,7 @@ public final class PIT8254: PortDevice {
             let tick = Self.rate.ticks(at: now)
             service(&state, now, tick)
             let result = body(&state, tick)
-            arm(state, now)
+            arm(state)
             return result
         }
     }
@@ -69,12 +70,13 @@ public final class PIT8254: PortDevice {
         for index in 0..<3 { state.channels[index].advance(to: tick) }
     }
 
-    private func arm(_ state: borrowing State, _ now: UInt64) {
+    private func arm(_ state: borrowing State) {
         guard let rise = state.channels[0].nextRise(after: state.servicedTick) else {
             timer.arm(at: nil)
             return
         }
-        let earliest = max(state.lastInterrupt &+ Self.shortestInterval, now)
+        let isPeriodic = [2, 3].contains(state.channels[0].mode)
+        let earliest = isPeriodic ? state.lastInterrupt &+ Self.shortestInterval : 0
         timer.arm(at: max(Self.rate.time(of: rise), earliest))
     }
 
@@ -155,7 +157,7 @@ public final class PIT8254: PortDevice {
             state.systemControl = saved.systemControl
             state.servicedTick = saved.servicedTick
             state.lastInterrupt = saved.lastInterrupt
-            arm(state, now)
+            arm(state)
         }
     }
 }

@@ -56,7 +56,12 @@ public final class RTC: PortDevice {
     }
 
     /// HPET legacy replacement takes line 8 away from the clock (HPET specification 1.0a §2.3.3).
-    public func suppressLine(_ suppressed: Bool) { isLineSuppressed.store(suppressed, ordering: .releasing) }
+    public func suppressLine(_ suppressed: Bool) {
+        state.withLock { state in
+            let old = isLineSuppressed.exchange(suppressed, ordering: .acquiringAndReleasing)
+            if old != suppressed, state.isRequesting { line.set(!suppressed) }
+        }
+    }
 
     /// Runs `body` between accounting for the past and arming for the future, and drives the line.
     private func locked<R: Sendable>(_ body: (inout RTCState, RTCState.Instant) -> R) -> R {
@@ -114,7 +119,7 @@ public final class RTC: PortDevice {
         try state.withLock { state throws(RestoreError) in
             let instant = RTCState.Instant(now: clock.now, wall: clock.wallClock)
             try state.restore(saved, instant)
-            line.set(state.isRequesting)
+            if !isLineSuppressed.load(ordering: .acquiring) { line.set(state.isRequesting) }
             timer.arm(at: state.nextEvent(instant))
         }
     }

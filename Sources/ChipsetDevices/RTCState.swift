@@ -190,7 +190,9 @@ struct RTCState: Sendable {
     /// Crystal ticks per periodic interrupt (data sheet table 5), or nil when there is none.
     private var periodicInterval: UInt64? {
         let rate = cmos[RTCRegister.a] & RTCControlA.rate
-        guard rate != 0, cmos[RTCRegister.a] & RTCControlA.divider == RTCControlA.dividerRunning else { return nil }
+        guard rate != 0, cmos[RTCRegister.a] & RTCControlA.divider == RTCControlA.dividerRunning else {
+            return nil
+        }
         return 1 << UInt64((rate <= 2 ? rate + 7 : rate) - 1)
     }
 
@@ -198,7 +200,9 @@ struct RTCState: Sendable {
         periodicInterval.map { Self.crystal.ticks(at: instant.now) / $0 }
     }
 
+    /// Begins life at `instant`: nothing has happened before.
     mutating func startServicing(_ instant: Instant) {
+        flags = 0
         servicedSecond = guestTime(instant).seconds
         servicedPeriod = periodicTick(instant) ?? 0
     }
@@ -256,7 +260,8 @@ struct RTCState: Sendable {
 
     var saved: RTC.Saved {
         RTC.Saved(
-            cmos: cmos, index: index, extendedIndex: extendedIndex, offsetSeconds: offsetSeconds, phase: phase,
+            cmos: cmos, index: index, extendedIndex: extendedIndex, offsetSeconds: offsetSeconds,
+            phase: phase,
             weekdayOffset: weekdayOffset, frozen: frozen, flags: flags, servicedSecond: servicedSecond,
             servicedPeriod: servicedPeriod)
     }

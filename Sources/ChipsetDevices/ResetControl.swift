@@ -2,8 +2,8 @@ public import DeviceModel
 import Synchronization
 
 /// The reset control register of PCI chipsets at CF9h (PIIX3 §2.6.2) and system control port A at 92h.
-/// CF9h lies inside the PCI configuration address register CF8h, which takes 32-bit accesses only: attach this
-/// device to the port bus before the PCI host bridge.
+/// CF9h lies inside the PCI configuration address register CF8h, which takes 32-bit accesses only: attach
+/// this device to the port bus before the PCI host bridge.
 ///
 /// Confinement: any thread.
 public final class ResetControl: PortDevice {

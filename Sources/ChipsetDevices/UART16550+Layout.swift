@@ -41,14 +41,16 @@ enum UARTModemControl {
 }
 
 enum UARTLineStatus {
-    static let dataReady: UInt8 = 1, overrun: UInt8 = 2, parity: UInt8 = 4, framing: UInt8 = 8, breakSeen: UInt8 = 0x10
+    static let dataReady: UInt8 = 1, overrun: UInt8 = 2, parity: UInt8 = 4, framing: UInt8 = 8,
+        breakSeen: UInt8 = 0x10
     static let holdingEmpty: UInt8 = 0x20, transmitterEmpty: UInt8 = 0x40, fifoError: UInt8 = 0x80
     /// The bits that raise the line-status interrupt and that a read clears.
     static let errors: UInt8 = 0x1E
 }
 
 enum UARTModemStatus {
-    static let clearToSend: UInt8 = 0x10, dataSetReady: UInt8 = 0x20, ring: UInt8 = 0x40, carrier: UInt8 = 0x80
+    static let clearToSend: UInt8 = 0x10, dataSetReady: UInt8 = 0x20, ring: UInt8 = 0x40,
+        carrier: UInt8 = 0x80
     /// Deltas, bits 3..0; the ring bit is a trailing edge.
     static let ringTrailingEdge: UInt8 = 4
 }

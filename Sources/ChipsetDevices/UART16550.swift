@@ -4,8 +4,8 @@ import Synchronization
 /// A 16550A serial port: eight ports from `base` (3F8h with interrupt line 4 for the first).
 ///
 /// Transmission is instant. Characters are gathered and handed to `transmit` at the end of a line, when 64
-/// are there, or after two milliseconds, so that a slow reader costs no call per byte; `flush()` and `pause()`
-/// hand over the rest. Reception holds at most the guest's FIFO: what does not fit stays with the back end.
+/// are there, or after two milliseconds, so that a slow reader costs no call per byte; `flush()` and
+/// `pause()` hand over the rest. Reception holds at most the guest's FIFO: what does not fit stays with the back end.
 ///
 /// Confinement: any thread. `transmit` and `onReceiveSpace` run without the device's lock; `transmit` calls
 /// are ordered and must not call the guest side of this device.
@@ -222,7 +222,8 @@ public final class UART16550: PortDevice {
         try check(saved.modemControl & ~UARTModemControl.writable == 0, "modem control")
         let capacity = saved.fifoControl & 1 != 0 ? UARTState.fifoSize : 1
         try check(
-            saved.received.count <= capacity && saved.received.count == saved.receivedErrors.count, "the FIFO")
+            saved.received.count <= capacity && saved.received.count == saved.receivedErrors.count, "the FIFO"
+        )
         try check(saved.receivedErrors.allSatisfy { $0 & ~UARTLineStatus.errors == 0 }, "error bits")
         try check(!saved.received.isEmpty || (saved.timeoutAt == nil && !saved.timedOut), "the timeout")
         locked { state, _ in

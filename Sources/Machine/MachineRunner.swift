@@ -5,7 +5,6 @@ public import MachineControl
 public import MachineSpec
 internal import SoftCPU
 internal import Synchronization
-public import VMMSandbox
 internal import VCPUEngine
 internal import X86Architecture
 
@@ -16,18 +15,13 @@ public enum MachineRunner {
     ///
     /// - `spec` has passed `MachineSpec.validate`.
     /// - `commands`: power button, stop, pause and resume arrive on the control thread.
-    /// - `sandbox`: each thread that the machine starts calls `sandbox.confine(_:)` first.
+    /// - Each thread that the machine starts is fenced in by its name (`HostThread.onStart`, which the process
+    ///   sets; `ThreadClass` in VMMSandbox has the names).
     /// - `events` may be called from any thread. `.exited` or `.failed` is the last one.
     public static func run(
-        spec: MachineSpec, resources: MachineResources, commands: CommandInbox, sandbox: Sandbox,
+        spec: MachineSpec, resources: MachineResources, commands: CommandInbox,
         events: @escaping @Sendable (MachineReport) -> Void
     ) -> Int32 {
-        HostThread.onStart { name in
-            // The owner's threads, which may start this late, fence themselves in.
-            if ownerThreads.contains(name) { return }
-            // A thread that cannot be fenced in must not run guest work.
-            guard (try? sandbox.confine(threadClass(name))) != nil else { HostProcess.abort() }
-        }
         let inbox = RunInbox()
         commands.listen { inbox.post(.command($0)) }
         do throws(BoardError) {
@@ -37,14 +31,6 @@ public enum MachineRunner {
             events(.failed(error.description))
             return 1
         }
-    }
-
-    private static let ownerThreads = ["lifetime", "control"]
-
-    /// The list of system calls that a thread of this name gets.
-    private static func threadClass(_ name: String) -> ThreadClass {
-        if name.hasPrefix("vcpu") { return .vCPU }
-        return name == "timers" ? .timer : .deviceWorker
     }
 }
 

@@ -103,11 +103,11 @@ final class RunningMachine {
         for thread in threads { thread.waitUntilHeld() }
         let plan = try board.powerOn()
         engine.clockBegins()
-        // The guest's time-stamp counters start near zero, all at one value.
-        let begin = TimeStampCounter.now
+        // The guest's time-stamp counters start near zero, all at one value: they must never differ.
+        let tscOffset = 0 &- TimeStampCounter.now
         for (index, thread) in threads.enumerated() {
             var state = index == 0 ? plan.state : VCPUState()
-            state.tscOffset = 0 &- begin
+            state.tscOffset = tscOffset
             state.activity = index == 0 ? .running : .waitingForStartup
             thread.restart(state)
         }

@@ -14,11 +14,20 @@ public enum ThreadClass: String, Sendable, CaseIterable {
 }
 
 extension ThreadClass {
+    /// The class of a thread by its name: the one place where names mean something.
+    public init(threadNamed name: String) {
+        switch name {
+        case "control", "lifetime": self = .control
+        case "timers": self = .timer
+        default: self = name.hasPrefix("vcpu") ? .vCPU : .deviceWorker
+        }
+    }
+
     /// The calls that this class may make. No list opens a path, makes a socket or starts a program.
     public var rules: [FilterRule] {
         switch self {
         case .main: Self.everyThread + Self.transfer + Self.waiting + Self.virtualization + Self.construction
-        case .vCPU: Self.virtualization + Self.everyThread + Self.transfer + Self.waiting
+        case .vCPU: Self.virtualization + Self.everyThread + Self.transfer + Self.waiting + Self.emittedCode
         case .deviceWorker:
             Self.transfer + Self.waiting + Self.connection + Self.virtualization + Self.everyThread
         case .timer: Self.waiting + Self.everyThread + Self.virtualization + Self.wakingOthers
@@ -43,8 +52,9 @@ extension ThreadClass {
         static let emptyPath: UInt32 = 0x1000
         static let notImplemented: UInt16 = 38  // ENOSYS
         static let setModeFilter: UInt32 = 1
-        /// F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_ADD_SEALS, F_GET_SEALS.
-        static let descriptorCommands: [UInt32] = [1030, 1, 2, 3, 4, 1033, 1034]
+        /// F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_SETLK, F_ADD_SEALS, F_GET_SEALS.
+        static let descriptorCommands: [UInt32] = [1030, 1, 2, 3, 4, 37, 1033, 1034]
+        static let noAccess: UInt16 = 13  // EACCES
         /// A thread of this process: CLONE_VM, CLONE_SIGHAND and CLONE_THREAD set, no new namespace.
         static let threadFlags: UInt32 = 0x0001_0900
         static let newNamespaces: UInt32 = 0x7E02_0000
@@ -66,6 +76,8 @@ extension ThreadClass {
         .allow(.setRobustList),      .allow(.rseq),              .allow(.membarrier),
         .allow(.prctl, when: .oneOf(argument: 0, values: [Value.setName, Value.setVirtualMemoryName])),
         .allow(.exit),               .allow(.exitGroup),         .allow(.close),
+        // The C library counts processors in /sys when a thread first allocates, and does without.
+        .fail(.openat, errno: Value.noAccess),
         .allow(.tgkill, when: .ownProcess(argument: 0)),
     ]
 
@@ -89,6 +101,9 @@ extension ThreadClass {
         .allow(.nanosleep),          .allow(.clockNanosleep),
         .allow(.timerfdSettime),     .allow(.timerfdGettime),
     ]
+
+    /// The two mappings of a cache of emitted code are of a memory file.
+    private static let emittedCode: [FilterRule] = [.allow(.memfdCreate)]
 
     // swift-format-ignore
     private static let virtualization: [FilterRule] = [

@@ -6,22 +6,17 @@ public import MachineSpec
 /// The fence around a machine's process. `confineProcess` goes around all its threads; each thread then
 /// narrows it with `confine`. Nothing widens it again.
 public struct Sandbox: Sendable {
-    private let otherwise: UInt32?
+    private let otherwise: UInt32
 
     public init(mode: SandboxMode) {
         otherwise = mode == .on ? BPFProgram.Verdict.killProcess : BPFProgram.Verdict.log
     }
 
-    private init() { otherwise = nil }
-
-    /// No fence: for machines inside test processes, which have other things to do.
-    public static let forTests = Sandbox()
-
     /// The program for one class, or for the whole process.
     public func program(for threadClass: ThreadClass?) -> BPFProgram {
         BPFProgram(
             rules: threadClass?.rules ?? ThreadClass.processRules,
-            otherwise: otherwise ?? BPFProgram.Verdict.allow,
+            otherwise: otherwise,
             processID: UInt32(bitPattern: getpid()))
     }
 
@@ -29,14 +24,12 @@ public struct Sandbox: Sendable {
     /// `ProcessPrivileges.renounce` first, and comes before any `confine`. Throws when the host's kernel has
     /// no seccomp filters.
     public func confineProcess() throws(HostError) {
-        guard otherwise != nil else { return }
         let synchronizeThreads = 1  // SECCOMP_FILTER_FLAG_TSYNC
         try install(program(for: nil), flags: synchronizeThreads)
     }
 
     /// Puts the calling thread inside the list of its class.
     public func confine(_ threadClass: ThreadClass) throws(HostError) {
-        guard otherwise != nil else { return }
         try install(program(for: threadClass), flags: 0)
     }
 

@@ -18,6 +18,7 @@ public final class VirtioLink: Sendable {
     public let memory: GuestMemory
     public let signals: VirtioSignals
     public let queues: [VirtioQueue]
+    let retry: QueueRetry
 
     /// `queueSizes` are the largest sizes, powers of two up to 32768. One MSI-X vector per queue, and one for
     /// configuration changes.
@@ -27,8 +28,11 @@ public final class VirtioLink: Sendable {
         let signals = VirtioSignals(
             interrupts: PCIInterrupts(vectors: queueSizes.count + 1, target: context.msi))
         self.signals = signals
+        let retry = QueueRetry(context.clock)
+        self.retry = retry
         queues = queueSizes.enumerated().map { index, size in
-            VirtioQueue(index: index, maximumSize: size, memory: context.memory, signals: signals)
+            VirtioQueue(
+                index: index, maximumSize: size, memory: context.memory, signals: signals, retry: retry)
         }
     }
 }

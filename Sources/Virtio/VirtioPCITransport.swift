@@ -32,6 +32,8 @@ public final class VirtioPCITransport: PCIFunctionHandler {
     init(_ device: any VirtioDevice) {
         self.device = device
         link = device.link
+        // Weak, because the device owns the link.
+        link.retry.connect { [weak device] queue in device?.notify(queue: queue) }
     }
 
     private var offeredFeatures: UInt64 { device.features | VirtioFeature.transport }

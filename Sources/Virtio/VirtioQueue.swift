@@ -42,16 +42,18 @@ public final class VirtioQueue: Sendable {
     public let maximumSize: UInt16
     private let memory: GuestMemory
     private let signals: VirtioSignals
+    private let retry: QueueRetry
     private let state: Mutex<State>
     /// Requests to look at the queue; the thread that moves it from zero does the work of all.
     private let kicks = Atomic<UInt64>(0)
 
-    init(index: Int, maximumSize: UInt16, memory: GuestMemory, signals: VirtioSignals) {
+    init(index: Int, maximumSize: UInt16, memory: GuestMemory, signals: VirtioSignals, retry: QueueRetry) {
         precondition(maximumSize.nonzeroBitCount == 1, "a queue size is a power of two")
         self.index = index
         self.maximumSize = maximumSize
         self.memory = memory
         self.signals = signals
+        self.retry = retry
         state = Mutex(State(registers: QueueRegisters(size: maximumSize)))
     }
 
@@ -116,15 +118,24 @@ public final class VirtioQueue: Sendable {
     /// Hands every available chain to `handle`, with the driver's notifications suppressed and the used ring
     /// published once at the end. If another thread is already at it, that thread looks again instead, so
     /// `handle` never runs twice at a time for one queue. No lock is held while it runs. It ends early when
-    /// `condition` does not hold; the device calls again when it does.
+    /// `condition` does not hold; the device calls again when it does. A queue that does not run empty is
+    /// left after four times its size, and `notify` comes again from the timer thread.
     public func service(while condition: () -> Bool = { true }, _ handle: (DescriptorChain) -> Void) {
         guard kicks.wrappingAdd(1, ordering: .acquiringAndReleasing).oldValue == 0 else { return }
+        var budget = 4 * Int(maximumSize)
         while true {
             let seen = kicks.load(ordering: .acquiring)
             repeat {
                 begin()
-                while condition(), let chain = pop() { handle(chain) }
-            } while finish() && condition()
+                while budget > 0, condition(), let chain = pop() {
+                    handle(chain)
+                    budget -= 1
+                }
+            } while finish() && condition() && budget > 0
+            if budget == 0 {
+                kicks.store(0, ordering: .releasing)
+                return retry.schedule(index)
+            }
             if kicks.compareExchange(expected: seen, desired: 0, ordering: .acquiringAndReleasing).exchanged {
                 return
             }

@@ -6,7 +6,7 @@ internal import Virtio
 @safe public struct HostBuffer: Sendable {
     /// Start of `count` bytes, for I/O vectors. Writable only in buffers of reads.
     @unsafe public nonisolated(unsafe) let base: UnsafeMutableRawPointer
-    public let count: Int
+    public private(set) var count: Int
     private let memory: GuestMemory
 
     /// - Throws: when the range is not memory, or not RAM and `forWriting`.
@@ -15,6 +15,14 @@ internal import Virtio
         unsafe base = try memory.hostPointer(buffer.address, count: buffer.count, forWriting: forWriting)
         count = buffer.count
         self.memory = memory
+    }
+
+    /// Makes this buffer cover `next` too, when that follows directly on the host: fewer I/O vectors.
+    mutating func merge(_ next: HostBuffer) -> Bool {
+        // SAFETY: only addresses are compared; both ranges were proved, and both are of the one memory.
+        guard next.memory === memory, unsafe base + count == next.base else { return false }
+        count += next.count
+        return true
     }
 
     /// A copy of the bytes.

@@ -169,7 +169,7 @@ public final class VirtioBlock: VirtioDevice {
         result.reserveCapacity(buffers.count)
         for buffer in buffers {
             guard let host = try? HostBuffer(link.memory, buffer, forWriting: forWriting) else { return nil }
-            result.append(host)
+            if result.isEmpty || !result[result.count - 1].merge(host) { result.append(host) }
         }
         return result
     }

@@ -2,14 +2,13 @@ internal import CLinux
 internal import Glibc
 internal import LinuxHost
 internal import MachineControl
-internal import VMMSandbox
 
 /// The two threads that belong to the owner of a machine: one waits for its death, one reads its commands.
 /// They are apart so that a command that takes long never keeps a machine alive without an owner.
 enum OwnerThreads {
     /// Ends the process when the lifetime descriptor ends. Status 1: nobody is left to read it.
-    static func watchLifetime(sandbox: Sandbox) throws(HostError) {
-        try start("lifetime", sandbox: sandbox) {
+    static func watchLifetime() throws(HostError) {
+        _ = try HostThread(name: "lifetime") {
             var byte: UInt8 = 0
             while true {
                 // SAFETY: one byte of our own.
@@ -23,9 +22,9 @@ enum OwnerThreads {
     /// Hands each command to `commands`. Ends when the owner closes its end; the machine goes on.
     static func readCommands(
         from control: ControlSocket, into commands: CommandInbox,
-        tell: @escaping @Sendable (MachineReport) -> Void, sandbox: Sandbox
+        tell: @escaping @Sendable (MachineReport) -> Void
     ) throws(HostError) {
-        try start("control", sandbox: sandbox) {
+        _ = try HostThread(name: "control") {
             while let frame = try? control.receive() {
                 do throws(WireError) {
                     commands.deliver(try MachineCommand(frame: frame))
@@ -33,15 +32,6 @@ enum OwnerThreads {
                     tell(.notice("A command was refused: \(error)."))
                 }
             }
-        }
-    }
-
-    private static func start(
-        _ name: String, sandbox: Sandbox, _ body: @escaping @Sendable () -> Void
-    ) throws(HostError) {
-        _ = try HostThread(name: name) {
-            guard (try? sandbox.confine(.control)) != nil else { _exit(1) }
-            body()
         }
     }
 }

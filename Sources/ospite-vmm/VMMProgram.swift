@@ -52,14 +52,18 @@ enum VMMProgram {
         try ProcessPrivileges.renounce()
         let sandbox = Sandbox(mode: spec.sandbox)
         try sandbox.confineProcess()
+        HostThread.onStart { name in
+            // A thread that cannot be fenced in must not run at all.
+            guard (try? sandbox.confine(ThreadClass(threadNamed: name))) != nil else { _exit(1) }
+        }
         let commands = CommandInbox()
-        if hasLifetime { try OwnerThreads.watchLifetime(sandbox: sandbox) }
-        try OwnerThreads.readCommands(from: control, into: commands, tell: tell, sandbox: sandbox)
+        if hasLifetime { try OwnerThreads.watchLifetime() }
+        try OwnerThreads.readCommands(from: control, into: commands, tell: tell)
         if spec.options.contains(.idle) {
             return IdleMachine.run(spec: spec, resources: resources, commands: commands, events: tell)
         }
         return MachineRunner.run(
-            spec: spec, resources: resources, commands: commands, sandbox: sandbox, events: tell)
+            spec: spec, resources: resources, commands: commands, events: tell)
     }
 
     /// The first frame. nil after a report that it is not one.

@@ -88,6 +88,7 @@ struct OpenedFiles {
                 try file.setNonBlocking(false)
                 return .stream(input: nil, output: add(file))
             case .unixSocket(let path):
+                Self.removeAbandonedSocket(at: path)
                 // Private from its birth: who connects types into the guest.
                 let mask = umask(0o177)
                 defer { _ = umask(mask) }
@@ -97,6 +98,15 @@ struct OpenedFiles {
             }
         } catch {
             throw .host("--serial cannot be used: \(error). Give a path that you may write.")
+        }
+    }
+
+    /// A command line that was killed leaves its socket behind, and nobody answers there.
+    private static func removeAbandonedSocket(at path: String) {
+        do throws(HostError) {
+            _ = try Descriptor.connect(unixPath: path)
+        } catch {
+            if error.code == ECONNREFUSED { HostCall.removeFile(path) }
         }
     }
 

@@ -35,7 +35,9 @@ final class ChipsetBench {
 /// A small generator (SplitMix64) whose sequence depends on nothing but its seed.
 struct ChipsetRandom: RandomNumberGenerator {
     private var state: UInt64
-    init(seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 }
+    /// Seeds are spread by another constant than the step: otherwise each would be its neighbour's sequence
+    /// shifted by one.
+    init(seed: UInt64) { state = seed &* 0xD134_2543_DE82_EF95 }
     mutating func next() -> UInt64 {
         state &+= 0x9E37_79B9_7F4A_7C15
         var mixed = state

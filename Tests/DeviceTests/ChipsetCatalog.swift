@@ -173,6 +173,13 @@ private func pokePowerManagement(_ device: ACPIPowerManagement, _ random: inout 
     return []
 }
 
+/// A device of ports alone, without timers.
+private func plainEntry<D: PortDevice>(
+    _ type: D.Type, _ make: @escaping @Sendable (ChipsetBench) -> D
+) -> ChipsetEntry {
+    ChipsetEntry(kind: D.kind, timerCount: 0) { DeviceSubject(make($0), pokePort) }
+}
+
 // swift-format-ignore
 let chipsetCatalog: [ChipsetEntry] = [
     ChipsetEntry(kind: PIC8259Pair.kind, timerCount: 0) { DeviceSubject(PIC8259Pair($0.context), pokePIC) },
@@ -185,16 +192,17 @@ let chipsetCatalog: [ChipsetEntry] = [
         DeviceSubject(RTC($0.context, .init(memoryBelow4GiB: 1 << 30)), pokeRTC)
     },
     ChipsetEntry(kind: UART16550.kind, timerCount: 2) { bench in
-        DeviceSubject(UART16550(bench.context, transmit: { [bytes = bench.bytes] in bytes.record($0) }), pokeUART)
+        let bytes = bench.bytes
+        return DeviceSubject(UART16550(bench.context, transmit: { bytes.record($0) }), pokeUART)
     },
     ChipsetEntry(kind: ACPIPowerManagement.kind, timerCount: 1) {
         DeviceSubject(ACPIPowerManagement($0.context), pokePowerManagement)
     },
-    ChipsetEntry(kind: ResetControl.kind, timerCount: 0) { DeviceSubject(ResetControl($0.context), pokePort) },
-    ChipsetEntry(kind: I8042.kind, timerCount: 0) { DeviceSubject(I8042($0.context), pokePort) },
-    ChipsetEntry(kind: PanicNotifier.kind, timerCount: 0) { DeviceSubject(PanicNotifier($0.context), pokePort) },
-    ChipsetEntry(kind: DebugExit.kind, timerCount: 0) { DeviceSubject(DebugExit($0.context), pokePort) },
-    ChipsetEntry(kind: POSTPort.kind, timerCount: 0) { DeviceSubject(POSTPort($0.context), pokePort) },
+    plainEntry(ResetControl.self) { ResetControl($0.context) },
+    plainEntry(I8042.self) { I8042($0.context) },
+    plainEntry(PanicNotifier.self) { PanicNotifier($0.context) },
+    plainEntry(DebugExit.self) { DebugExit($0.context) },
+    plainEntry(POSTPort.self) { POSTPort($0.context) },
 ]
 
 /// Chooses registers 0-0Fh and the century more often than plain CMOS.

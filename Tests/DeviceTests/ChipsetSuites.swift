@@ -20,7 +20,11 @@ import Testing
                 var seen = pair.subject.poke(&random).map { "\($0)" }
                 if random.chance(2) {
                     let time = random.step()
-                    if random.chance(8) { pair.bench.clock.jump(by: time) } else { pair.bench.clock.advance(by: time) }
+                    if random.chance(8) {
+                        pair.bench.clock.jump(by: time)
+                    } else {
+                        pair.bench.clock.advance(by: time)
+                    }
                 }
                 seen += pair.bench.takeOutputs()
                 observations.append(seen)
@@ -48,9 +52,15 @@ import Testing
             twinBench.clock.jump(by: bench.clock.now - 123_456_789)
             let twin = entry.make(twinBench)
             try twin.restore(saved)
-            #expect(try twin.savedState() == saved, "seed \(seed)")
             _ = bench.takeOutputs()
             _ = twinBench.takeOutputs()
+            if seed % 2 == 0 {
+                #expect(try twin.savedState() == saved, "seed \(seed)")
+            } else {
+                // No access wakes the twin: its timers must run by themselves.
+                for clock in [bench.clock, twinBench.clock] { clock.advance(by: 40_000_000) }
+                #expect(bench.takeOutputs() == twinBench.takeOutputs(), "seed \(seed)")
+            }
             let difference = drive([(original, bench), (twin, twinBench)], &random, steps: 400)
             #expect(difference == nil, "seed \(seed)")
             #expect(try twin.savedState() == original.savedState(), "seed \(seed)")

@@ -38,14 +38,36 @@ final class BenchInterrupts: MSITarget, InterruptSink {
     }
 }
 
-private final class BenchClock: MachineClock {
+/// A clock that stands still; armed timers fire when the test says so.
+final class BenchClock: MachineClock {
     private final class Timer: DeviceTimer {
-        func arm(at deadline: UInt64) {}
-        func disarm() {}
+        let fire: @Sendable () -> Void
+        let isArmed = Mutex(false)
+        init(_ fire: @escaping @Sendable () -> Void) { self.fire = fire }
+        func arm(at deadline: UInt64) { isArmed.withLock { $0 = true } }
+        func disarm() { isArmed.withLock { $0 = false } }
+        func take() -> Bool {
+            isArmed.withLock { isArmed in
+                defer { isArmed = false }
+                return isArmed
+            }
+        }
     }
+    private let timers = Mutex<[Timer]>([])
     var now: UInt64 { 0 }
     var wallClock: UInt64 { 0 }
-    func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DeviceTimer { Timer() }
+    func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DeviceTimer {
+        let timer = Timer(fire)
+        timers.withLock { $0.append(timer) }
+        return timer
+    }
+    /// Fires every armed timer once; returns how many there were.
+    @discardableResult
+    func fireTimers() -> Int {
+        let due = timers.withLock { $0.filter { $0.take() } }
+        for timer in due { timer.fire() }
+        return due.count
+    }
 }
 
 /// A board with memory, buses and a host bridge: 16 MiB of RAM, 64 KiB of ROM below 4 GiB, 1 MiB above.
@@ -59,6 +81,7 @@ final class PCIBench {
     let mmio = MMIOBus()
     let portBus = PortBus()
     let interrupts = BenchInterrupts()
+    let clock = BenchClock()
     let context: DeviceContext
     let bridge: PCIHostBridge
 
@@ -69,7 +92,7 @@ final class PCIBench {
             GuestMemory.Layout(start: Self.highRAM, size: 1 << 20, kind: .ram),
         ])
         context = DeviceContext(
-            memory: memory, clock: BenchClock(), msi: interrupts, lines: interrupts, report: { _ in })
+            memory: memory, clock: clock, msi: interrupts, lines: interrupts, report: { _ in })
         bridge = PCIHostBridge(context: context, mmio: mmio, portBus: portBus)
     }
 

@@ -68,6 +68,23 @@ import Testing
         #expect(try rig.bench.memory.bytes(GuestAddress(target), count: 2048) == pattern)
     }
 
+    @Test func `neighbouring buffers become one, others do not`() throws {
+        let rig = try Rig()
+        let pieces: [Buffer] = [
+            .into(Self.data, 512), .into(Self.data + 512, 512), .into(Self.data + 2048, 512),
+        ]
+        #expect(rig.request(0, pieces) == 0)
+        #expect(rig.disk.lastBufferCount == 2)
+        #expect(rig.request(0, pieces.reversed()) == 0)
+        #expect(rig.disk.lastBufferCount == 3)
+        // The last bytes of low RAM and the first above 4 GiB.
+        rig.disk.bytes[0] = 0x12
+        rig.disk.bytes[512] = 0x34
+        #expect(rig.request(0, [.into(PCIBench.ramSize - 512, 512), .into(PCIBench.highRAM, 512)]) == 0)
+        #expect(rig.queue.load(UInt8.self, PCIBench.ramSize - 512) == 0x12)
+        #expect(rig.queue.load(UInt8.self, PCIBench.highRAM) == 0x34)
+    }
+
     @Test func `a read reports its length and marks the pages`() throws {
         let rig = try Rig()
         rig.writeHeader(0)

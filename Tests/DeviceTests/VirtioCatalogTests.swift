@@ -169,6 +169,7 @@ extension VirtioEntry: CustomTestStringConvertible {
                 _ = rig.driver.start()
             }
             act(rig, &random)
+            if turn % 64 == 0 { rig.bench.clock.fireTimers() }
         }
         // The acts were neither all refused nor all harmless.
         #expect(rig.device.signals.faults > 100)

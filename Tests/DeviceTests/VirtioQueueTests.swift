@@ -69,6 +69,14 @@ import Testing
             $0.describe(0, PCIHostBridge.ecamAddress, 16)
             $0.makeAvailable(0)
         },
+        Malformed("address in the device's own registers") {
+            $0.describe(0, $0.driver.common.address, 16, flags: 2)
+            $0.makeAvailable(0)
+        },
+        Malformed("indirect table in the device's own registers") {
+            $0.describe(0, $0.driver.common.address, 32, flags: 4)
+            $0.makeAvailable(0)
+        },
         Malformed("writable buffer in ROM") {
             $0.describe(0, PCIBench.rom, 16, flags: 2)
             $0.makeAvailable(0)
@@ -332,6 +340,27 @@ import Testing
         while queue.poll() != nil { completed += 1 }
         #expect(completed == 32)
         #expect(held.largestHeld == 16)
+    }
+
+    @Test func `a queue that feeds itself is left, and visited again from the timer`() {
+        let queue = driver.start()[0]
+        queue.store(UInt32(4), Self.header)
+        queue.describe(0, Self.header, 16, flags: 1, next: 1)
+        queue.describe(1, Self.statusByte, 1, flags: 2)
+        let memory = bench.memory
+        let index = GuestAddress(queue.available + 2)
+        // Every request makes another one available, as one that reads into its own ring can.
+        disk.setAfterwards { try! memory.store(memory.load(UInt16.self, at: index) &+ 1, at: index) }
+        queue.makeAvailable(0)
+        queue.kick()
+        #expect(disk.performed == 1024)
+        #expect(bench.clock.fireTimers() == 1)
+        #expect(disk.performed == 2048)
+        disk.setAfterwards(nil)
+        #expect(bench.clock.fireTimers() == 1)
+        #expect(disk.performed == 2049)
+        #expect(bench.clock.fireTimers() == 0)
+        #expect(!driver.needsReset)
     }
 
     // MARK: Notifications and interrupts

@@ -12,6 +12,9 @@ final class MemoryDisk: BlockBackend {
         var operations: [BlockRequest.Operation] = []
         var isFailing = false
         var largestHeld = 0
+        var lastBufferCount = 0
+        var performed = 0
+        var afterwards: (@Sendable () -> Void)?
     }
     private let state: Mutex<State>
     private let worker = DispatchQueue(label: "memory disk")
@@ -28,7 +31,10 @@ final class MemoryDisk: BlockBackend {
 
     func submit(_ request: BlockRequest, completion: @escaping @Sendable (Bool) -> Void) {
         switch mode {
-        case .immediate: completion(perform(request))
+        case .immediate:
+            let succeeded = perform(request)
+            state.withLock { $0.afterwards }?()
+            completion(succeeded)
         case .threaded: worker.async { completion(self.perform(request)) }
         case .held:
             state.withLock { state in
@@ -51,6 +57,11 @@ final class MemoryDisk: BlockBackend {
         return true
     }
 
+    /// Called after every immediate request, before its completion: what its DMA may have done.
+    func setAfterwards(_ action: (@Sendable () -> Void)?) { state.withLock { $0.afterwards = action } }
+    var performed: Int { state.withLock { $0.performed } }
+    /// Host buffers of the request performed last.
+    var lastBufferCount: Int { state.withLock { $0.lastBufferCount } }
     var heldCount: Int { state.withLock { $0.held.count } }
     var largestHeld: Int { state.withLock { $0.largestHeld } }
     var operations: [BlockRequest.Operation] { state.withLock { $0.operations } }
@@ -66,6 +77,8 @@ final class MemoryDisk: BlockBackend {
     private func perform(_ request: BlockRequest) -> Bool {
         state.withLock { state in
             guard !state.isFailing else { return false }
+            state.lastBufferCount = request.buffers.count
+            state.performed += 1
             if state.operations.count < 1000 { state.operations.append(request.operation) }
             let start = Int(request.sector) * 512
             let count = Int(request.sectorCount) * 512

@@ -140,6 +140,26 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: path))
     }
 
+    @Test func `an abandoned serial socket is replaced, one in use and a file are not`() throws {
+        let path = folder.path + "/serial"
+        let killed = try run(["--idle", "--serial", "unix:" + path])
+        let machine = try killed.machineProcess()
+        killed.send(SIGKILL)
+        #expect(killed.status() == -SIGKILL)
+        waitUntil("the machine ends") { !RunningProgram.isAlive(machine) }
+        #expect(FileManager.default.fileExists(atPath: path))
+        let second = try run(["--idle", "--serial", "unix:" + path])
+        _ = try second.machineProcess()
+        let third = try run(["--idle", "--serial", "unix:" + path])
+        #expect(third.status() == 1)
+        #expect(third.errorText.contains("--serial cannot be used"))
+        second.send(SIGTERM)
+        #expect(second.status() == 0)
+        let file = try folder.file("precious", bytes: 1)
+        #expect(try run(["--idle", "--serial", "unix:" + file]).status() == 1)
+        #expect(FileManager.default.fileExists(atPath: file))
+    }
+
     @Test func `the machine's process refuses to be started by hand`() throws {
         let program = try RunningProgram(BuiltPrograms.machine, [], in: folder)
         #expect(program.status() == 64)

@@ -28,6 +28,7 @@ enum Lowering {
             op.handler = FastMoves.setConditionRegister
             return false
         case .push, .pop: return stack(i, into: &op)
+        case .shl, .shr, .sar, .rol, .ror, .inc, .dec, .imul: return FastShifts.lower(i, into: &op)
         case .nop, .endbr32, .endbr64, .prefetch, .prefetchw, .prefetchnta, .prefetcht0, .prefetcht1, .prefetcht2,
             .lfence, .sfence:
             op.handler = FastMoves.noOperation

@@ -93,6 +93,7 @@ extension SoftVCPU {
             cpu.s.interruptShadow = false
             cpu.s.debugShadow = false
             let before = cpu.s.rip
+            cpu.s.keepResumeFlag = false
             let resumeBefore = cpu.s.otherFlags & RFlags.resume.rawValue
             guard cpu.execute(block) else { return }
             // RF ends with the instruction, unless IRET or a task switch just set it.

@@ -48,16 +48,18 @@ enum CPUModel {
 
     private static func bits(_ numbers: [UInt32]) -> UInt32 { numbers.reduce(0) { $0 | 1 << $1 } }
 
-    /// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, FMA, CX16, PCID, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
-    /// RDRAND.
+    /// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, FMA, CX16, PCID, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX,
+    /// F16C, RDRAND.
     private static let features1C = bits([0, 1, 9, 12, 13, 17, 19, 20, 22, 23, 25, 26, 28, 29, 30])
     /// x2APIC, TSC deadline, hypervisor: ours, whatever the host has.
     private static let own1C = bits([21, 24, 31])
-    /// Leaf 1 EDX: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2.
+    /// Leaf 1 EDX: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE
+    /// SSE2.
     private static let features1D = bits([
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26,
     ])
-    /// Leaf 7 EBX: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, INVPCID, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
+    /// Leaf 7 EBX: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, INVPCID, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB,
+    /// SHA.
     private static let features7B = bits([0, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 24, 29])
     /// IA32_TSC_ADJUST is ours.
     private static let own7B = bits([1])
@@ -65,8 +67,8 @@ enum CPUModel {
     private static let features7C = bits([22]), own7C = bits([2])
     /// Leaf 7 EDX: fast short REP MOVSB.
     private static let features7D = bits([4])
-    /// Leaf 8000_0001 ECX: LAHF in 64-bit mode, ABM, PREFETCHW. EDX: SYSCALL, NX, MMX extensions, 1 GiB pages,
-    /// RDTSCP, long mode, besides AMD's copy of leaf 1.
+    /// Leaf 8000_0001 ECX: LAHF in 64-bit mode, ABM, PREFETCHW. EDX: SYSCALL, NX, MMX extensions, 1 GiB
+    /// pages, RDTSCP, long mode, besides AMD's copy of leaf 1.
     private static let extendedC = bits([0, 5, 8])
     private static let extendedD = bits([11, 20, 22, 26, 27, 29]), extendedCopy: UInt32 = 0x0183_F3FF
     /// Leaf 0xD.1 EAX: XSAVEOPT, XSAVEC, XGETBV of XCR1. No XSAVES.
@@ -177,8 +179,9 @@ enum CPUModel {
             // "KVMKVMKVM\0\0\0"
             return CPUIDResult(eax: hypervisorLimit, ebx: 0x4B4D_564B, ecx: 0x564B_4D56, edx: 0x0000_004D)
         case 0x4000_0001:
-            // Clock source (old and new numbers), no I/O delays, PV end of interrupt, stable clock.
-            return CPUIDResult(eax: bits([0, 1, 3, 6, 24]))
+            // Clock source (old and new numbers), no I/O delays, stable clock. PV end of interrupt would save
+            // nothing here, where the local APIC is a call away.
+            return CPUIDResult(eax: bits([0, 1, 3, 24]))
         case 0x4000_0010:
             // Time-stamp counter and APIC timer frequency in kHz.
             let kilohertz = cpu.owner.tscFrequency / 1000

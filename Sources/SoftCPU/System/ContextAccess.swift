@@ -6,7 +6,7 @@ extension CPU {
     func load(_ linear: UInt64, _ size: UInt8, _ segment: UInt8, context: UInt32) throws(Fault) -> UInt64 {
         let entry = unsafe Self.entry(tlbBase(context), linear)
         if unsafe entry.pointee.readTag == Self.lastPage(linear, Int(size)) {
-            // The tag proves that all bytes lie in a mapped page.
+            // SAFETY: the tag proves that all bytes lie in a mapped page.
             return Self.loadHost(UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend), Int(size))
         }
         return try loadSlow(linear, Int(size), segment, context)
@@ -18,7 +18,7 @@ extension CPU {
     ) throws(Fault) {
         let entry = unsafe Self.entry(tlbBase(context), linear)
         if unsafe entry.pointee.writeTag == Self.lastPage(linear, Int(size)) {
-            // The tag proves that all bytes lie in a mapped, writable page.
+            // SAFETY: the tag proves that all bytes lie in a mapped, writable page.
             let host = UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
             return Self.storeHost(host, Int(size), value)
         }

@@ -83,7 +83,8 @@ extension CPU {
                 efer &= ~EFER.longModeActive
             }
         }
-        let usesPDPTEs = paging && s.cr4 & CR4.physicalAddressExtension != 0 && efer & EFER.longModeActive == 0
+        let usesPDPTEs =
+            paging && s.cr4 & CR4.physicalAddressExtension != 0 && efer & EFER.longModeActive == 0
         if usesPDPTEs, changed & (CR0.paging | CR0.cacheDisable | CR0.notWriteThrough) != 0 {
             try loadPageDirectoryPointers(s.cr3)
         }

@@ -47,9 +47,10 @@ extension CPU {
             s.dr[6] = Self.sanitizedDR6(value)
         case 7:
             guard value >> 32 == 0 else { throw .protection() }
+            let wasArmed = s.dr[7] & 0xFF != 0
             s.dr[7] = Self.sanitizedDR7(value)
             // While breakpoints are armed, every access takes the slow path that looks at them.
-            flushTLB()
+            if wasArmed || s.dr[7] & 0xFF != 0 { flushTLB() }
         default: s.dr[number] = value
         }
         s.endBlock = true
@@ -57,7 +58,9 @@ extension CPU {
 
     // MARK: Breakpoints
 
-    private enum Condition { static let execute: UInt64 = 0, write: UInt64 = 1, port: UInt64 = 2, access: UInt64 = 3 }
+    private enum Condition {
+        static let execute: UInt64 = 0, write: UInt64 = 1, port: UInt64 = 2, access: UInt64 = 3
+    }
 
     /// DR6 bits of the enabled breakpoints that overlap `size` bytes at `start` and whose condition fits.
     private func breakpoints(_ start: UInt64, _ size: Int, _ fits: (UInt64) -> Bool) -> UInt64 {

@@ -60,7 +60,9 @@ enum SystemType {
 
 extension Fault {
     /// #NP with a selector.
-    static func notPresent(_ selector: UInt16) -> Fault { Fault(.segmentNotPresent, UInt32(selector & 0xFFFC)) }
+    static func notPresent(_ selector: UInt16) -> Fault {
+        Fault(.segmentNotPresent, UInt32(selector & 0xFFFC))
+    }
     /// #TS with a selector.
     static func invalidTSS(_ selector: UInt16) -> Fault { Fault(.invalidTSS, UInt32(selector & 0xFFFC)) }
     static func protection(selector: UInt16) -> Fault { .protection(UInt32(selector & 0xFFFC)) }
@@ -75,7 +77,9 @@ extension CPU {
             return offset + size - 1 <= s.gdtLimit ? s.gdtBase &+ UInt64(offset) : nil
         }
         let table = s.segments[Segment.ldtr]
-        guard table.attributes & SegmentAttributes.unusable == 0, offset + size - 1 <= table.limit else { return nil }
+        guard table.attributes & SegmentAttributes.unusable == 0, offset + size - 1 <= table.limit else {
+            return nil
+        }
         return table.base &+ UInt64(offset)
     }
 

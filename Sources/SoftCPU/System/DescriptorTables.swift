@@ -1,11 +1,14 @@
 import X86Architecture
 
-/// LGDT, LIDT, SGDT, SIDT, LLDT, LTR, SLDT, STR, LAR, LSL, VERR, VERW and ARPL (SDM vol. 2; vol. 3 §2.4, §5.10).
+/// LGDT, LIDT, SGDT, SIDT, LLDT, LTR, SLDT, STR, LAR, LSL, VERR, VERW and ARPL (SDM vol. 2; vol. 3 §2.4,
+/// §5.10).
 extension CPU {
+    enum TableRegisterName { case gdt, idt }
+
     /// Bytes of the pseudo-descriptor's base in memory.
     private var tableBaseSize: UInt8 { is64Bit ? 8 : 4 }
 
-    func loadTableRegister(_ i: borrowing Instruction, isInterruptTable: Bool) throws(Fault) {
+    func loadTable(_ i: borrowing Instruction, _ register: TableRegisterName) throws(Fault) {
         try requirePrivileged()
         let size = tableBaseSize
         let start = try memoryAddress(i, 2 &+ Int(size))
@@ -13,7 +16,7 @@ extension CPU {
         var base = try load(size: size, (start &+ 2) & s.linearMask, i.segment)
         if size == 4, i.operandSize == 2 { base &= 0xFF_FFFF }
         if size == 8 { guard Self.isCanonical(base) else { throw .protection() } }
-        if isInterruptTable {
+        if register == .idt {
             s.idtBase = base
             s.idtLimit = UInt32(limit)
         } else {
@@ -23,13 +26,13 @@ extension CPU {
         s.endBlock = true
     }
 
-    func storeTableRegister(_ i: borrowing Instruction, isInterruptTable: Bool) throws(Fault) {
+    func storeTable(_ i: borrowing Instruction, _ register: TableRegisterName) throws(Fault) {
         try checkInstructionPrevention()
         let size = tableBaseSize
         let start = try memoryAddress(i, 2 &+ Int(size), write: true)
         try probeWrite(start, 2 &+ Int(size), i.segment)
-        let limit = isInterruptTable ? s.idtLimit : s.gdtLimit
-        let base = isInterruptTable ? s.idtBase : s.gdtBase
+        let limit = register == .idt ? s.idtLimit : s.gdtLimit
+        let base = register == .idt ? s.idtBase : s.gdtBase
         try store(size: 2, UInt64(limit), start, i.segment)
         try store(size: size, base, (start &+ 2) & s.linearMask, i.segment)
     }

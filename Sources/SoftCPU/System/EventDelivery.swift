@@ -89,7 +89,8 @@ extension CPU {
     /// What is delivered when `fault` comes up during the delivery of `event`; nil is a triple fault.
     private static func combine(_ event: Event, _ fault: Fault) -> Event? {
         let first = faultClass(event)
-        var second = Event(vector: fault.vector, errorCode: nil, kind: .exception, setsResume: event.setsResume)
+        var second = Event(
+            vector: fault.vector, errorCode: nil, kind: .exception, setsResume: event.setsResume)
         if ExceptionVector(rawValue: fault.vector)?.hasErrorCode == true {
             second.errorCode = withExternalBit(fault, event)
         }
@@ -98,8 +99,10 @@ extension CPU {
             vector: ExceptionVector.doubleFault.rawValue, errorCode: 0, kind: .exception,
             setsResume: event.setsResume)
         switch (first, secondClass) {
-        case (.doubleFault, .contributory), (.doubleFault, .pageFault), (.doubleFault, .doubleFault): return nil
-        case (.contributory, .contributory), (.pageFault, .contributory), (.pageFault, .pageFault): return double
+        case (.doubleFault, .contributory), (.doubleFault, .pageFault), (.doubleFault, .doubleFault):
+            return nil
+        case (.contributory, .contributory), (.pageFault, .contributory), (.pageFault, .pageFault):
+            return double
         default: return second
         }
     }
@@ -188,7 +191,8 @@ extension CPU {
     /// Long mode (SDM vol. 3 §6.14): 64-bit handlers, aligned stacks, the interrupt stack table.
     private func enterLong(_ event: Event) throws(Fault) {
         let gate = try gate(event, size: 16)
-        guard !gate.isCodeOrData, gate.type == SystemType.interruptGate || gate.type == SystemType.trapGate else {
+        guard !gate.isCodeOrData, gate.type == SystemType.interruptGate || gate.type == SystemType.trapGate
+        else {
             throw .protection(Self.tableError(event.vector))
         }
         try checkGate(gate, event)
@@ -299,7 +303,9 @@ extension CPU {
         guard target <= UInt64(code.limit) else { throw .protection() }
         try markAccessed(&code)
         if fromVirtual8086 {
-            for old in [Segment.gs, Segment.fs, Segment.ds, Segment.es] { s.segments[old] = Self.nullSegment(0) }
+            for old in [Segment.gs, Segment.fs, Segment.ds, Segment.es] {
+                s.segments[old] = Self.nullSegment(0)
+            }
         }
         s.segments[Segment.ss] = segment
         setStackPointer(stack.pointer, mask: stack.mask)
@@ -312,7 +318,8 @@ extension CPU {
         let task = s.segments[Segment.tr]
         let isWide = task.attributes & UInt32(SystemType.wideBit) != 0
         let offset = isWide ? UInt32(privilege) * 8 + 4 : UInt32(privilege) * 4 + 2
-        guard task.attributes & SegmentAttributes.unusable == 0, offset + (isWide ? 5 : 3) <= task.limit else {
+        guard task.attributes & SegmentAttributes.unusable == 0, offset + (isWide ? 5 : 3) <= task.limit
+        else {
             throw .invalidTSS(task.selector)
         }
         let address = task.base &+ UInt64(offset)

@@ -26,5 +26,7 @@ extension CPU {
         unsafe UnsafeMutableRawBufferPointer(
             start: UnsafeMutableRawPointer(bitPattern: s.xsave).unsafelyUnwrapped, count: ExtendedState.size
         ).copyBytes(from: image)
+        // FCW, FSW and the rest: emitted code relies on them.
+        extended.normalise()
     }
 }

@@ -67,13 +67,16 @@ extension CPU {
             guard found.type == SystemType.callGate else { throw fault }
         } else {
             let types = [
-                SystemType.availableTSS16, SystemType.callGate16, SystemType.taskGate, SystemType.availableTSS,
+                SystemType.availableTSS16, SystemType.callGate16, SystemType.taskGate,
+                SystemType.availableTSS,
                 SystemType.callGate,
             ]
             guard types.contains(found.type) else { throw fault }
         }
         let isTask = found.type & ~SystemType.wideBit == SystemType.availableTSS16
-        guard found.privilege >= max(s.cpl, UInt8(selector & 3)), !isTask || selector & 4 == 0 else { throw fault }
+        guard found.privilege >= max(s.cpl, UInt8(selector & 3)), !isTask || selector & 4 == 0 else {
+            throw fault
+        }
         guard found.isPresent else { throw .notPresent(selector) }
         return try completed(found, selector, or: .generalProtection)
     }

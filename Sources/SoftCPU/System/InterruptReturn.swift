@@ -18,9 +18,16 @@ extension CPU {
             s.nmiBlocked = false
             if s.nmiPending { requestAttention() }
         }
-        s.keepResumeFlag = s.otherFlags & RFlags.resume.rawValue != 0
+        settleResumeFlag()
         s.endBlock = true
         interruptsMayHaveOpened(was: interruptsBefore)
+    }
+
+    /// RF, just loaded, holds for the next instruction. Without breakpoints it has nothing to hold back, and
+    /// goes at once: every return from a page fault sets it.
+    func settleResumeFlag() {
+        guard s.otherFlags & RFlags.resume.rawValue != 0 else { return }
+        if s.dr[7] & 0xFF == 0 { s.otherFlags &= ~RFlags.resume.rawValue } else { s.keepResumeFlag = true }
     }
 
     /// Loads flags from a stack image of `size` bytes as IRET does at privilege `privilege`.
@@ -129,7 +136,9 @@ extension CPU {
         let privilege = UInt8(selector & 3)
         var code = try descriptor(selector, or: .generalProtection)
         guard code.isCode, privilege >= s.cpl else { throw fault }
-        guard code.isConforming ? code.privilege <= privilege : code.privilege == privilege else { throw fault }
+        guard code.isConforming ? code.privilege <= privilege : code.privilege == privilege else {
+            throw fault
+        }
         guard code.isPresent else { throw .notPresent(selector) }
         try checkTarget(code, selector, rip)
         try markAccessed(&code)

@@ -6,8 +6,8 @@ extension CPU {
     /// Bit of `modeKey`: no limit of CS needs a check.
     private static let unlimitedCode: UInt32 = 8
 
-    /// Recomputes everything that hangs on segments, CR0.PE, EFER.LMA, CS.L, CS.D, SS.B and VM. Call after any
-    /// change of them; the running block must end then.
+    /// Recomputes everything that hangs on segments, CR0.PE, EFER.LMA, CS.L, CS.D, SS.B and VM. Call after
+    /// any change of them; the running block ends then.
     func modeChanged() {
         if !isProtected { s.cpl = 0 } else if isVirtual8086 { s.cpl = 3 }
         let code = s.segments[Segment.cs].attributes

@@ -120,7 +120,9 @@ extension CPU {
 
     // MARK: Memory types: kept, without an effect on caching (SDM vol. 3 §11.11, §11.12)
 
-    private static func isMemoryType(_ type: UInt64) -> Bool { type == 0 || type == 1 || (4...6).contains(type) }
+    private static func isMemoryType(_ type: UInt64) -> Bool {
+        type == 0 || type == 1 || (4...6).contains(type)
+    }
 
     /// Returns whether `number` is PAT or an MTRR.
     private func writeMemoryType(_ number: UInt32, _ value: UInt64) throws(Fault) -> Bool {
@@ -146,7 +148,9 @@ extension CPU {
         } else {
             let isMask = (slot - MTRR.fixedCount) & 1 != 0
             let reserved = ~ControlBits.physical | (isMask ? 0x7FF : 0xF00)
-            guard value & reserved == 0, isMask || Self.isMemoryType(value & 0xFF) else { throw .protection() }
+            guard value & reserved == 0, isMask || Self.isMemoryType(value & 0xFF) else {
+                throw .protection()
+            }
         }
         s.mtrr[slot] = value
         return true

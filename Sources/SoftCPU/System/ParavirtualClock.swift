@@ -14,7 +14,8 @@ enum ParavirtualClock {
     /// PVCLOCK_TSC_STABLE_BIT
     static let stable: UInt64 = 1
 
-    /// Factors so that nanoseconds = ((ticks << shift) * multiplier) >> 32, with the multiplier's top bit set.
+    /// Factors so that nanoseconds = ((ticks << shift) * multiplier) >> 32, with the multiplier's top bit
+    /// set.
     static func scale(frequency: UInt64) -> (shift: Int8, multiplier: UInt32) {
         var numerator: UInt64 = 1_000_000_000
         var denominator = max(1, min(frequency, 1 << 40))

@@ -49,15 +49,17 @@ extension CPU {
         var found = try descriptor(selector, or: .generalProtection)
         guard found.isReadable else { throw .protection(selector: selector) }
         if !found.isConforming {
-            guard found.privilege >= max(s.cpl, UInt8(selector & 3)) else { throw .protection(selector: selector) }
+            guard found.privilege >= max(s.cpl, UInt8(selector & 3)) else {
+                throw .protection(selector: selector)
+            }
         }
         guard found.isPresent else { throw .notPresent(selector) }
         try markAccessed(&found)
         return found.cache(selector: selector)
     }
 
-    /// The hidden part for an SS that code of `privilege` uses; `vector` is #GP, or #TS for stacks from a TSS.
-    /// A null SS is for 64-bit code of privilege 0..2 only (`target64` says whose).
+    /// The hidden part for an SS that code of `privilege` uses; `vector` is #GP, or #TS for stacks from a
+    /// TSS. A null SS is for 64-bit code of privilege 0..2 only (`target64` says whose).
     func stackSegment(
         _ selector: UInt16, privilege: UInt8, or vector: ExceptionVector, target64: Bool? = nil
     ) throws(Fault) -> SegmentCache {
@@ -144,7 +146,9 @@ extension CPU {
     }
 
     /// The m16:16, m16:32 or m16:64 operand: `size` bytes of offset, then the selector.
-    func farPointer(_ i: borrowing Instruction, size: UInt8) throws(Fault) -> (selector: UInt16, offset: UInt64) {
+    func farPointer(_ i: borrowing Instruction, size: UInt8) throws(Fault) -> (
+        selector: UInt16, offset: UInt64
+    ) {
         let bytes = Int(size)
         let start = try memoryAddress(i, bytes &+ 2)
         let offset = try load(size: size, start, i.segment)

@@ -1,7 +1,17 @@
 import X86Architecture
 
-/// The bodies of system instructions. MOV, PUSH and POP are here for segment, control and debug registers only
-/// (see `BodyTable`).
+/// Runs a body of an instruction that always ends its block (rows with `end` or `branch`): there is no op
+/// after it to go on with.
+@inline(__always)
+private func stepEnding(
+    _ cpu: UInt, _ op: UInt, _ body: (CPU, borrowing Instruction) throws(Fault) -> Void
+) -> UInt32 {
+    CPU(address: cpu).s.endBlock = true
+    return stepAny(cpu, op, body)
+}
+
+/// The bodies of system instructions. MOV, PUSH and POP are here for segment, control and debug registers
+/// only (see `BodyTable`).
 enum SystemBodies {
     /// MOV with a segment, control or debug register.
     private static let moveSystem: Handler = {
@@ -17,9 +27,13 @@ enum SystemBodies {
         }
     }
     /// PUSH of a segment register.
-    private static let pushSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.pushSegment(i) } }
+    private static let pushSegment: Handler = {
+        stepAny($0, $1) { cpu, i throws(Fault) in try cpu.pushSegment(i) }
+    }
     /// POP of a segment register.
-    private static let popSegment: Handler = { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.popSegment(i) } }
+    private static let popSegment: Handler = {
+        stepAny($0, $1) { cpu, i throws(Fault) in try cpu.popSegment(i) }
+    }
 
     static let table: [(Mnemonic, Handler)] =
         segments + transfers + control + tables + flagsAndPorts + processor
@@ -29,57 +43,57 @@ enum SystemBodies {
         (.mov, moveSystem),
         (.push, pushSegment),
         (.pop, popSegment),
-        (.les, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.es) } }),
-        (.lss, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.ss) } }),
-        (.lds, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.ds) } }),
-        (.lfs, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.fs) } }),
-        (.lgs, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.gs) } }),
+        (.les, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.es) } }),
+        (.lss, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.ss) } }),
+        (.lds, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.ds) } }),
+        (.lfs, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.fs) } }),
+        (.lgs, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadFarPointer(i, Segment.gs) } }),
         (.rdfsbase, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readSegmentBase(i, Segment.fs) } }),
         (.rdgsbase, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readSegmentBase(i, Segment.gs) } }),
         (.wrfsbase, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.writeSegmentBase(i, Segment.fs) } }),
         (.wrgsbase, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.writeSegmentBase(i, Segment.gs) } }),
-        (.swapgs, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.swapGS() } }),
+        (.swapgs, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.swapGS() } }),
     ]
 
     // swift-format-ignore
     private static let transfers: [(Mnemonic, Handler)] = [
-        (.jmpf, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.farJump(i) } }),
-        (.callf, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.farCall(i) } }),
-        (.retf, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.farReturn(i) } }),
-        (.iret, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.interruptReturn(i) } }),
-        (.int, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.interrupt(i) } }),
-        (.int3, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.breakpoint() } }),
-        (.into, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.interruptOnOverflow() } }),
-        (.int1, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.debugInterrupt() } }),
+        (.jmpf, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.farJump(i) } }),
+        (.callf, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.farCall(i) } }),
+        (.retf, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.farReturn(i) } }),
+        (.iret, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.interruptReturn(i) } }),
+        (.int, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.interrupt(i) } }),
+        (.int3, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.breakpoint() } }),
+        (.into, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.interruptOnOverflow() } }),
+        (.int1, { stepEnding($0, $1) { cpu, i throws(Fault) in cpu.debugInterrupt() } }),
         (.bound, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.bound(i) } }),
-        (.syscall, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.systemCall() } }),
-        (.sysret, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.systemReturn(i) } }),
-        (.sysenter, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.systemEnter() } }),
-        (.sysexit, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.systemExit() } }),
+        (.syscall, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.systemCall() } }),
+        (.sysret, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.systemReturn(i) } }),
+        (.sysenter, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.systemEnter() } }),
+        (.sysexit, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.systemExit() } }),
         (.rsm, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.undefined() } }),
     ]
 
     // swift-format-ignore
     private static let control: [(Mnemonic, Handler)] = [
-        (.clts, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.clearTaskSwitched() } }),
-        (.lmsw, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadMachineStatus(i) } }),
+        (.clts, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.clearTaskSwitched() } }),
+        (.lmsw, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadMachineStatus(i) } }),
         (.smsw, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeMachineStatus(i) } }),
         (.rdmsr, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readModelSpecific() } }),
-        (.wrmsr, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.writeModelSpecific() } }),
+        (.wrmsr, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.writeModelSpecific() } }),
         (.xgetbv, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readExtendedControl() } }),
-        (.xsetbv, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.writeExtendedControl() } }),
-        (.invlpg, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.invalidatePage(i) } }),
-        (.invpcid, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.invalidateContext(i) } }),
+        (.xsetbv, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.writeExtendedControl() } }),
+        (.invlpg, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidatePage(i) } }),
+        (.invpcid, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidateContext(i) } }),
     ]
 
     // swift-format-ignore
     private static let tables: [(Mnemonic, Handler)] = [
-        (.lgdt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadTableRegister(i, isInterruptTable: false) } }),
-        (.lidt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadTableRegister(i, isInterruptTable: true) } }),
-        (.sgdt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTableRegister(i, isInterruptTable: false) } }),
-        (.sidt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTableRegister(i, isInterruptTable: true) } }),
-        (.lldt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadLocalTable(i) } }),
-        (.ltr, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadTask(i) } }),
+        (.lgdt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .gdt) } }),
+        (.lidt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .idt) } }),
+        (.sgdt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTable(i, .gdt) } }),
+        (.sidt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTable(i, .idt) } }),
+        (.lldt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadLocalTable(i) } }),
+        (.ltr, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTask(i) } }),
         (.sldt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeSelector(i, Segment.ldtr) } }),
         (.str, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeSelector(i, Segment.tr) } }),
         (.lar, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadAccessRights(i) } }),
@@ -91,12 +105,12 @@ enum SystemBodies {
 
     // swift-format-ignore
     private static let flagsAndPorts: [(Mnemonic, Handler)] = [
-        (.cli, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.clearInterrupts() } }),
-        (.sti, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.setInterrupts() } }),
+        (.cli, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.clearInterrupts() } }),
+        (.sti, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.setInterrupts() } }),
         (.pushf, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.pushFlags(i) } }),
-        (.popf, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.popFlags(i) } }),
-        (.clac, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.setAlignmentCheck(false) } }),
-        (.stac, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.setAlignmentCheck(true) } }),
+        (.popf, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.popFlags(i) } }),
+        (.clac, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.setAlignmentCheck(false) } }),
+        (.stac, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.setAlignmentCheck(true) } }),
         (.in, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.portIn(i) } }),
         (.out, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.portOut(i) } }),
         (.ins, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.portString(i, isInput: true) } }),
@@ -105,21 +119,21 @@ enum SystemBodies {
 
     // swift-format-ignore
     private static let processor: [(Mnemonic, Handler)] = [
-        (.hlt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.halt() } }),
+        (.hlt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.halt() } }),
         (.cpuid, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.identify() } }),
         (.rdtsc, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readTimeStamp() } }),
         (.rdtscp, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readTimeStampAndProcessor() } }),
         (.rdpid, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readProcessorID(i) } }),
         (.rdpmc, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readPerformanceCounter() } }),
-        (.invd, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
-        (.wbinvd, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
+        (.invd, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
+        (.wbinvd, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
         (.clflush, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.flushLine(i) } }),
         (.clflushopt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.flushLine(i) } }),
         (.clwb, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.flushLine(i) } }),
         (.monitor, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.undefined() } }),
         (.mwait, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.undefined() } }),
-        (.vmcall, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.hypercall() } }),
-        (.vmmcall, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.hypercall() } }),
+        (.vmcall, { stepEnding($0, $1) { cpu, i throws(Fault) in cpu.hypercall() } }),
+        (.vmmcall, { stepEnding($0, $1) { cpu, i throws(Fault) in cpu.hypercall() } }),
         (.ud0, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.undefined() } }),
         (.ud1, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.undefined() } }),
         (.ud2, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.undefined() } }),

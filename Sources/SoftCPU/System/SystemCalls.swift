@@ -33,8 +33,8 @@ extension CPU {
         commitCode(Self.flatCode(selector, 0, isLong: isLongMode), target, 0)
     }
 
-    /// SS's hidden part is loaded too, where AMD keeps the old one (APM vol. 3, SYSRET): that differs only for
-    /// software that returns with a null SS, which would not work otherwise.
+    /// SS's hidden part is loaded too, where AMD keeps the old one (APM vol. 3, SYSRET): that differs only
+    /// for software that returns with a null SS, which would not work otherwise.
     func systemReturn(_ i: borrowing Instruction) throws(Fault) {
         guard s.efer & EFER.syscallEnable != 0 else { throw .undefinedOpcode }
         guard isProtected, s.cpl == 0 else { throw .protection() }

@@ -46,7 +46,9 @@ extension CPU {
         let fault = Fault.protection(selector: selector)
         guard selector & 0xFFFC != 0, selector & 4 == 0 else { throw fault }
         let task = try descriptor(selector, or: .generalProtection)
-        guard !task.isCodeOrData, task.type & ~SystemType.wideBit == SystemType.availableTSS16 else { throw fault }
+        guard !task.isCodeOrData, task.type & ~SystemType.wideBit == SystemType.availableTSS16 else {
+            throw fault
+        }
         guard task.isPresent else { throw .notPresent(selector) }
         try switchTask(selector, task, kind, errorCode: nil)
     }
@@ -77,7 +79,7 @@ extension CPU {
             deliver(error)
             return
         }
-        s.keepResumeFlag = s.otherFlags & RFlags.resume.rawValue != 0
+        settleResumeFlag()
         if interruptFlag { requestAttention() }
         if image.traps {
             s.dr[6] |= 1 << 15

@@ -17,7 +17,7 @@ enum FastVector {
         case (0xD6, 1): return isMemory ? storeHandler(i) : moveQuad
         case (0x6E, 1): return isMemory ? loadHandler(i) : moveFromGeneral
         case (0x7E, 1): return isMemory ? storeHandler(i) : moveToGeneral
-        case (0xD7, 1): return i.operand1.kind == .xmm ? moveMask : nil
+        case (0xD7, 1): return moveMask
         default: return logicNumber(i) == nil ? nil : logic
         }
     }
@@ -38,6 +38,12 @@ enum FastVector {
         case (0xFD, 1): return .add16
         case (0xFE, 1): return .add32
         case (0xD4, 1): return .add64
+        case (0xF8, 1): return .subtract8
+        case (0xFA, 1): return .subtract32
+        case (0xDA, 1): return .minimum8
+        case (0xDE, 1): return .maximum8
+        case (0x60, 1): return .interleaveLow8
+        case (0x6C, 1): return .interleaveLow64
         default: return nil
         }
     }
@@ -88,59 +94,69 @@ enum FastVector {
 
     @inline(__always)
     private static func source(
-        _ cpu: CPU, _ i: borrowing Instruction, _ plan: PlanView, _ size: Int, write: Bool = false
+        _ cpu: CPU, _ op: Op, _ plan: PlanView, _ size: Int, write: Bool = false
     ) throws(Fault) -> UInt64 {
         try cpu.check(plan.p.traits)
-        return try cpu.vectorAddress(i, size, alignmentMask: UInt64(plan.p.alignmentMask), write: write)
+        let address = try cpu.address(op, size, write: write)
+        if address & UInt64(plan.p.alignmentMask) != 0 { throw .protection() }
+        return address
+    }
+
+    /// Runs a body whose memory operand is lowered in the op (`Lowering`), so that it needs no RIP.
+    @inline(__always)
+    private static func run(
+        _ cpu: UInt, _ op: UInt, _ body: (CPU, borrowing Instruction, PlanView, Op) throws(Fault) -> Void
+    ) -> UInt32 {
+        stepStoring(cpu, op) { cpu, op throws(Fault) in try body(cpu, op.instruction, PlanView(op), op) }
     }
 
     private static let load4: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 4)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 4)
             write(cpu, plan, i.operand0.register, Half(UInt64(try cpu.load(UInt32.self, address, i.segment)), 0))
         }
     }
     private static let load8: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 8)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 8)
             write(cpu, plan, i.operand0.register, Half(try cpu.load(UInt64.self, address, i.segment), 0))
         }
     }
     private static let load16: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 16)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 16)
             write(cpu, plan, i.operand0.register, try cpu.loadHalf(address, i.segment))
         }
     }
     private static let load32: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 32)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 32)
             let low = try cpu.loadHalf(address, i.segment)
             cpu.extended.setHigh(i.operand0.register, try cpu.loadHalf((address &+ 16) & cpu.s.linearMask, i.segment))
             cpu.extended.setLow(i.operand0.register, low)
         }
     }
     private static let store4: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 4, write: true)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 4, write: true)
             try cpu.store(UInt32(truncatingIfNeeded: cpu.extended.low(i.operand1.register)[0]), address, i.segment)
         }
     }
     private static let store8: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 8, write: true)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 8, write: true)
             try cpu.store(cpu.extended.low(i.operand1.register)[0], address, i.segment)
         }
     }
     private static let store16: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 16, write: true)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 16, write: true)
             try cpu.storeHalf(cpu.extended.low(i.operand1.register), address, i.segment)
         }
     }
     private static let store32: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
-            let address = try source(cpu, i, plan, 32, write: true)
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
+            let address = try source(cpu, op, plan, 32, write: true)
             // Both halves must be writable before either changes.
             _ = try cpu.writableHost(address, 32, i.segment)
             try cpu.storeHalf(cpu.extended.low(i.operand1.register), address, i.segment)
@@ -149,7 +165,7 @@ enum FastVector {
         }
     }
     private static let moveWhole: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+        run($0, $1) { cpu, i, plan, _ throws(Fault) in
             try cpu.check(plan.p.traits)
             let from = i.operand1.register, to = i.operand0.register
             cpu.extended.setLow(to, cpu.extended.low(from))
@@ -159,40 +175,45 @@ enum FastVector {
         }
     }
     private static let moveQuad: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+        run($0, $1) { cpu, i, plan, _ throws(Fault) in
             try cpu.check(plan.p.traits)
             write(cpu, plan, i.operand0.register, Half(cpu.extended.low(i.operand1.register)[0], 0))
         }
     }
     private static let moveFromGeneral: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+        run($0, $1) { cpu, i, plan, _ throws(Fault) in
             try cpu.check(plan.p.traits)
             let value = cpu.gpr(Int(i.operand1.register))
             write(cpu, plan, i.operand0.register, Half(i.operand1.size == 8 ? value : value & 0xFFFF_FFFF, 0))
         }
     }
     private static let moveToGeneral: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+        run($0, $1) { cpu, i, plan, _ throws(Fault) in
             try cpu.check(plan.p.traits)
             let value = cpu.extended.low(i.operand1.register)[0]
             cpu.setGPR(Int(i.operand0.register), i.operand0.size == 8 ? value : value & 0xFFFF_FFFF)
         }
     }
     private static let moveMask: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+        run($0, $1) { cpu, i, plan, _ throws(Fault) in
             try cpu.check(plan.p.traits)
             let value = cpu.extended.low(i.operand1.register)
-            cpu.setGPR(Int(i.operand0.register), signs(value[0]) | signs(value[1]) << 8)
+            var result = signs(value[0]) | signs(value[1]) << 8
+            if i.operand1.kind == .ymm {
+                let high = cpu.extended.high(i.operand1.register)
+                result |= signs(high[0]) << 16 | signs(high[1]) << 24
+            }
+            cpu.setGPR(Int(i.operand0.register), result)
         }
     }
 
     /// The top bits of eight bytes, gathered: the product puts byte k's bit at 56 + k.
     @inline(__always) private static func signs(_ bytes: UInt64) -> UInt64 {
-        ((bytes & 0x8080_8080_8080_8080) >> 7) &* 0x0102_0408_1020_4080 >> 56
+        (((bytes & 0x8080_8080_8080_8080) >> 7) &* 0x0102_0408_1020_4080) >> 56
     }
 
     private static let logic: Handler = {
-        stepVector($0, $1) { cpu, i, plan, _ throws(Fault) in
+        run($0, $1) { cpu, i, plan, op throws(Fault) in
             try cpu.check(plan.p.traits)
             let isVEX = plan.p.traits.contains(.avx)
             let last = isVEX ? i.operand2 : i.operand1
@@ -201,9 +222,7 @@ enum FastVector {
             let state = cpu.extended
             var low: Half, high = Half()
             if last.kind == .memory {
-                let size = Int(last.size)
-                let address = try cpu.vectorAddress(
-                    i, size, alignmentMask: UInt64(plan.p.alignmentMask), write: false)
+                let address = try source(cpu, op, plan, Int(last.size))
                 low = try cpu.loadHalf(address, i.segment)
                 if isWide { high = try cpu.loadHalf((address &+ 16) & cpu.s.linearMask, i.segment) }
             } else {
@@ -229,10 +248,16 @@ enum FastVector {
         case .equal8: equal(SIMD16<UInt8>.self, a, b)
         case .equal16: equal(SIMD8<UInt16>.self, a, b)
         case .equal32: equal(SIMD4<UInt32>.self, a, b)
-        case .add8: sum(SIMD16<UInt8>.self, a, b)
-        case .add16: sum(SIMD8<UInt16>.self, a, b)
-        case .add32: sum(SIMD4<UInt32>.self, a, b)
+        case .add8: lanes(SIMD16<UInt8>.self, a, b) { $0 &+ $1 }
+        case .add16: lanes(SIMD8<UInt16>.self, a, b) { $0 &+ $1 }
+        case .add32: lanes(SIMD4<UInt32>.self, a, b) { $0 &+ $1 }
         case .add64: a &+ b
+        case .subtract8: lanes(SIMD16<UInt8>.self, a, b) { $0 &- $1 }
+        case .subtract32: lanes(SIMD4<UInt32>.self, a, b) { $0 &- $1 }
+        case .minimum8: lanes(SIMD16<UInt8>.self, a, b) { pointwiseMin($0, $1) }
+        case .maximum8: lanes(SIMD16<UInt8>.self, a, b) { pointwiseMax($0, $1) }
+        case .interleaveLow8: Half(spread(a[0]) | spread(b[0]) << 8, spread(a[0] >> 32) | spread(b[0] >> 32) << 8)
+        case .interleaveLow64: Half(a[0], b[0])
         }
     }
 
@@ -245,9 +270,15 @@ enum FastVector {
     }
 
     @inline(__always)
-    private static func sum<V: SIMD>(_: V.Type, _ a: Half, _ b: Half) -> Half where V.Scalar: FixedWidthInteger {
+    private static func lanes<V: SIMD>(_: V.Type, _ a: Half, _ b: Half, _ body: (V, V) -> V) -> Half {
         // SAFETY: both are 16 bytes without padding.
-        let lanes = unsafe unsafeBitCast(a, to: V.self) &+ unsafeBitCast(b, to: V.self)
-        return unsafe unsafeBitCast(lanes, to: Half.self)
+        let result = unsafe body(unsafeBitCast(a, to: V.self), unsafeBitCast(b, to: V.self))
+        return unsafe unsafeBitCast(result, to: Half.self)
+    }
+
+    /// The low four bytes of `value`, each in the low half of a 16-bit lane.
+    @inline(__always) private static func spread(_ value: UInt64) -> UInt64 {
+        let pairs = (value & 0xFFFF | (value & 0xFFFF_0000) << 16)
+        return (pairs | pairs << 8) & 0x00FF_00FF_00FF_00FF
     }
 }

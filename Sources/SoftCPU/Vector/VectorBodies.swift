@@ -3,7 +3,7 @@ enum VectorBodies {
     /// One row per mnemonic. Instructions that `VectorLowering.prepare` planned go by their plan.
     static let table: [(Mnemonic, Handler)] = {
         var seen = Set<Mnemonic>()
-        var result: [(Mnemonic, Handler)] = saving
+        var result: [(Mnemonic, Handler)] = unplanned
         for index in 0..<InstructionRow.count {
             let row = InstructionRow(index: UInt16(index))
             guard !row.attributes.isDisjoint(with: VectorLowering.attributes) else { continue }
@@ -66,13 +66,13 @@ enum VectorBodies {
         case .fnsave: saveState
         case .frstor: restoreState
         case .fneni, .fndisi, .fnsetpm: nothing
-        case .fwait: wait
         default: nil
         }
     }
 
     // swift-format-ignore
-    private static let saving: [(Mnemonic, Handler)] = [
+    private static let unplanned: [(Mnemonic, Handler)] = [
+        (.fwait,    { stepAny($0, $1) { cpu, _ throws(Fault) in try cpu.waitForX87() } }),
         (.fxsave,   { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.saveFX(i) } }),
         (.fxrstor,  { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.restoreFX(i) } }),
         (.xsave,    { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.saveExtended(i, .standard) } }),
@@ -136,8 +136,5 @@ enum VectorBodies {
     }
     private static let nothing: Handler = {
         stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.checkX87(waiting: false) }
-    }
-    private static let wait: Handler = {
-        stepVector($0, $1) { cpu, _, _, _ throws(Fault) in try cpu.waitForX87() }
     }
 }

@@ -64,8 +64,9 @@ extension CPU {
             block.store(gpr(Register.rax), OperandBlock.rax)
             block.store(gpr(Register.rdx), OperandBlock.rdx)
         }
-        if traits.contains(.mxcsr) { try callWithMXCSR(plan.p.code) } else { call(plan.p.code) }
+        // Even when a SIMD exception follows.
         if traits.contains(.mmx) { enterMMX() }
+        if traits.contains(.mxcsr) { try callWithMXCSR(plan.p.code) } else { call(plan.p.code) }
         if traits.contains(.writesMemory) {
             try storeOperand(linear, size, i.segment, from: OperandBlock.memory)
         }
@@ -120,7 +121,9 @@ extension CPU {
     }
 
     /// Runs a floating-point thunk under the guest's rounding and denormal modes with everything masked, and
-    /// raises afterwards what the guest has not masked (SDM vol. 1 §11.5).
+    /// raises afterwards what the guest has not masked (SDM vol. 1 §11.5). Known to differ from the processor: with
+    /// an unmasked underflow or overflow, PE tells of the masked result, not of one with an unbounded exponent, and
+    /// DPPS and DPPD report exceptions of steps after the underflow too.
     private func callWithMXCSR(_ code: UInt) throws(Fault) {
         let state = extended, block = extended.block
         let guest = state.mxcsrValue

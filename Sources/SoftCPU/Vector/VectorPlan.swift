@@ -36,7 +36,10 @@ struct VectorPlan: BitwiseCopyable {
         static let keepsPointers = Traits(rawValue: 1 << 11)
     }
 
-    enum Logic: UInt8 { case xor, or, and, andNot, equal8, equal16, equal32, add8, add16, add32, add64 }
+    enum Logic: UInt8 {
+        case xor, or, and, andNot, equal8, equal16, equal32, add8, add16, add32, add64, subtract8, subtract32
+        case minimum8, maximum8, interleaveLow8, interleaveLow64
+    }
 }
 
 /// An operand that is copied between the guest's registers and the operand block.

@@ -55,6 +55,12 @@ extension CPU {
 
     func initialiseX87() throws(Fault) {
         try checkX87(waiting: false)
+        resetX87()
+    }
+
+    /// FNINIT. The registers keep their physical places while TOP becomes 0.
+    private func resetX87() {
+        rotate(by: -extended.top)
         extended.initialiseControl()
     }
 
@@ -248,9 +254,7 @@ extension CPU {
             try store(state.load(UInt64.self, offset), address & s.linearMask, i.segment)
             try store(state.load(UInt16.self, offset + 8), (address &+ 8) & s.linearMask, i.segment)
         }
-        // The registers keep their physical places while TOP becomes 0.
-        rotate(by: -state.top)
-        state.initialiseControl()
+        resetX87()
     }
 
     func restoreX87(_ i: borrowing Instruction) throws(Fault) {

@@ -1,0 +1,278 @@
+import DeviceModel
+import TestKit
+import Testing
+
+@testable import ChipsetDevices
+
+@Suite struct ChipsetPowerTests {
+    private let bench = ChipsetBench()
+
+    private func word(_ device: ACPIPowerManagement, _ port: UInt16) -> UInt32 {
+        device.read(port: port, width: .word) & 0xFFFF
+    }
+
+    @Test func `the SMI command port switches ACPI mode`() {
+        let device = ACPIPowerManagement(bench.context)
+        #expect(word(device, 0x604) & 1 == 0)
+        device.output(0xB2, 0xA0)
+        #expect(word(device, 0x604) & 1 == 1)
+        #expect(device.isEnabled)
+        device.write(port: 0x604, width: .word, value: 0)
+        #expect(device.isEnabled, "SCI_EN is not the operating system's to clear")
+        device.output(0xB2, 0xA1)
+        #expect(!device.isEnabled)
+        device.output(0xB3, 0x42)
+        #expect(device.input(0xB3) == 0x42)
+    }
+
+    @Test func `sleep type 5 with SLP_EN powers off, once`() {
+        let device = ACPIPowerManagement(bench.context)
+        device.write(port: 0x604, width: .word, value: 5 << 10 | 1)
+        #expect(bench.events.all.isEmpty)
+        device.write(port: 0x604, width: .word, value: 5 << 10 | 1 << 13)
+        #expect(bench.events.all == [.powerOff])
+        #expect(word(device, 0x604) == 5 << 10, "SLP_EN reads as zero")
+    }
+
+    @Test(arguments: [0, 1, 2, 3, 4, 6, 7] as [UInt32])
+    func `other sleep types do nothing`(type: UInt32) {
+        let device = ACPIPowerManagement(bench.context)
+        device.write(port: 0x604, width: .word, value: type << 10 | 1 << 13)
+        #expect(bench.events.all.isEmpty)
+    }
+
+    @Test func `the power button raises the control interrupt until it is acknowledged`() {
+        let device = ACPIPowerManagement(bench.context)
+        device.output(0xB2, 0xA0)
+        device.write(port: 0x602, width: .word, value: 0x100)
+        device.pressPowerButton()
+        #expect(bench.lines.isHigh(9))
+        #expect(word(device, 0x600) == 0x100)
+        device.write(port: 0x600, width: .word, value: 0x001)
+        #expect(bench.lines.isHigh(9))
+        device.write(port: 0x600, width: .word, value: 0x100)
+        #expect(!bench.lines.isHigh(9))
+    }
+
+    @Test func `without ACPI mode or enable bit there is no interrupt`() {
+        let device = ACPIPowerManagement(bench.context)
+        device.write(port: 0x602, width: .word, value: 0x100)
+        device.pressPowerButton()
+        #expect(!bench.lines.isHigh(9))
+        device.enableACPI()
+        #expect(bench.lines.isHigh(9))
+        device.write(port: 0x602, width: .word, value: 0)
+        #expect(!bench.lines.isHigh(9))
+    }
+
+    @Test func `general-purpose events work alike`() {
+        let device = ACPIPowerManagement(bench.context)
+        device.enableACPI()
+        device.write(port: 0x622, width: .word, value: 0x8004)
+        device.raise(generalPurposeEvent: 1)
+        device.raise(generalPurposeEvent: 16)
+        #expect(!bench.lines.isHigh(9))
+        device.raise(generalPurposeEvent: 15)
+        #expect(bench.lines.isHigh(9))
+        #expect(device.read(port: 0x620, width: .dword) == 0x8004_8002)
+        device.output(0x621, 0x80)
+        #expect(!bench.lines.isHigh(9))
+        #expect(word(device, 0x620) == 0x0002)
+    }
+
+    @Test func `the timer counts 3.579545 MHz in 32 bits`() {
+        let device = ACPIPowerManagement(bench.context)
+        bench.clock.advance(by: 1_000_000_000)
+        #expect(device.read(port: 0x608, width: .dword) == 3_579_545)
+        device.write(port: 0x608, width: .dword, value: 0)
+        #expect(device.read(port: 0x608, width: .dword) == 3_579_545)
+        #expect(device.read(port: 0x609, width: .word) & 0xFFFF == 3_579_545 >> 8 & 0xFFFF)
+        #expect(device.input(0x60A) == UInt8(3_579_545 >> 16))
+    }
+
+    @Test func `the timer's carry sets its status and interrupts`() {
+        let device = ACPIPowerManagement(bench.context)
+        device.enableACPI()
+        device.write(port: 0x602, width: .word, value: 1)
+        bench.clock.advance(by: 599_000_000_000)
+        #expect(!bench.lines.isHigh(9))
+        bench.clock.advance(by: 1_000_000_000)
+        #expect(bench.lines.isHigh(9))
+        #expect(word(device, 0x600) & 1 == 1)
+        device.write(port: 0x600, width: .word, value: 1)
+        bench.clock.advance(by: 600_000_000_000)
+        #expect(bench.lines.rises(9) == 2)
+    }
+
+    @Test func `saved reserved bits are refused`() {
+        let device = ACPIPowerManagement(bench.context)
+        for change: (inout ACPIPowerManagement.Saved) -> Void in [
+            { $0.status = 2 }, { $0.enable = 0x8000 }, { $0.control = 0x2000 },
+        ] {
+            var saved = device.save()
+            change(&saved)
+            #expect(throws: RestoreError.self) { try device.restore(saved) }
+        }
+    }
+
+    @Test func `CF9h resets on the rising edge of bit 2`() {
+        let device = ResetControl(bench.context)
+        device.output(0xCF9, 0x02)
+        #expect(bench.events.all.isEmpty)
+        device.output(0xCF9, 0x06)
+        device.output(0xCF9, 0x06)
+        #expect(bench.events.all == [.reset])
+        #expect(device.input(0xCF9) == 0x06)
+    }
+
+    @Test func `port 92h holds the A20 bit and resets by bit 0`() {
+        let device = ResetControl(bench.context)
+        #expect(device.input(0x92) == 0x02)
+        device.output(0x92, 0x00)
+        #expect(device.input(0x92) == 0x00)
+        device.output(0x92, 0x03)
+        #expect(device.input(0x92) == 0x02)
+        #expect(bench.events.all == [.reset])
+    }
+
+    @Test func `a panic is reported with its events`() {
+        let device = PanicNotifier(bench.context)
+        #expect(device.input(0x505) == 0x03)
+        device.output(0x505, 0x01)
+        device.output(0x505, 0xFE)
+        device.output(0x505, 0xFC)
+        #expect(bench.events.all == [.panicked(1), .panicked(2)])
+    }
+
+    @Test(
+        arguments: [(AccessWidth.byte, 0x44), (.word, 0x3344), (.dword, 0x1122_3344)]
+            as [(AccessWidth, UInt32)])
+    func `debug exit reports what its width moves`(width: AccessWidth, value: UInt32) {
+        let device = DebugExit(bench.context)
+        device.write(port: 0xF4, width: width, value: 0x1122_3344)
+        #expect(bench.events.all == [.debugExit(value)])
+    }
+
+    @Test func `the POST port keeps the last code`() {
+        let device = POSTPort(bench.context)
+        device.output(0x80, 0xAB)
+        #expect(device.input(0x80) == 0xAB)
+    }
+}
+
+@Suite struct ChipsetI8042Tests {
+    private let bench = ChipsetBench()
+    private func makeController() -> I8042 { I8042(bench.context) }
+
+    @Test func `self and interface tests pass`() {
+        let controller = makeController()
+        #expect(controller.input(0x64) == 0x10)
+        controller.output(0x64, 0xAA)
+        #expect(controller.input(0x64) == 0x1D)
+        #expect(controller.input(0x60) == 0x55)
+        #expect(controller.input(0x64) & 1 == 0)
+        for command in [0xA9, 0xAB] as [UInt8] {
+            controller.output(0x64, command)
+            #expect(controller.input(0x60) == 0)
+        }
+    }
+
+    @Test func `the command byte can be read and written`() {
+        let controller = makeController()
+        controller.output(0x64, 0x60)
+        controller.output(0x60, 0x47)
+        controller.output(0x64, 0x20)
+        #expect(controller.input(0x60) == 0x47)
+        controller.output(0x64, 0xAD)
+        controller.output(0x64, 0xA7)
+        controller.output(0x64, 0x20)
+        #expect(controller.input(0x60) == 0x77)
+        controller.output(0x64, 0xAE)
+        controller.output(0x64, 0xA8)
+        controller.output(0x64, 0x20)
+        #expect(controller.input(0x60) == 0x47)
+        controller.output(0x64, 0x7F)
+        controller.output(0x60, 0x99)
+        controller.output(0x64, 0x3F)
+        #expect(controller.input(0x60) == 0x99)
+    }
+
+    @Test func `a byte for a keyboard that is not there times out`() {
+        let controller = makeController()
+        controller.output(0x60, 0xFF)
+        #expect(controller.input(0x64) & 0x61 == 0x41)
+        #expect(controller.input(0x60) == 0xFE)
+        #expect(controller.input(0x64) & 0x41 == 0)
+        controller.output(0x64, 0xD4)
+        controller.output(0x60, 0xF2)
+        #expect(controller.input(0x64) & 0x61 == 0x61)
+        #expect(controller.input(0x60) == 0xFE)
+    }
+
+    @Test func `the auxiliary loop test of Linux returns its byte on line 12`() {
+        let controller = makeController()
+        controller.output(0x64, 0x60)
+        controller.output(0x60, 0x03)
+        controller.output(0x64, 0xD3)
+        controller.output(0x60, 0x5A)
+        #expect(bench.lines.isHigh(12))
+        #expect(controller.input(0x64) & 0x21 == 0x21)
+        #expect(controller.input(0x60) == 0x5A)
+        #expect(!bench.lines.isHigh(12))
+        controller.output(0x64, 0xD2)
+        controller.output(0x60, 0xA5)
+        #expect(bench.lines.isHigh(1))
+        _ = controller.input(0x60)
+        #expect(bench.lines.takeChanges().map(\.line) == [12, 12, 1, 1])
+    }
+
+    @Test func `A20 is a bit of the output port`() {
+        let controller = makeController()
+        func port() -> UInt8 {
+            controller.output(0x64, 0xD0)
+            return controller.input(0x60)
+        }
+        #expect(port() & 0x03 == 0x03)
+        controller.output(0x64, 0xDD)
+        #expect(port() & 0x03 == 0x01)
+        controller.output(0x64, 0xD1)
+        controller.output(0x60, 0xDF)
+        #expect(port() & 0x03 == 0x03)
+        #expect(bench.events.all.isEmpty)
+    }
+
+    @Test(arguments: [(0xFE, true), (0xF0, true), (0xFF, false), (0xF1, false)] as [(UInt8, Bool)])
+    func `a pulse of bit 0 resets the machine`(command: UInt8, resets: Bool) {
+        let controller = makeController()
+        controller.output(0x64, command)
+        #expect(bench.events.all == (resets ? [.reset] : []))
+    }
+
+    @Test func `clearing bit 0 of the output port resets the machine`() {
+        let controller = makeController()
+        controller.output(0x64, 0xD1)
+        controller.output(0x60, 0xDE)
+        #expect(bench.events.all == [.reset])
+    }
+
+    @Test func `a flood of commands keeps one byte`() {
+        let controller = makeController()
+        for _ in 0..<1000 {
+            for command in 0...0xEF as ClosedRange<UInt8> { controller.output(0x64, command) }
+            controller.output(0x60, 0x12)
+        }
+        _ = controller.input(0x60)
+        #expect(controller.input(0x64) & 1 == 0)
+        #expect(bench.events.all.isEmpty)
+    }
+
+    @Test func `a saved pending command that takes no data is refused`() {
+        let controller = makeController()
+        var saved = controller.save()
+        saved.pendingCommand = 0xAA
+        #expect(throws: RestoreError.self) { try controller.restore(saved) }
+        saved = controller.save()
+        saved.memory = []
+        #expect(throws: RestoreError.self) { try controller.restore(saved) }
+    }
+}
