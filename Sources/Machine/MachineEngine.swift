@@ -14,6 +14,8 @@ final class MachineEngine {
     private let board: Board
     private let tscFrequency: UInt64
     private var kvm: KVMEngine?
+    /// What a guest on KVM knows of its processor.
+    private var limits: ProcessorLimits?
     /// Kept alive: its vCPUs refer to it.
     private var soft: SoftEngine?
 
@@ -31,7 +33,9 @@ final class MachineEngine {
             return
         }
         do throws(HostError) {
-            let rows = try sharedProcessor(system)
+            let supported = try system.supportedCPUID()
+            let rows = try sharedProcessor(supported)
+            limits = SharedProcessor.limits(CPUIDTable.filtered(model: rows, supported: supported))
             kvm = try KVMEngine(
                 system, memory: board.memory, configuration: .init(chips: .userspace, cpuid: rows))
         } catch {
@@ -42,11 +46,11 @@ final class MachineEngine {
     private func makeSoftEngine(codeCache: UInt64) -> SoftEngine {
         SoftEngine(
             memory: board.memory, vcpuCount: spec.cpuCount, tscFrequency: tscFrequency,
-            codeCacheSize: Int(clamping: codeCache))
+            codeCacheSize: Int(clamping: codeCache), limits: limits)
     }
 
     /// CPUID for KVM, from a software vCPU that lives only here.
-    private func sharedProcessor(_ system: KVMSystem) throws(HostError) -> [CPUIDRow] {
+    private func sharedProcessor(_ supported: [CPUIDRow]) throws(HostError) -> [CPUIDRow] {
         let engine = makeSoftEngine(codeCache: 1 << 20)
         let model: any VCPU
         do throws(EngineError) {
@@ -55,7 +59,7 @@ final class MachineEngine {
             throw HostError(error.description, code: 0)
         }
         guard let model = model as? SoftVCPU else { throw HostError("the processor has no model", code: 0) }
-        return SharedProcessor.rows(model: model, supported: try system.supportedCPUID())
+        return SharedProcessor.rows(model: model, supported: supported)
     }
 
     /// vCPU `index` of the engine that the machine is on now, known to its local APIC.
@@ -76,7 +80,9 @@ final class MachineEngine {
     /// stores to pages with decoded code would go unnoticed.
     func moveToSoftware(_ threads: [VCPUThread]) throws(BoardError) {
         precondition(isOnKVM, "the machine is on the software CPU already")
-        let states = threads.map { $0.vcpu.state() }
+        var states = threads.map { $0.vcpu.state() }
+        let lead = clockLead(offset: states[0].tscOffset, adjustment: states[0].msrs[MSR.tscAdjust] ?? 0)
+        for index in states.indices { states[index].clockLead = lead }
         soft = makeSoftEngine(codeCache: spec.codeCache.bytes)
         for (index, thread) in threads.enumerated() {
             let vcpu = try makeVCPU(index)
@@ -93,6 +99,16 @@ final class MachineEngine {
 
     /// A kernel without a kvmclock has nothing to set.
     private func setClock(_ nanoseconds: UInt64) { try? kvm?.setClock(nanoseconds) }
+
+    /// How far KVM's clock is ahead of the guest's time-stamp counter: a KVM that cannot offset the counter
+    /// shows the host's.
+    private func clockLead(offset: UInt64, adjustment: UInt64) -> UInt64? {
+        guard let clock = try? kvm?.clock() else { return nil }
+        let ticks = TimeStampCounter.now &+ offset &- adjustment
+        let product = ticks.multipliedFullWidth(by: 1_000_000_000)
+        guard product.high < tscFrequency else { return nil }
+        return clock &- tscFrequency.dividingFullWidth(product).quotient
+    }
 
     private var stoppedClock: UInt64?
 

@@ -28,6 +28,34 @@ enum SharedProcessor {
         return rows.map { adapt($0, to: supported) }
     }
 
+    /// What a guest that saw `rows` may see after it moved to the software CPU: a kernel looks more than once,
+    /// and a feature that appears late is one that nobody enabled.
+    static func limits(_ rows: [CPUIDRow]) -> ProcessorLimits {
+        var limits = ProcessorLimits()
+        // Bit 27 of leaf 1 ECX says what the guest wrote to CR4, and sizes say what it wrote to XCR0.
+        let all = UInt32.max, osXSAVE: UInt32 = 1 << 27
+        // Without the kernel's local APIC, KVM shows neither x2APIC nor the TSC deadline.
+        let kernelAPIC: UInt32 = 1 << 21 | 1 << 24
+        for row in rows {
+            let mask: ProcessorLimits.Mask?
+            switch (row.leaf, row.subleaf) {
+            case (1, _): mask = (all, all, row.ecx & ~kernelAPIC | osXSAVE, row.edx)
+            case (7, 0): mask = (all, row.ebx, row.ecx, row.edx)
+            case (0xD, 0): mask = (row.eax, all, all, row.edx)
+            case (0xD, 1): mask = (row.eax, all, row.ecx, row.edx)
+            // Clocks and no I/O delay: what else KVM offers needs the kernel's local APIC.
+            case (0x4000_0001, _): mask = (row.eax & bits([0, 1, 3, 24]), all, all, all)
+            case (0x8000_0001, _): mask = (all, all, row.ecx, row.edx)
+            case (0x8000_0007, _): mask = (all, all, all, row.edx)
+            case (0x8000_0008, _): mask = (all, row.ebx, all, all)
+            case (0x8000_0021, _): mask = (row.eax, all, row.ecx, all)
+            default: mask = nil
+            }
+            if let mask { limits.limit(leaf: row.leaf, subleaf: row.subleaf, to: mask) }
+        }
+        return limits
+    }
+
     private static func row(_ model: SoftVCPU, _ leaf: UInt32, _ subleaf: UInt32, _ hasSubleaf: Bool) -> CPUIDRow {
         let (eax, ebx, ecx, edx) = model.identification(leaf: leaf, subleaf: subleaf)
         return CPUIDRow(
