@@ -3,7 +3,9 @@
 %include "machine.inc"
 %define APIC 0xFEE00000
 %define TRAMPOLINE 0x8000
+%ifndef ROUNDS
 %define ROUNDS 20000
+%endif
 
 main:
     ; The other processor's first instructions, in real mode.
