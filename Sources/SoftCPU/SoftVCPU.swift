@@ -68,9 +68,10 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         self.memory = engine.memory
         self.pages = engine.memory.pages
         self.decoder = engine.decoder
+        try VectorLowering.start()
         let stateBytes = (MemoryLayout<CPUState>.size + 4095) & ~4095
         storage = try MemoryMapping(
-            anonymous: stateBytes + TLB.bytes + TLB.executionBytes + ExtendedState.size + 4096)
+            anonymous: stateBytes + TLB.bytes + TLB.executionBytes + ExtendedState.allocationSize + 4096)
         cache = try BlockCache(size: engine.codeCacheSize / max(1, engine.vcpuCount))
         let regions = engine.memory.regions
         mapCount = regions.count

@@ -1,30 +1,30 @@
 /// Register numbers and bits in the words of the Intel SDM and the AMD APM. Pure.
 
-/// RFLAGS (Intel SDM vol. 1 §3.4.3).
+/// RFLAGS (Intel SDM vol. 1 §3.4.3). Inlinable properties: a stored constant costs other modules a call per use.
 public struct RFlags: OptionSet, Hashable, Sendable, BitwiseCopyable, Codable {
     public var rawValue: UInt64
     @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
-    public static let carry = RFlags(rawValue: 1 << 0)
+    @inlinable public static var carry: RFlags { RFlags(rawValue: 1 << 0) }
     /// Bit 1 always reads as one.
-    public static let alwaysOne = RFlags(rawValue: 1 << 1)
-    public static let parity = RFlags(rawValue: 1 << 2)
-    public static let auxiliary = RFlags(rawValue: 1 << 4)
-    public static let zero = RFlags(rawValue: 1 << 6)
-    public static let sign = RFlags(rawValue: 1 << 7)
-    public static let trap = RFlags(rawValue: 1 << 8)
-    public static let interrupt = RFlags(rawValue: 1 << 9)
-    public static let direction = RFlags(rawValue: 1 << 10)
-    public static let overflow = RFlags(rawValue: 1 << 11)
-    public static let ioPrivilege = RFlags(rawValue: 3 << 12)
-    public static let nestedTask = RFlags(rawValue: 1 << 14)
-    public static let resume = RFlags(rawValue: 1 << 16)
-    public static let virtual8086 = RFlags(rawValue: 1 << 17)
-    public static let alignmentCheck = RFlags(rawValue: 1 << 18)
-    public static let virtualInterrupt = RFlags(rawValue: 1 << 19)
-    public static let virtualInterruptPending = RFlags(rawValue: 1 << 20)
-    public static let identification = RFlags(rawValue: 1 << 21)
+    @inlinable public static var alwaysOne: RFlags { RFlags(rawValue: 1 << 1) }
+    @inlinable public static var parity: RFlags { RFlags(rawValue: 1 << 2) }
+    @inlinable public static var auxiliary: RFlags { RFlags(rawValue: 1 << 4) }
+    @inlinable public static var zero: RFlags { RFlags(rawValue: 1 << 6) }
+    @inlinable public static var sign: RFlags { RFlags(rawValue: 1 << 7) }
+    @inlinable public static var trap: RFlags { RFlags(rawValue: 1 << 8) }
+    @inlinable public static var interrupt: RFlags { RFlags(rawValue: 1 << 9) }
+    @inlinable public static var direction: RFlags { RFlags(rawValue: 1 << 10) }
+    @inlinable public static var overflow: RFlags { RFlags(rawValue: 1 << 11) }
+    @inlinable public static var ioPrivilege: RFlags { RFlags(rawValue: 3 << 12) }
+    @inlinable public static var nestedTask: RFlags { RFlags(rawValue: 1 << 14) }
+    @inlinable public static var resume: RFlags { RFlags(rawValue: 1 << 16) }
+    @inlinable public static var virtual8086: RFlags { RFlags(rawValue: 1 << 17) }
+    @inlinable public static var alignmentCheck: RFlags { RFlags(rawValue: 1 << 18) }
+    @inlinable public static var virtualInterrupt: RFlags { RFlags(rawValue: 1 << 19) }
+    @inlinable public static var virtualInterruptPending: RFlags { RFlags(rawValue: 1 << 20) }
+    @inlinable public static var identification: RFlags { RFlags(rawValue: 1 << 21) }
     /// OF, SF, ZF, AF, PF and CF.
-    public static let status = RFlags(rawValue: 0x8D5)
+    @inlinable public static var status: RFlags { RFlags(rawValue: 0x8D5) }
 }
 
 /// CR0 (SDM vol. 3 §2.5).

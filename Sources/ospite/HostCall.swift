@@ -42,6 +42,13 @@ enum HostCall {
         return (status.st_uid, status.st_mode)
     }
 
+    /// Whether the path itself, not what a link there names, is a socket.
+    static func isSocket(_ path: String) -> Bool {
+        var status = stat()
+        // SAFETY: the kernel reads the path and fills our own structure.
+        return unsafe lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+    }
+
     // SAFETY, for the calls below: each only reads the path, which lives during the call.
 
     static func isExecutable(_ path: String) -> Bool { unsafe access(path, X_OK) == 0 }

@@ -75,7 +75,8 @@ struct OpenedFiles {
     }
 
     /// `keyboard` is a pipe in place of standard input, when the terminal is in raw mode.
-    mutating func addSerial(_ option: SerialOption, keyboard: Descriptor?) throws(RunFailure) -> SerialBackend {
+    mutating func addSerial(_ option: SerialOption, keyboard: Descriptor?) throws(RunFailure) -> SerialBackend
+    {
         do throws(HostError) {
             switch option {
             case .none: return .none
@@ -103,6 +104,8 @@ struct OpenedFiles {
 
     /// A command line that was killed leaves its socket behind, and nobody answers there.
     private static func removeAbandonedSocket(at path: String) {
+        // Connecting to what is no socket is refused too (unix(7)): never remove a file of somebody's.
+        guard HostCall.isSocket(path) else { return }
         do throws(HostError) {
             _ = try Descriptor.connect(unixPath: path)
         } catch {

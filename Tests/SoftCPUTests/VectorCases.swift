@@ -64,7 +64,11 @@ struct VectorRowCases {
         var result = (0..<8 as Range<UInt8>).map { 0x43 | $0 << 3 }
         // A vector index needs a SIB byte.
         result.append(0x44)
-        if map == 0 { result += Array(0xC0...0xFF as ClosedRange<UInt8>) } else { result += (0..<8).map { 0xC0 | $0 << 3 | 1 } }
+        if map == 0 {
+            result += Array(0xC0...0xFF as ClosedRange<UInt8>)
+        } else {
+            result += (0..<8).map { 0xC0 | $0 << 3 | 1 }
+        }
         return result
     }
 
@@ -74,11 +78,13 @@ struct VectorRowCases {
     ) {
         var shape = Shape(
             isVEX: isVEX, map: map, opcode: opcode, prefix: prefix, wide: bits & 1 != 0, long: bits & 2 != 0,
-            modRM: modRM, regIsFixed: true, rmIsFixed: true, usesVVVV: false, hasVectorIndex: modRM == 0x44, lastBytes: 0)
+            modRM: modRM, regIsFixed: true, rmIsFixed: true, usesVVVV: false, hasVectorIndex: modRM == 0x44,
+            lastBytes: 0)
         // The registers of a gather must differ.
         var probe = shape
         probe.usesVVVV = shape.hasVectorIndex
-        guard let instruction = decode(bytes(probe, reg: 0, rm: 1, vvvv: 2, last: 0)), rows[instruction.row] != nil
+        guard let instruction = decode(bytes(probe, reg: 0, rm: 1, vvvv: 2, last: 0)),
+            rows[instruction.row] != nil
         else { return }
         let isX87 = instruction.attributes.contains(.x87)
         let sources = VectorLowering.sources(InstructionRow(index: instruction.row))
@@ -89,7 +95,9 @@ struct VectorRowCases {
         if instruction.modRMOffset == 0 { shape.modRM = nil }
         if shape.hasVectorIndex != (instruction.operand1.kind == .memoryVectorIndex) { return }
         var key = UInt64(instruction.row) << 32 | UInt64(prefix) << 8 | UInt64(bits)
-        if let modRM = shape.modRM { key |= UInt64(shape.regIsFixed ? modRM & 0x38 : 0) << 16 | UInt64(modRM & 0xC0) << 24 }
+        if let modRM = shape.modRM {
+            key |= UInt64(shape.regIsFixed ? modRM & 0x38 : 0) << 16 | UInt64(modRM & 0xC0) << 24
+        }
         if isX87, let modRM = shape.modRM { key |= UInt64(modRM) << 16 }
         guard seen.insert(key).inserted else { return }
         rows[instruction.row]?.shapes.append(shape)
@@ -97,7 +105,8 @@ struct VectorRowCases {
 
     static func decode(_ bytes: [UInt8]) -> Instruction? {
         try? Decoder().decode(
-            InstructionBytes(bytes + [UInt8](repeating: 0x90, count: max(0, 15 - bytes.count))), mode: .bits64)
+            InstructionBytes(bytes + [UInt8](repeating: 0x90, count: max(0, 15 - bytes.count))), mode: .bits64
+        )
     }
 
     /// The bytes for chosen registers. Memory operands are [RBX + 0x40] or [R11 + 0x40] (`rm` bit 3), with a
@@ -120,7 +129,9 @@ struct VectorRowCases {
         if shape.isVEX {
             let pp: UInt8 = shape.prefix == 0x66 ? 1 : shape.prefix == 0xF3 ? 2 : shape.prefix == 0xF2 ? 3 : 0
             result += [0xC4, ~(r << 7 | x << 6 | b << 5) & 0xE0 | shape.map]
-            result.append((shape.wide ? 0x80 : 0) | (~(shape.usesVVVV ? vvvv : 0) & 15) << 3 | (shape.long ? 4 : 0) | pp)
+            result.append(
+                (shape.wide ? 0x80 : 0) | (~(shape.usesVVVV ? vvvv : 0) & 15) << 3 | (shape.long ? 4 : 0) | pp
+            )
         } else {
             if shape.prefix != 0 { result.append(shape.prefix) }
             let rex = (shape.wide ? 8 : 0) | r << 2 | x << 1 | b

@@ -8,6 +8,7 @@ final class VectorMachine {
     private let storage: MemoryMapping
     let cpu: CPU
     private let opAddress: UInt
+    var op: UInt { opAddress }
     private let instructionAddress: UInt
 
     init(memory: UnsafeMutableRawPointer, size: Int) throws {
@@ -25,7 +26,8 @@ final class VectorMachine {
         cpu.flushTLB()
         for page in 0..<size / 4096 {
             let linear = UInt64(UInt(bitPattern: memory)) + UInt64(page * 4096)
-            CPU.entry(cpu.s.tlb, linear).pointee = TLBEntry(readTag: linear, writeTag: linear, addend: 0, physical: 0)
+            CPU.entry(cpu.s.tlb, linear).pointee = TLBEntry(
+                readTag: linear, writeTag: linear, addend: 0, physical: 0)
         }
         cpu.s.cr0 = CR0.protectionEnable | CR0.numericError | CR0.monitorCoprocessor
         cpu.s.cr4 = CR4.osFXSR | CR4.osXMMExceptions | CR4.osXSAVE
@@ -42,7 +44,9 @@ final class VectorMachine {
         for offset in 0..<512 { image.store(state.legacy[offset], offset) }
         for register in 0..<16 {
             for byte in 0..<16 { image.store(state.ymm[register * 32 + byte], 160 + register * 16 + byte) }
-            for byte in 0..<16 { image.store(state.ymm[register * 32 + 16 + byte], 576 + register * 16 + byte) }
+            for byte in 0..<16 {
+                image.store(state.ymm[register * 32 + 16 + byte], 576 + register * 16 + byte)
+            }
         }
         image.normalise()
         for register in 0..<16 { cpu.setGPR(register, state.gpr[register]) }
@@ -54,8 +58,12 @@ final class VectorMachine {
         let image = cpu.extended
         for offset in 0..<512 { state.legacy[offset] = image.load(UInt8.self, offset) }
         for register in 0..<16 {
-            for byte in 0..<16 { state.ymm[register * 32 + byte] = image.load(UInt8.self, 160 + register * 16 + byte) }
-            for byte in 0..<16 { state.ymm[register * 32 + 16 + byte] = image.load(UInt8.self, 576 + register * 16 + byte) }
+            for byte in 0..<16 {
+                state.ymm[register * 32 + byte] = image.load(UInt8.self, 160 + register * 16 + byte)
+            }
+            for byte in 0..<16 {
+                state.ymm[register * 32 + 16 + byte] = image.load(UInt8.self, 576 + register * 16 + byte)
+            }
         }
         for register in 0..<16 { state.gpr[register] = cpu.gpr(register) }
         state.flags = cpu.statusFlags
@@ -67,7 +75,8 @@ final class VectorMachine {
         UnsafeMutablePointer<Instruction>(bitPattern: instructionAddress)!.initialize(to: instruction)
         var op = MicroOp(handler: VectorBodies.planned)
         op.length = instruction.length
-        _ = Lowering.lower(instruction, Lowering.Context(is64Bit: cpu.is64Bit, isLinkable: false, pageOffset: 0), into: &op)
+        _ = Lowering.lower(
+            instruction, Lowering.Context(is64Bit: cpu.is64Bit, isLinkable: false, pageOffset: 0), into: &op)
         op.immediate =
             instruction.attributes.isDisjoint(with: VectorLowering.attributes)
             ? 0 : VectorLowering.prepare(instruction, cpu: cpu)
@@ -82,6 +91,7 @@ final class VectorMachine {
 
 extension Fault {
     init(raw: UInt64) {
-        self = Fault(ExceptionVector(rawValue: UInt8(truncatingIfNeeded: raw))!, UInt32(truncatingIfNeeded: raw >> 32))
+        self = Fault(
+            ExceptionVector(rawValue: UInt8(truncatingIfNeeded: raw))!, UInt32(truncatingIfNeeded: raw >> 32))
     }
 }

@@ -1,5 +1,6 @@
 import CGate
 import Glibc
+import Synchronization
 
 /// Registers as the host's instructions see them.
 struct NativeState: Equatable {
@@ -20,9 +21,12 @@ final class NativeMachine {
     let base: UnsafeMutableRawPointer
     static let memorySize = 3 * 4096
     private static let fileOffset = 4096
-    private static let ymmOffset = 512, gprOffset = 1024, flagsOffset = 1152, rspOffset = 1160, mxcsrOffset = 1168
+    private static let ymmOffset = 512, gprOffset = 1024, flagsOffset = 1152, rspOffset = 1160,
+        mxcsrOffset = 1168
 
-    /// Where a SIGFPE resumes, and whether one came. One machine runs at a time.
+    /// One machine runs at a time.
+    private static let running = Mutex<Void>(())
+    /// Where a SIGFPE resumes, and whether one came.
     nonisolated(unsafe) static var resume: UInt = 0
     nonisolated(unsafe) static var signalled = false
 
@@ -46,6 +50,7 @@ final class NativeMachine {
     private var file: UnsafeMutableRawPointer { base + Self.fileOffset }
 
     private var code: [UInt8] = []
+    private var resumeAddress: UInt = 0
 
     private func rip(_ opcode: [UInt8], _ reg: UInt8, _ offset: Int) {
         code += opcode + [0x05 | reg << 3]
@@ -70,7 +75,7 @@ final class NativeMachine {
         }
         instructionAddress = UInt64(UInt(bitPattern: base)) + UInt64(code.count)
         code += instruction
-        Self.resume = UInt(bitPattern: base) + UInt(code.count)
+        resumeAddress = UInt(bitPattern: base) + UInt(code.count)
         for register in 0..<16 as Range<UInt8> where register != 4 {
             rip([register < 8 ? 0x48 : 0x4C, 0x89], register & 7, Self.gprOffset + Int(register) * 8)
         }
@@ -93,19 +98,26 @@ final class NativeMachine {
     func run(_ instruction: [UInt8], _ state: NativeState) -> NativeState {
         assemble(instruction)
         state.legacy.withUnsafeBytes { file.copyMemory(from: $0.baseAddress!, byteCount: 512) }
-        state.ymm.withUnsafeBytes { (file + Self.ymmOffset).copyMemory(from: $0.baseAddress!, byteCount: 512) }
-        state.gpr.withUnsafeBytes { (file + Self.gprOffset).copyMemory(from: $0.baseAddress!, byteCount: 128) }
+        state.ymm.withUnsafeBytes {
+            (file + Self.ymmOffset).copyMemory(from: $0.baseAddress!, byteCount: 512)
+        }
+        state.gpr.withUnsafeBytes {
+            (file + Self.gprOffset).copyMemory(from: $0.baseAddress!, byteCount: 128)
+        }
         file.storeBytes(of: state.flags | 0x202, toByteOffset: Self.flagsOffset, as: UInt64.self)
         file.storeBytes(of: 0x1F80, toByteOffset: Self.mxcsrOffset, as: UInt32.self)
-        Self.signalled = false
-        _ = ospite_call1(base, file)
         var result = NativeState()
+        result.raisedSIMD = Self.running.withLock { _ in
+            Self.resume = resumeAddress
+            Self.signalled = false
+            _ = ospite_call1(base, file)
+            return Self.signalled
+        }
         result.legacy = [UInt8](UnsafeRawBufferPointer(start: file, count: 512))
         result.ymm = [UInt8](UnsafeRawBufferPointer(start: file + Self.ymmOffset, count: 512))
         result.gpr = (0..<16).map { file.load(fromByteOffset: Self.gprOffset + $0 * 8, as: UInt64.self) }
         result.gpr[4] = state.gpr[4]
         result.flags = file.load(fromByteOffset: Self.flagsOffset, as: UInt64.self)
-        result.raisedSIMD = Self.signalled
         return result
     }
 }

@@ -18,7 +18,9 @@ import X86Architecture
         bytes.withUnsafeBytes { native.memory.copyMemory(from: $0.baseAddress!, byteCount: bytes.count) }
     }
     private func put(_ value: UInt64, _ offset: Int, in bytes: inout [UInt8]) {
-        for byte in 0..<8 { bytes[4096 + offset + byte] = UInt8(truncatingIfNeeded: value >> UInt64(byte * 8)) }
+        for byte in 0..<8 {
+            bytes[4096 + offset + byte] = UInt8(truncatingIfNeeded: value >> UInt64(byte * 8))
+        }
     }
 
     // [RBX] forms of 0F AE /reg and 0F C7 /reg.
@@ -118,21 +120,24 @@ import X86Architecture
         /// nil: it executes.
         var vector: ExceptionVector?
         var set: @Sendable (CPU) -> Void = { _ in }
-        init(_ name: String, _ bytes: [UInt8], _ vector: ExceptionVector?, _ set: @escaping @Sendable (CPU) -> Void = { _ in }) {
+        init(
+            _ name: String, _ bytes: [UInt8], _ vector: ExceptionVector?,
+            _ set: @escaping @Sendable (CPU) -> Void = { _ in }
+        ) {
             (description, self.bytes, self.vector, self.set) = (name, bytes, vector, set)
         }
     }
 
     // swift-format-ignore
     static let faults: [FaultCase] = [
-        FaultCase("TS movups",          [0x0F, 0x10, 0xC1], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS pxor mmx",        [0x0F, 0xEF, 0xC1], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS fld1",            [0xD9, 0xE8], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS fninit",          [0xDB, 0xE3], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS vmovups",         [0xC5, 0xF8, 0x10, 0xC1], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS fxsave",          [0x0F, 0xAE, 0x03], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS xsave",           [0x0F, 0xAE, 0x23], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
-        FaultCase("TS and MP fwait",    [0x9B], .deviceNotAvailable) { $0.s.cr0 |= CR0.taskSwitched },
+        FaultCase("TS movups",          [0x0F, 0x10, 0xC1], .deviceNotAvailable, switchTask),
+        FaultCase("TS pxor mmx",        [0x0F, 0xEF, 0xC1], .deviceNotAvailable, switchTask),
+        FaultCase("TS fld1",            [0xD9, 0xE8], .deviceNotAvailable, switchTask),
+        FaultCase("TS fninit",          [0xDB, 0xE3], .deviceNotAvailable, switchTask),
+        FaultCase("TS vmovups",         [0xC5, 0xF8, 0x10, 0xC1], .deviceNotAvailable, switchTask),
+        FaultCase("TS fxsave",          [0x0F, 0xAE, 0x03], .deviceNotAvailable, switchTask),
+        FaultCase("TS xsave",           [0x0F, 0xAE, 0x23], .deviceNotAvailable, switchTask),
+        FaultCase("TS and MP fwait",    [0x9B], .deviceNotAvailable, switchTask),
         FaultCase("TS without MP fwait",[0x9B], nil) { $0.s.cr0 = CR0.protectionEnable | CR0.taskSwitched },
         FaultCase("EM movups",          [0x0F, 0x10, 0xC1], .invalidOpcode) { $0.s.cr0 |= CR0.emulation },
         FaultCase("EM pxor mmx",        [0x0F, 0xEF, 0xC1], .invalidOpcode) { $0.s.cr0 |= CR0.emulation },
@@ -140,10 +145,14 @@ import X86Architecture
         FaultCase("EM vmovups",         [0xC5, 0xF8, 0x10, 0xC1], nil) { $0.s.cr0 |= CR0.emulation },
         FaultCase("no OSFXSR movups",   [0x0F, 0x10, 0xC1], .invalidOpcode) { $0.s.cr4 &= ~CR4.osFXSR },
         FaultCase("no OSFXSR pxor mmx", [0x0F, 0xEF, 0xC1], nil) { $0.s.cr4 &= ~CR4.osFXSR },
-        FaultCase("no OSXSAVE vmovups", [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) { $0.s.cr4 &= ~CR4.osXSAVE },
+        FaultCase("no OSXSAVE vmovups", [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) {
+            $0.s.cr4 &= ~CR4.osXSAVE
+        },
         FaultCase("no OSXSAVE xsave",   [0x0F, 0xAE, 0x23], .invalidOpcode) { $0.s.cr4 &= ~CR4.osXSAVE },
         FaultCase("XCR0 3 vmovups",     [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) { $0.s.xcr0 = 3 },
-        FaultCase("real vmovups",       [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) { $0.s.cr0 &= ~CR0.protectionEnable },
+        FaultCase("real vmovups",       [0xC5, 0xF8, 0x10, 0xC1], .invalidOpcode) {
+            $0.s.cr0 &= ~CR0.protectionEnable
+        },
         FaultCase("odd movaps",         [0x0F, 0x28, 0x43, 0x08], .generalProtection),
         FaultCase("odd movups",         [0x0F, 0x10, 0x43, 0x08], nil),
         FaultCase("odd addps",          [0x0F, 0x58, 0x43, 0x08], .generalProtection),
@@ -169,13 +178,17 @@ import X86Architecture
         FaultCase("pending fninit",     [0xDB, 0xE3], nil, pend),
         FaultCase("pending cvtpi2pd m", [0x66, 0x0F, 0x2A, 0x03], nil, pend),
         FaultCase("pending pxor xmm",   [0x66, 0x0F, 0xEF, 0xC1], nil, pend),
-        FaultCase("0/0 unmasked",       [0x0F, 0x5E, 0xC1], .simdFloatingPoint) { $0.extended.store(UInt32(0), 24) },
+        FaultCase("0/0 unmasked",       [0x0F, 0x5E, 0xC1], .simdFloatingPoint) {
+            $0.extended.store(UInt32(0), 24)
+        },
         FaultCase("0/0 no OSXMMEXCPT",  [0x0F, 0x5E, 0xC1], .invalidOpcode) {
             $0.extended.store(UInt32(0), 24)
             $0.s.cr4 &= ~CR4.osXMMExceptions
         },
         FaultCase("XRSTORS user",       [0x0F, 0xC7, 0x1B], .generalProtection) { $0.s.cpl = 3 },
     ]
+
+    @Sendable private static func switchTask(_ cpu: CPU) { cpu.s.cr0 |= CR0.taskSwitched }
 
     /// Leaves a divide by zero pending.
     @Sendable private static func pend(_ cpu: CPU) {
@@ -213,7 +226,10 @@ import X86Architecture
         state.gpr[3] = middle
         func set(_ register: Int, _ words: [UInt64]) {
             for (index, word) in words.enumerated() {
-                for byte in 0..<8 { state.ymm[register * 32 + index * 8 + byte] = UInt8(truncatingIfNeeded: word >> UInt64(byte * 8)) }
+                for byte in 0..<8 {
+                    state.ymm[register * 32 + index * 8 + byte] = UInt8(
+                        truncatingIfNeeded: word >> UInt64(byte * 8))
+                }
             }
         }
         set(2, [0, 8, 1 << 62, 16])
@@ -253,9 +269,15 @@ import X86Architecture
         #expect(machine.execute(wide, at: 0x9890) == nil)
         // 0x12340 + 0x9876 = 0x1BBB6; 0x56780 + 0x10 = 0x56790.
         let saved = memory()
-        func word(_ offset: Int) -> UInt16 { UInt16(saved[4096 + offset]) | UInt16(saved[4097 + offset]) << 8 }
-        #expect((0..<7).map { word(0x20 + $0 * 2) } == [0x37F, 0x3800, word(0x24), 0xBBB6, 0x1106, 0x6790, 0x5000])
-        #expect([0, 3, 4, 5, 6].map { UInt32(word(0x40 + $0 * 4)) | UInt32(word(0x42 + $0 * 4)) << 16 }
-            == [0xFFFF_037F, 0xFFFF_BBB6, 0x0000_1106, 0xFFFF_6790, 0x0000_5000])
+        func word(_ offset: Int) -> UInt16 {
+            UInt16(saved[4096 + offset]) | UInt16(saved[4097 + offset]) << 8
+        }
+        #expect(
+            (0..<7).map { word(0x20 + $0 * 2) } == [
+                0x37F, 0x3800, word(0x24), 0xBBB6, 0x1106, 0x6790, 0x5000,
+            ])
+        #expect(
+            [0, 3, 4, 5, 6].map { UInt32(word(0x40 + $0 * 4)) | UInt32(word(0x42 + $0 * 4)) << 16 }
+                == [0xFFFF_037F, 0xFFFF_BBB6, 0x0000_1106, 0xFFFF_6790, 0x0000_5000])
     }
 }

@@ -6,6 +6,8 @@ struct Repository {
         /// From the root: "Sources/ospite/Console.swift".
         let path: String
         let text: String
+        /// Without comments and the text of strings; empty for what is not Swift.
+        let code: [Substring]
         var isSwift: Bool { path.hasSuffix(".swift") }
         /// "Sources/ospite/Console.swift" belongs to "ospite".
         var target: String? {
@@ -40,7 +42,8 @@ struct Repository {
                 } else if let text = try? String(
                     contentsOf: root.appendingPathComponent(relative), encoding: .utf8)
                 {
-                    found.append(File(path: relative, text: text))
+                    let code = relative.hasSuffix(".swift") ? SourceText(text).lines : []
+                    found.append(File(path: relative, text: text, code: code))
                 }
             }
         }

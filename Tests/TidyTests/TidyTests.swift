@@ -88,14 +88,9 @@ import Testing
             where !banned.isDisjoint(with: words(of: part)) {
                 offences.append(file.path)
             }
-            for line in SourceText(file.text).lines {
-                guard
-                    let match = line.firstMatch(
-                        of: /\b(?:struct|class|enum|protocol|actor|extension|typealias) (\w+)/)
-                else { continue }
-                if !banned.isDisjoint(with: words(of: match.output.1)) {
-                    offences.append("\(file.path): \(match.output.1)")
-                }
+            for line in file.code {
+                guard let name = declaredType(in: line), !specificationNames.contains(name) else { continue }
+                if !banned.isDisjoint(with: words(of: name[...])) { offences.append("\(file.path): \(name)") }
             }
         }
         #expect(offences.isEmpty, report(offences))
@@ -104,7 +99,7 @@ import Testing
     @Test func `unsafe code is only in the listed places and argues each use`() {
         var offences: [String] = []
         for file in repository.swiftFiles(inSources: true) {
-            let uses = SourceText(file.text).lines.contains { $0.contains(/\bunsafe\b/) }
+            let uses = file.code.contains { identifiers(in: $0).contains("unsafe") }
             guard uses else { continue }
             let isListed = unsafePlaces.contains {
                 $0.hasSuffix("/") ? file.path.hasPrefix($0) : file.path == $0
@@ -162,13 +157,31 @@ import Testing
 
     private func imports(of file: Repository.File) -> Set<String> {
         var modules: Set<String> = []
-        let pattern =
-            /^\s*(?:@[\w()]+ )*(?:(?:public|internal|package|private|fileprivate) )?import (?:\w+ )?([\w]+)/
-        for line in SourceText(file.text).lines {
-            guard let match = line.firstMatch(of: pattern) else { continue }
-            modules.insert(String(match.output.1))
+        let kinds: Set<Substring> = [
+            "func", "struct", "class", "enum", "protocol", "var", "let", "typealias",
+        ]
+        for line in file.code where line.contains("import ") {
+            let words = identifiers(in: line)
+            guard let place = words.firstIndex(of: "import"), place <= 3 else { continue }
+            if let module = words[(place + 1)...].first(where: { !kinds.contains($0) }) {
+                modules.insert(String(module))
+            }
         }
         return modules
+    }
+
+    private func identifiers(in line: Substring) -> [Substring] {
+        line.split { !($0.isLetter || $0.isNumber || $0 == "_") }
+    }
+
+    /// The type that a line of code declares or extends.
+    private func declaredType(in line: Substring) -> String? {
+        let kinds: Set<Substring> = [
+            "struct", "class", "enum", "protocol", "actor", "extension", "typealias",
+        ]
+        let words = identifiers(in: line)
+        guard let place = words.firstIndex(where: kinds.contains) else { return nil }
+        return words.dropFirst(place + 1).first.map { String($0) }
     }
 
     /// "HTTPCommonParser" is HTTP, Common, Parser; what is not written as in a type name is one word.

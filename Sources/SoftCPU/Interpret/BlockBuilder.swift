@@ -230,6 +230,7 @@ extension SoftVCPU {
         if let handler = BodyTable.shared.handler(instruction) { op.handler = handler }
         if InstructionRow(index: instruction.row).isVector {
             op.immediate = VectorLowering.prepare(instruction, cpu: cpu)
+            op.handler = VectorLowering.handler(op.immediate)
         }
         return InstructionRow(index: instruction.row).endsBlock
     }

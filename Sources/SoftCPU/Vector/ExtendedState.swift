@@ -9,8 +9,8 @@ import X86Architecture
 ///  512 XSTATE_BV   520 XCOMP_BV       576 upper halves of YMM0..YMM15
 /// 1024 OperandBlock
 /// ```
-/// ST0..ST7 count from the top of the stack. FIP, FDP and FOP always hold the last x87 instruction's; images for
-/// the guest get them only while an exception is pending, as AMD processors do.
+/// ST0..ST7 count from the top of the stack. FIP, FDP and FOP always hold the last x87 instruction's;
+/// images for the guest get them only while an exception is pending, as AMD processors do.
 ///
 /// Confinement: the vCPU's thread.
 @safe struct ExtendedState {
@@ -37,7 +37,8 @@ import X86Architecture
 
     @inline(__always) func load<T: BitwiseCopyable>(_: T.Type, _ offset: Int) -> T {
         // SAFETY: offsets are constants of this type plus register numbers 0..15, all inside the allocation.
-        unsafe UnsafeRawPointer(bitPattern: address).unsafelyUnwrapped.loadUnaligned(fromByteOffset: offset, as: T.self)
+        unsafe UnsafeRawPointer(bitPattern: address).unsafelyUnwrapped.loadUnaligned(
+            fromByteOffset: offset, as: T.self)
     }
 
     @inline(__always) func store<T: BitwiseCopyable>(_ value: T, _ offset: Int) {
@@ -50,8 +51,12 @@ import X86Architecture
     typealias Half = SIMD2<UInt64>
 
     @inline(__always) func low(_ register: UInt8) -> Half { load(Half.self, Self.xmm + Int(register) * 16) }
-    @inline(__always) func high(_ register: UInt8) -> Half { load(Half.self, Self.ymmHigh + Int(register) * 16) }
-    @inline(__always) func setLow(_ register: UInt8, _ value: Half) { store(value, Self.xmm + Int(register) * 16) }
+    @inline(__always) func high(_ register: UInt8) -> Half {
+        load(Half.self, Self.ymmHigh + Int(register) * 16)
+    }
+    @inline(__always) func setLow(_ register: UInt8, _ value: Half) {
+        store(value, Self.xmm + Int(register) * 16)
+    }
     @inline(__always) func setHigh(_ register: UInt8, _ value: Half) {
         store(value, Self.ymmHigh + Int(register) * 16)
     }
@@ -86,11 +91,12 @@ import X86Architecture
         }
     }
 
-    /// The components that are not in their initial configuration, of 16 or (outside 64-bit mode) 8 registers.
+    /// The components that are not in their initial configuration, counting the first `registers` registers.
     /// MXCSR does not count here (SDM vol. 1 §13.6).
     func inUse(registers: Int = 16) -> UInt64 {
         var result: UInt64 = 0
-        var legacy: UInt64 = UInt64(controlWord ^ Self.defaultFCW) | UInt64(statusWord) | load(UInt64.self, Self.ftw) & 0xFF
+        var legacy = UInt64(controlWord ^ Self.defaultFCW) | UInt64(statusWord)
+        legacy |= UInt64(load(UInt8.self, Self.ftw))
         if hasPendingException { legacy |= load(UInt64.self, Self.fip) | load(UInt64.self, Self.fdp) }
         for slot in 0..<16 { legacy |= load(UInt64.self, Self.st + slot * 8) }
         if legacy != 0 { result |= 1 }
@@ -120,7 +126,9 @@ import X86Architecture
         let valid = load(UInt64.self, Self.xstateBV)
         // An image that was never saved by XSAVE has no header and is taken as it is.
         if valid != 0 {
-            for component in 0..<3 where valid & (1 << UInt64(component)) == 0 { initialise(component: component) }
+            for component in 0..<3 where valid & (1 << UInt64(component)) == 0 {
+                initialise(component: component)
+            }
             if valid & 6 == 0 { store(Self.defaultMXCSR, Self.mxcsr) }
         }
         store(mxcsrValue & Self.writableMXCSR, Self.mxcsr)
@@ -161,7 +169,8 @@ import X86Architecture
 
     @inline(__always) func load<T: BitwiseCopyable>(_: T.Type, _ offset: Int) -> T {
         // SAFETY: offsets are constants of this type, below `size`.
-        unsafe UnsafeRawPointer(bitPattern: address).unsafelyUnwrapped.loadUnaligned(fromByteOffset: offset, as: T.self)
+        unsafe UnsafeRawPointer(bitPattern: address).unsafelyUnwrapped.loadUnaligned(
+            fromByteOffset: offset, as: T.self)
     }
 
     @inline(__always) func store<T: BitwiseCopyable>(_ value: T, _ offset: Int) {

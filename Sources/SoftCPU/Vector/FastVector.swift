@@ -1,5 +1,5 @@
-/// Plain Swift bodies for the moves and logic that kernels and C libraries live on. Each computes exactly what
-/// its thunk would (VectorFastTests).
+/// Plain Swift bodies for the moves and logic that kernels and C libraries live on. Each computes exactly
+/// what its thunk would (VectorTests runs both).
 enum FastVector {
     /// The plain body for an instruction, or nil when it goes by its thunk.
     static func handler(_ i: Instruction) -> Handler? {
@@ -9,7 +9,8 @@ enum FastVector {
         case (0x10, 0), (0x10, 1), (0x28, 0), (0x28, 1), (0x6F, 1), (0x6F, 2), (0xF0, 3), (0x2A, 1):
             if i.opcodeMap == 1, i.opcode == 0x2A { return nil }
             return isMemory ? loadHandler(i) : moveWhole
-        case (0x11, 0), (0x11, 1), (0x29, 0), (0x29, 1), (0x2B, 0), (0x2B, 1), (0x7F, 1), (0x7F, 2), (0xE7, 1):
+        case (0x11, 0), (0x11, 1), (0x29, 0), (0x29, 1), (0x2B, 0), (0x2B, 1), (0x7F, 1), (0x7F, 2),
+            (0xE7, 1):
             return isMemory ? storeHandler(i) : moveWhole
         case (0x10, 2), (0x10, 3): return isMemory ? loadHandler(i) : nil
         case (0x11, 2), (0x11, 3): return isMemory ? storeHandler(i) : nil
@@ -40,8 +41,6 @@ enum FastVector {
         case (0xD4, 1): return .add64
         case (0xF8, 1): return .subtract8
         case (0xFA, 1): return .subtract32
-        case (0xDA, 1): return .minimum8
-        case (0xDE, 1): return .maximum8
         case (0x60, 1): return .interleaveLow8
         case (0x6C, 1): return .interleaveLow64
         default: return nil
@@ -113,7 +112,9 @@ enum FastVector {
     private static let load4: Handler = {
         run($0, $1) { cpu, i, plan, op throws(Fault) in
             let address = try source(cpu, op, plan, 4)
-            write(cpu, plan, i.operand0.register, Half(UInt64(try cpu.load(UInt32.self, address, i.segment)), 0))
+            write(
+                cpu, plan, i.operand0.register, Half(UInt64(try cpu.load(UInt32.self, address, i.segment)), 0)
+            )
         }
     }
     private static let load8: Handler = {
@@ -132,14 +133,16 @@ enum FastVector {
         run($0, $1) { cpu, i, plan, op throws(Fault) in
             let address = try source(cpu, op, plan, 32)
             let low = try cpu.loadHalf(address, i.segment)
-            cpu.extended.setHigh(i.operand0.register, try cpu.loadHalf((address &+ 16) & cpu.s.linearMask, i.segment))
+            cpu.extended.setHigh(
+                i.operand0.register, try cpu.loadHalf((address &+ 16) & cpu.s.linearMask, i.segment))
             cpu.extended.setLow(i.operand0.register, low)
         }
     }
     private static let store4: Handler = {
         run($0, $1) { cpu, i, plan, op throws(Fault) in
             let address = try source(cpu, op, plan, 4, write: true)
-            try cpu.store(UInt32(truncatingIfNeeded: cpu.extended.low(i.operand1.register)[0]), address, i.segment)
+            try cpu.store(
+                UInt32(truncatingIfNeeded: cpu.extended.low(i.operand1.register)[0]), address, i.segment)
         }
     }
     private static let store8: Handler = {
@@ -232,7 +235,8 @@ enum FastVector {
             let operation = plan.p.logic
             low = combine(operation, state.low(first), low)
             if isVEX {
-                state.setHigh(i.operand0.register, isWide ? combine(operation, state.high(first), high) : Half())
+                state.setHigh(
+                    i.operand0.register, isWide ? combine(operation, state.high(first), high) : Half())
             }
             state.setLow(i.operand0.register, low)
         }
@@ -245,35 +249,45 @@ enum FastVector {
         case .or: a | b
         case .and: a & b
         case .andNot: ~a & b
-        case .equal8: equal(SIMD16<UInt8>.self, a, b)
-        case .equal16: equal(SIMD8<UInt16>.self, a, b)
-        case .equal32: equal(SIMD4<UInt32>.self, a, b)
-        case .add8: lanes(SIMD16<UInt8>.self, a, b) { $0 &+ $1 }
-        case .add16: lanes(SIMD8<UInt16>.self, a, b) { $0 &+ $1 }
-        case .add32: lanes(SIMD4<UInt32>.self, a, b) { $0 &+ $1 }
         case .add64: a &+ b
-        case .subtract8: lanes(SIMD16<UInt8>.self, a, b) { $0 &- $1 }
-        case .subtract32: lanes(SIMD4<UInt32>.self, a, b) { $0 &- $1 }
-        case .minimum8: lanes(SIMD16<UInt8>.self, a, b) { pointwiseMin($0, $1) }
-        case .maximum8: lanes(SIMD16<UInt8>.self, a, b) { pointwiseMax($0, $1) }
-        case .interleaveLow8: Half(spread(a[0]) | spread(b[0]) << 8, spread(a[0] >> 32) | spread(b[0] >> 32) << 8)
         case .interleaveLow64: Half(a[0], b[0])
+        case .interleaveLow8:
+            Half(spread(a[0]) | spread(b[0]) << 8, spread(a[0] >> 32) | spread(b[0] >> 32) << 8)
+        default: Half(lanes(operation, a[0], b[0]), lanes(operation, a[1], b[1]))
         }
     }
 
+    /// Top bits of the lanes of one word.
+    private static let tops8: UInt64 = 0x8080_8080_8080_8080, tops16: UInt64 = 0x8000_8000_8000_8000
+    private static let tops32: UInt64 = 0x8000_0000_8000_0000
+
+    /// Operations on 8-, 16- or 32-bit lanes of a word.
     @inline(__always)
-    private static func equal<V: SIMD>(_: V.Type, _ a: Half, _ b: Half) -> Half where V.Scalar: FixedWidthInteger {
-        // SAFETY: both are 16 bytes without padding.
-        let mask = unsafe unsafeBitCast(a, to: V.self) .== unsafeBitCast(b, to: V.self)
-        let lanes = V().replacing(with: V(repeating: ~0), where: mask)
-        return unsafe unsafeBitCast(lanes, to: Half.self)
+    private static func lanes(_ operation: VectorPlan.Logic, _ a: UInt64, _ b: UInt64) -> UInt64 {
+        switch operation {
+        case .equal8: (zeroLanes(a ^ b, tops8) >> 7) &* 0xFF
+        case .equal16: (zeroLanes(a ^ b, tops16) >> 15) &* 0xFFFF
+        case .equal32: (zeroLanes(a ^ b, tops32) >> 31) &* 0xFFFF_FFFF
+        case .add8: sum(a, b, tops8)
+        case .add16: sum(a, b, tops16)
+        case .add32: sum(a, b, tops32)
+        case .subtract8: difference(a, b, tops8)
+        default: difference(a, b, tops32)
+        }
     }
 
-    @inline(__always)
-    private static func lanes<V: SIMD>(_: V.Type, _ a: Half, _ b: Half, _ body: (V, V) -> V) -> Half {
-        // SAFETY: both are 16 bytes without padding.
-        let result = unsafe body(unsafeBitCast(a, to: V.self), unsafeBitCast(b, to: V.self))
-        return unsafe unsafeBitCast(result, to: Half.self)
+    /// The top bit of each lane that is zero.
+    @inline(__always) private static func zeroLanes(_ value: UInt64, _ tops: UInt64) -> UInt64 {
+        ~(((value & ~tops) &+ ~tops) | value) & tops
+    }
+
+    /// Lane-wise sum: carries stop below the top bits, which are added without one.
+    @inline(__always) private static func sum(_ a: UInt64, _ b: UInt64, _ tops: UInt64) -> UInt64 {
+        ((a & ~tops) &+ (b & ~tops)) ^ ((a ^ b) & tops)
+    }
+
+    @inline(__always) private static func difference(_ a: UInt64, _ b: UInt64, _ tops: UInt64) -> UInt64 {
+        ((a | tops) &- (b & ~tops)) ^ ((a ^ ~b) & tops)
     }
 
     /// The low four bytes of `value`, each in the low half of a 16-bit lane.

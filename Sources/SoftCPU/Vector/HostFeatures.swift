@@ -1,6 +1,6 @@
 import CGate
 
-/// Which instruction families the host executes. Emitted code runs guest encodings as they are, so an encoding
+/// Which instruction families the host executes. Emitted code runs guest encodings as they are, so one
 /// that the host lacks must never be emitted.
 struct HostFeatures: Sendable {
     static let shared = HostFeatures()

@@ -60,7 +60,8 @@ extension CPU {
             words[index & 3] = value
         } else {
             let shift = UInt64((index & 1) * 32)
-            words[index >> 1 & 3] = words[index >> 1 & 3] & ~(0xFFFF_FFFF << shift) | (value & 0xFFFF_FFFF) << shift
+            words[index >> 1 & 3] =
+                words[index >> 1 & 3] & ~(0xFFFF_FFFF << shift) | (value & 0xFFFF_FFFF) << shift
         }
     }
 
@@ -80,11 +81,13 @@ extension CPU {
         if isStore {
             let data = words(i.operand2.register)
             for index in 0..<count where Self.isSelected(mask, index, size) {
-                let linear = try linear(i.segment, (offset &+ UInt64(index * size)) & offsetMask, size, write: true)
+                let linear = try linear(
+                    i.segment, (offset &+ UInt64(index * size)) & offsetMask, size, write: true)
                 _ = try writableHost(linear, size, i.segment)
             }
             for index in 0..<count where Self.isSelected(mask, index, size) {
-                let linear = try linear(i.segment, (offset &+ UInt64(index * size)) & offsetMask, size, write: true)
+                let linear = try linear(
+                    i.segment, (offset &+ UInt64(index * size)) & offsetMask, size, write: true)
                 try store(size: UInt8(size), Self.element(data, index, size), linear, i.segment)
             }
             return
@@ -102,7 +105,9 @@ extension CPU {
     func gather(_ i: borrowing Instruction) throws(Fault) {
         try checkAVX()
         let destination = i.operand0.register, index = i.index, maskRegister = i.operand2.register
-        guard destination != index, destination != maskRegister, index != maskRegister else { throw .undefinedOpcode }
+        guard destination != index, destination != maskRegister, index != maskRegister else {
+            throw .undefinedOpcode
+        }
         let size = i.rexW ? 8 : 4
         let indexSize = i.opcode & 1 != 0 ? 8 : 4
         let count = (i.vexL != 0 ? 32 : 16) / max(size, indexSize)

@@ -25,13 +25,15 @@ extension CPU {
         try store(pending ? control : control & 0x0000_FFFF_FFFF_FFFF, linear, i.segment)
         for offset in [ExtendedState.fip, ExtendedState.fdp] {
             let pointer = pending ? state.load(UInt64.self, offset) : 0
-            try store(i.rexW || !is64Bit ? pointer : pointer & 0xFFFF_FFFF, linear &+ UInt64(offset), i.segment)
+            try store(
+                i.rexW || !is64Bit ? pointer : pointer & 0xFFFF_FFFF, linear &+ UInt64(offset), i.segment)
         }
         for slot in 0..<8 { try storePart(i, linear, ExtendedState.st + slot * 16) }
     }
 
     private func storeMXCSRPart(_ i: borrowing Instruction, _ linear: UInt64) throws(Fault) {
-        try store(extended.load(UInt64.self, ExtendedState.mxcsr), linear &+ UInt64(ExtendedState.mxcsr), i.segment)
+        try store(
+            extended.load(UInt64.self, ExtendedState.mxcsr), linear &+ UInt64(ExtendedState.mxcsr), i.segment)
     }
 
     /// 16 bytes at `offset` of the image.
@@ -108,7 +110,8 @@ extension CPU {
     /// Components in use; SSE also while MXCSR is not in its initial state (SDM vol. 1 §13.10).
     private var usedComponents: UInt64 {
         let state = extended
-        return state.inUse(registers: savedRegisters) | (state.mxcsrValue != ExtendedState.defaultMXCSR ? 2 : 0)
+        return state.inUse(registers: savedRegisters)
+            | (state.mxcsrValue != ExtendedState.defaultMXCSR ? 2 : 0)
     }
 
     func saveExtended(_ i: borrowing Instruction, _ form: SaveForm) throws(Fault) {
@@ -136,7 +139,12 @@ extension CPU {
 
     // MARK: XRSTOR
 
-    func restoreExtended(_ i: borrowing Instruction, supervisor: Bool) throws(Fault) {
+    func restoreExtended(_ i: borrowing Instruction) throws(Fault) { try restore(i, supervisor: false) }
+
+    /// XRSTORS with IA32_XSS = 0: XRSTOR for CPL 0 that takes compacted images only.
+    func restoreSupervisor(_ i: borrowing Instruction) throws(Fault) { try restore(i, supervisor: true) }
+
+    private func restore(_ i: borrowing Instruction, supervisor: Bool) throws(Fault) {
         try checkXSAVE(supervisor: supervisor)
         let requested = requestedComponents
         let linear = try saveAddress(i, ExtendedState.ymmHigh, alignment: 64, write: false)

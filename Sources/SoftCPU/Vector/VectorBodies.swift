@@ -1,4 +1,4 @@
-/// The bodies of MMX, SSE, AVX and x87 instructions and of the instructions that save and restore their state.
+/// The bodies of MMX, SSE, AVX and x87 instructions and of those that save and restore their state.
 enum VectorBodies {
     /// One row per mnemonic. Instructions that `VectorLowering.prepare` planned go by their plan.
     static let table: [(Mnemonic, Handler)] = {
@@ -79,8 +79,8 @@ enum VectorBodies {
         (.xsaveopt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.saveExtended(i, .optimised) } }),
         (.xsavec,   { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.saveExtended(i, .compacted) } }),
         (.xsaves,   { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.saveExtended(i, .supervisor) } }),
-        (.xrstor,   { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.restoreExtended(i, supervisor: false) } }),
-        (.xrstors,  { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.restoreExtended(i, supervisor: true) } }),
+        (.xrstor,   { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.restoreExtended(i) } }),
+        (.xrstors,  { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.restoreSupervisor(i) } }),
     ]
 
     private static let emms: Handler = {

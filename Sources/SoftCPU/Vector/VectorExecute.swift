@@ -121,9 +121,10 @@ extension CPU {
     }
 
     /// Runs a floating-point thunk under the guest's rounding and denormal modes with everything masked, and
-    /// raises afterwards what the guest has not masked (SDM vol. 1 §11.5). Known to differ from the processor: with
-    /// an unmasked underflow or overflow, PE tells of the masked result, not of one with an unbounded exponent, and
-    /// DPPS and DPPD report exceptions of steps after the underflow too.
+    /// raises afterwards what the guest has not masked (SDM vol. 1 §11.5).
+    ///
+    /// Known to differ from the processor: with an unmasked underflow or overflow, PE tells of the masked
+    /// result, not of one with an unbounded exponent, and DPPS and DPPD report later steps too.
     private func callWithMXCSR(_ code: UInt) throws(Fault) {
         let state = extended, block = extended.block
         let guest = state.mxcsrValue

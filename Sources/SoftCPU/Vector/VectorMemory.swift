@@ -22,7 +22,8 @@ extension CPU {
 
     @inline(__always) static func storeHalf(_ host: UInt, _ value: Half) {
         // SAFETY: the caller proved 16 writable bytes at `host`.
-        unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped.storeBytes(of: value, as: Half.self)
+        unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped.storeBytes(
+            of: value, as: Half.self)
     }
 
     @inline(__always) func loadHalf(_ linear: UInt64, _ segment: UInt8) throws(Fault) -> Half {
@@ -108,7 +109,8 @@ extension CPU {
 
     /// #UD and #NM of VEX instructions (SDM vol. 2 §2.4). CR0.EM does not matter to them.
     @inline(__always) func checkAVX() throws(Fault) {
-        if s.cr0 & (CR0.protectionEnable | CR0.taskSwitched) == CR0.protectionEnable, s.cr4 & CR4.osXSAVE != 0,
+        if s.cr0 & (CR0.protectionEnable | CR0.taskSwitched) == CR0.protectionEnable,
+            s.cr4 & CR4.osXSAVE != 0,
             s.xcr0 & 6 == 6, !isVirtual8086
         {
             return
@@ -128,8 +130,8 @@ extension CPU {
         if extended.hasPendingException { throw Fault(.floatingPoint) }
     }
 
-    /// #NM, and #MF for waiting instructions. CR0.NE = 0 would raise FERR# and wait for IRQ 13; this CPU has no
-    /// such pin and raises #MF as with NE = 1.
+    /// #NM, and #MF for waiting instructions. CR0.NE = 0 would raise FERR# and wait for IRQ 13; this CPU has
+    /// no such pin and raises #MF as with NE = 1.
     @inline(__always) func checkX87(waiting: Bool) throws(Fault) {
         if s.cr0 & (CR0.emulation | CR0.taskSwitched) != 0 { throw .deviceNotAvailable }
         if waiting, extended.hasPendingException { throw Fault(.floatingPoint) }

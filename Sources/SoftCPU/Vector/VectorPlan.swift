@@ -14,8 +14,6 @@ struct VectorPlan: BitwiseCopyable {
     var operandCount: UInt8 = 0
     /// Operation of the plain Swift bodies.
     var logic = Logic.xor
-    /// FOP: the low three opcode bits and ModRM.
-    var x87Opcode: UInt16 = 0
     var operand0 = PlanOperand(), operand1 = PlanOperand(), operand2 = PlanOperand(), operand3 = PlanOperand()
 
     struct Traits: OptionSet, BitwiseCopyable {
@@ -25,20 +23,17 @@ struct VectorPlan: BitwiseCopyable {
         static let mmx = Traits(rawValue: 1 << 2)
         static let mxcsr = Traits(rawValue: 1 << 3)
         static let writesFlags = Traits(rawValue: 1 << 4)
-        static let readsFlags = Traits(rawValue: 1 << 5)
         static let readsMemory = Traits(rawValue: 1 << 6)
         static let writesMemory = Traits(rawValue: 1 << 7)
         /// PCMPESTRI and the like: RAX and RDX are read, RCX or XMM0 written.
         static let stringCompare = Traits(rawValue: 1 << 8)
         static let writesRCX = Traits(rawValue: 1 << 9)
         static let writesXMM0 = Traits(rawValue: 1 << 10)
-        /// An x87 instruction that leaves FIP, FDP and FOP alone.
-        static let keepsPointers = Traits(rawValue: 1 << 11)
     }
 
     enum Logic: UInt8 {
         case xor, or, and, andNot, equal8, equal16, equal32, add8, add16, add32, add64, subtract8, subtract32
-        case minimum8, maximum8, interleaveLow8, interleaveLow64
+        case interleaveLow8, interleaveLow64
     }
 }
 
@@ -46,9 +41,7 @@ struct VectorPlan: BitwiseCopyable {
 struct PlanOperand: BitwiseCopyable {
     enum Kind: UInt8 { case other = 0, xmm, ymm, mmx, gpr }
     var kind = Kind.other
-    var isRead = false
     var isWritten = false
-    var size: UInt8 = 0
     /// Where its input goes in the operand block.
     var slot: UInt16 = 0
 }
@@ -70,8 +63,8 @@ enum VectorLowering {
     /// Attributes of rows that need a plan.
     static let attributes: RowAttributes = [.x87, .mmx, .sse, .avx]
 
-    /// Upper bound of different encodings: per row, every last byte, W, L, memory or register form, and for x87
-    /// every ST(i).
+    /// Upper bound of different encodings: per row, every last byte, W, L, memory or register form, and for
+    /// x87 every ST(i).
     static let mostEncodings: Int = {
         var count = 0
         for index in 0..<InstructionRow.count {
@@ -149,7 +142,9 @@ enum VectorLowering {
         if i.prefixes.contains(.vex) {
             shape.wide = i.rexW && (!usesGeneralWidth(row) || hasWideGeneral(i))
             // A scalar instruction ignores L, a conversion to or from YMM names YMM in some operand.
-            if !shape.long, i.vexL != 0, i.operandCount == 2, shape.namesMemory { shape.long = i.operand(1).size == 32 }
+            if !shape.long, i.vexL != 0, i.operandCount == 2, shape.namesMemory {
+                shape.long = i.operand(1).size == 32
+            }
         } else {
             shape.wide = i.rexW && !isX87 && usesGeneralWidth(row)
         }
@@ -163,59 +158,72 @@ enum VectorLowering {
 
     /// Outside 64-bit mode W does not widen general operands.
     private static func hasWideGeneral(_ i: Instruction) -> Bool {
-        (0..<4).contains { i.operand($0).size == 8 && (i.operand($0).kind == .gpr || i.operand($0).kind == .memory) }
+        (0..<4).contains {
+            i.operand($0).size == 8 && (i.operand($0).kind == .gpr || i.operand($0).kind == .memory)
+        }
     }
 
     // MARK: Plans
 
     private static func plan(_ i: Instruction, _ code: UInt) -> VectorPlan {
-        let attributes = i.attributes
         let isVEX = i.prefixes.contains(.vex)
-        var traits: VectorPlan.Traits = isVEX ? .avx : attributes.contains(.sse) ? .sse : []
-        if attributes.contains(.mmx) { traits.insert(.mmx) }
-        if attributes.contains(.usesMXCSR) { traits.insert(.mxcsr) }
-        if i.flagsWritten != 0 { traits.insert(.writesFlags) }
-        if i.flagsRead != 0 { traits.insert(.readsFlags) }
-        var plan = VectorPlan(handler: VectorBodies.handler(i), code: code, traits: traits)
+        var plan = VectorPlan(handler: VectorBodies.handler(i), code: code, traits: traits(i))
         plan.operandCount = i.operandCount
+        plan.logic = FastVector.logic(i)
         let sources = sources(InstructionRow(index: i.row))
         for position in 0..<4 {
             let operand = i.operand(position)
-            var entry = PlanOperand()
-            entry.isRead = operand.isRead
-            entry.isWritten = operand.isWritten
-            entry.size = operand.size
-            entry.slot = slot(sources[position])
-            switch operand.kind {
-            case .xmm, .ymm: entry.kind = isVEX ? .ymm : .xmm
-            case .mmx: entry.kind = .mmx
-            case .gpr: entry.kind = .gpr
-            case .memory:
-                plan.memorySize = operand.size
-                if operand.isRead { plan.traits.insert(.readsMemory) }
-                if operand.isWritten { plan.traits.insert(.writesMemory) }
-                if attributes.contains(.aligned), operand.size >= 16 { plan.alignmentMask = operand.size - 1 }
-            default: break
-            }
+            let entry = PlanOperand(
+                kind: kind(operand, isVEX), isWritten: operand.isWritten, slot: slot(sources[position]))
             switch position {
             case 0: plan.operand0 = entry
             case 1: plan.operand1 = entry
             case 2: plan.operand2 = entry
             default: plan.operand3 = entry
             }
-        }
-        if isStringCompare(i) {
-            plan.traits.formUnion(.stringCompare)
-            plan.traits.insert(i.opcode & 1 == 0 ? .writesXMM0 : .writesRCX)
+            guard operand.kind == .memory else { continue }
+            plan.memorySize = operand.size
+            if operand.isRead { plan.traits.insert(.readsMemory) }
+            if operand.isWritten { plan.traits.insert(.writesMemory) }
+            if needsAlignment(i), operand.size >= 16 { plan.alignmentMask = operand.size - 1 }
         }
         // CVTPI2PS and CVTPI2PD from memory leave the x87 state alone.
         if i.opcodeMap == 1, i.opcode == 0x2A, plan.memorySize != 0 { plan.traits.remove(.mmx) }
-        plan.logic = FastVector.logic(i)
-        plan.x87Opcode = UInt16(i.opcode & 7) << 8 | UInt16(i.modRM)
         return plan
     }
 
-    static func isStringCompare(_ i: Instruction) -> Bool { i.opcodeMap == 3 && (0x60...0x63).contains(i.opcode) }
+    private static func traits(_ i: Instruction) -> VectorPlan.Traits {
+        let attributes = i.attributes
+        var traits: VectorPlan.Traits =
+            i.prefixes.contains(.vex) ? .avx : attributes.contains(.sse) ? .sse : []
+        if attributes.contains(.mmx) { traits.insert(.mmx) }
+        if attributes.contains(.usesMXCSR) { traits.insert(.mxcsr) }
+        if i.flagsWritten != 0 { traits.insert(.writesFlags) }
+        if isStringCompare(i) {
+            traits.formUnion(.stringCompare)
+            traits.insert(i.opcode & 1 == 0 ? .writesXMM0 : .writesRCX)
+        }
+        return traits
+    }
+
+    private static func kind(_ operand: Operand, _ isVEX: Bool) -> PlanOperand.Kind {
+        switch operand.kind {
+        case .xmm, .ymm: isVEX ? .ymm : .xmm
+        case .mmx: .mmx
+        case .gpr: .gpr
+        default: .other
+        }
+    }
+
+    /// What the table says, and VMOVAPS and VMOVAPD.
+    private static func needsAlignment(_ i: Instruction) -> Bool {
+        i.attributes.contains(.aligned)
+            || i.prefixes.contains(.vex) && i.opcodeMap == 1 && (i.opcode == 0x28 || i.opcode == 0x29)
+    }
+
+    static func isStringCompare(_ i: Instruction) -> Bool {
+        i.opcodeMap == 3 && (0x60...0x63).contains(i.opcode)
+    }
 
     private static func slot(_ source: OperandSource) -> UInt16 {
         switch source {
@@ -261,11 +269,16 @@ enum VectorLowering {
             code.storeMXCSR(OperandBlock.mxcsrOut)
             code.loadMXCSR(OperandBlock.hostMXCSR)
         }
-        for (source, position) in zip(sources(InstructionRow(index: i.row)), 0...) where i.operand(position).isWritten {
+        for (source, position) in zip(sources(InstructionRow(index: i.row)), 0...)
+        where i.operand(position).isWritten {
             switch i.operand(position).kind {
             case .xmm, .ymm:
                 let register = place(source).register
-                if isVEX { code.storeYMM(register, OperandBlock.result) } else { code.storeXMM(register, OperandBlock.result) }
+                if isVEX {
+                    code.storeYMM(register, OperandBlock.result)
+                } else {
+                    code.storeXMM(register, OperandBlock.result)
+                }
             case .mmx: code.storeMMX(place(source).register, OperandBlock.result)
             case .gpr: code.storeGeneral(0, OperandBlock.rax)
             default: break

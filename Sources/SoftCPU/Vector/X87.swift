@@ -17,13 +17,14 @@ extension CPU {
             }
         }
         // The host loads and saves the pointers with the image, so they wait here meanwhile.
-        let dataPointer = size != 0 ? pointer(effectiveOffset(i), i.segment) : state.load(UInt64.self, ExtendedState.fdp)
+        let dataPointer =
+            size != 0 ? pointer(effectiveOffset(i), i.segment) : state.load(UInt64.self, ExtendedState.fdp)
         block.store(s.xsave, OperandBlock.image)
         block.store(ExtendedState.defaultMXCSR, OperandBlock.hostMXCSR)
         block.store(statusFlags | RFlags.alwaysOne.rawValue, OperandBlock.flagsIn)
         call(plan.p.code)
         state.store(ExtendedState.writableMXCSR, ExtendedState.mxcsrMask)
-        state.store(plan.p.x87Opcode & 0x7FF, ExtendedState.fop)
+        state.store(UInt16(i.opcode & 7) << 8 | UInt16(i.modRM), ExtendedState.fop)
         state.store(pointer(currentRIP(op), UInt8(Segment.cs)), ExtendedState.fip)
         state.store(dataPointer, ExtendedState.fdp)
         if traits.contains(.writesFlags) { setStatusFlags(block.load(UInt64.self, OperandBlock.flagsOut)) }
@@ -39,8 +40,8 @@ extension CPU {
         return state.statusWord & ~state.controlWord & 0x19 != 0
     }
 
-    /// An instruction or data pointer as the image keeps it: 64 bits of offset in 64-bit mode, else 32 bits and
-    /// the selector.
+    /// An instruction or data pointer as the image keeps it: 64 bits of offset in 64-bit mode, else 32 bits
+    /// and the selector.
     private func pointer(_ offset: UInt64, _ segment: UInt8) -> UInt64 {
         is64Bit ? offset : offset & 0xFFFF_FFFF | UInt64(s.segments[Int(segment & 7)].selector) << 32
     }
@@ -187,12 +188,15 @@ extension CPU {
         extended.settleStatus()
     }
 
-    private func loadFields(_ form: EnvironmentForm, _ linear: UInt64, _ segment: UInt8) throws(Fault) -> [7 of UInt32] {
+    private func loadFields(_ form: EnvironmentForm, _ linear: UInt64, _ segment: UInt8) throws(Fault) -> [
+        7 of UInt32
+    ] {
         var fields: [7 of UInt32] = .init(repeating: 0)
         for index in 0..<7 {
             let address = (linear &+ UInt64(index * form.fieldSize)) & s.linearMask
             fields[index] =
-                form.isWide ? try load(UInt32.self, address, segment) : UInt32(try load(UInt16.self, address, segment))
+                form.isWide
+                ? try load(UInt32.self, address, segment) : UInt32(try load(UInt16.self, address, segment))
         }
         return fields
     }
@@ -204,7 +208,9 @@ extension CPU {
         state.store(UInt16(truncatingIfNeeded: fields[0]), ExtendedState.fcw)
         state.store(UInt16(truncatingIfNeeded: fields[1]), ExtendedState.fsw)
         var present: UInt16 = 0
-        for register in 0..<8 where fields[2] >> UInt32(register * 2) & 3 != 3 { present |= 1 << UInt16(register) }
+        for register in 0..<8 where fields[2] >> UInt32(register * 2) & 3 != 3 {
+            present |= 1 << UInt16(register)
+        }
         state.store(present, ExtendedState.ftw)
         var fip = UInt64(fields[3]), fdp = UInt64(fields[5])
         var fop: UInt32 = 0
@@ -266,7 +272,8 @@ extension CPU {
         for slot in 0..<8 {
             let address = linear &+ UInt64(form.size + slot * 10)
             let significand = try load(UInt64.self, address & s.linearMask, i.segment)
-            slots[slot] = Half(significand, UInt64(try load(UInt16.self, (address &+ 8) & s.linearMask, i.segment)))
+            slots[slot] = Half(
+                significand, UInt64(try load(UInt16.self, (address &+ 8) & s.linearMask, i.segment)))
         }
         setEnvironment(fields, form)
         for slot in 0..<8 { extended.store(slots[slot], ExtendedState.st + slot * 16) }
