@@ -94,6 +94,7 @@ let package = Package(
             name: "DeviceTests",
             dependencies: [
                 "ChipsetDevices", "PCIBus", "Virtio", "VirtioDevices", "Machine", "TestKit", "StateCodec",
+                "LinuxHost", "MachineControl", "MachineSpec",
             ],
             swiftSettings: plain),
         .testTarget(

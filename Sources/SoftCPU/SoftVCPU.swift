@@ -26,6 +26,10 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let vcpuCount: Int
     /// Of the guest's time-stamp counter, in Hz.
     let tscFrequency: UInt64
+    /// What the guest may see of the processor; nil: everything.
+    let limits: ProcessorLimits?
+    /// Nanoseconds that kvmclock is ahead of the time-stamp counter.
+    var clockLead: UInt64 = 0
     let apic: any LocalInterruptController
     let platform: any VCPUPlatform
     let memory: GuestMemory
@@ -60,6 +64,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         self.engine = engine
         self.vcpuCount = engine.vcpuCount
         self.tscFrequency = engine.tscFrequency
+        self.limits = engine.limits
         self.apic = apic
         self.platform = platform
         self.memory = engine.memory
@@ -162,18 +167,24 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     let vcpuCount: Int
     let tscFrequency: UInt64
     let codeCacheSize: Int
+    let limits: ProcessorLimits?
     let decoder = Decoder()
     /// Serialises locked accesses that cross a page or reach a device.
     let splitLock = Mutex<Void>(())
     private let vcpus = Mutex<[SoftVCPU]>([])
 
     /// - Parameter codeCacheSize: bytes for decoded code, shared out among the vCPUs.
-    public init(memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20) {
+    /// - Parameter limits: what another engine's guest knows of its processor.
+    public init(
+        memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20,
+        limits: ProcessorLimits? = nil
+    ) {
         precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
         self.memory = memory
         self.vcpuCount = vcpuCount
         self.tscFrequency = tscFrequency
         self.codeCacheSize = codeCacheSize
+        self.limits = limits
     }
 
     public func makeVCPU(
