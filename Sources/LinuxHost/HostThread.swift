@@ -23,12 +23,14 @@ public final class HostThread: Sendable {
         }
     }
     private let state: Mutex<State>
-    private static let entryHook = Mutex<(@Sendable (String) -> Void)?>(nil)
+    /// In a struct: a function that lies in a `Mutex` by itself is wrapped once more by each access.
+    private struct EntryHook: Sendable { var run: (@Sendable (String) -> Void)? }
+    private static let entryHook = Mutex(EntryHook())
 
     /// From now on every new thread calls `hook` with its name before its body: the fence around a
     /// machine's process narrows itself there.
     public static func onStart(_ hook: (@Sendable (_ name: String) -> Void)?) {
-        entryHook.withLock { $0 = hook }
+        entryHook.withLock { $0.run = hook }
     }
 
     /// Starts a thread. The kernel shows the first 15 bytes of `name`; `stackSize` is in bytes and is raised
@@ -48,7 +50,7 @@ public final class HostThread: Sendable {
             { raw in
                 let start = unsafe Unmanaged<Start>.fromOpaque(raw!).takeRetainedValue()
                 unsafe _ = ospite_set_thread_name(String(start.name.prefix(15)))
-                HostThread.entryHook.withLock { $0 }?(start.name)
+                HostThread.entryHook.withLock { $0.run }?(start.name)
                 start.body()
                 return nil
             }, start.toOpaque())
