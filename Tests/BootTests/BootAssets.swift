@@ -93,7 +93,8 @@ enum BootAssets {
     }
 
     /// The initial RAM disk of a kernel, around Scripts/guest/test-init or another init.
-    static func initialRAMDisk(_ kernel: InstalledKernel, init program: String = "test-init") throws -> String {
+    static func initialRAMDisk(_ kernel: InstalledKernel, init program: String = "test-init") throws -> String
+    {
         let output = "\(folder)/\(program)-\(kernel.version)"
         let fixed = folder + "/fixed"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
