@@ -35,7 +35,7 @@ extension BootTests {
     @Suite struct MalformedKernelTests {
         /// Ways to spoil a kernel file, and whether they need one.
         enum Damage: String, CaseIterable, Sendable {
-            case empty, text, zeroes, oneSector, half, hugeSetup, oldProtocol, elfHeaderOnly, elfOutsideMemory
+            case empty, text, zeroes, oneSector, half, hugeSetup, oldProtocol, elfHeaderOnly, elfWithoutEntry
             case gzip, folder
         }
 
@@ -76,7 +76,7 @@ extension BootTests {
             case .zeroes, .folder: return Data(count: 100_000)
             case .gzip: return Data([0x1F, 0x8B, 8, 0]) + Data(count: 1000)
             case .elfHeaderOnly: return Self.executable(loadsAt: 0x10_0000).prefix(64)
-            case .elfOutsideMemory: return Self.executable(loadsAt: 0x7FFF_FFFF_F000)
+            case .elfWithoutEntry: return Self.executable(loadsAt: 0x7FFF_FFFF_F000)
             case .oneSector: return Self.kernel?.prefix(512)
             case .half: return Self.kernel.map { $0.prefix($0.count / 2) }
             case .hugeSetup: return Self.kernel?.prefix(20_000).changed(at: 0x1F1, to: 255)
