@@ -91,7 +91,7 @@ struct Setup {
                 userData, user32, userData, userData, DescriptorPlan.selector(5), DescriptorPlan.selector(6),
             ], bases: [0, 0, 0, 0, 0x30, 0xFFFF_FFC0]),
         local(.bits32, [12, 10, 4, 4, 8, 7]),
-        local(.bits32, [12, 9, 3, 7, 5, 13], narrowStack: true),
+        local(.bits32, [12, 9, 3, 7, 4, 13], narrowStack: true),
         local(.bits16, [12, 2, 3, 3, 13, 7], narrowStack: true),
         local(.bits16, [1, 2, 1, 4, 5, 6]),
     ]

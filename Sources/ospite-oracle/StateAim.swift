@@ -81,7 +81,7 @@ struct StateAim {
         case 88..<91: return end + UInt64(random.below(Int(Place.readOnlySize)))
         case 91..<93: return end + Place.readOnlySize &- UInt64(random.below(34))
         case 93..<96: return start &- UInt64(random.below(34))
-        case 96: return Place.code + UInt64(random.below(Int(Place.codeSize)))
+        case 96: return Place.code + UInt64(random.below(0x400))
         default: return random.corner()
         }
     }
@@ -116,7 +116,8 @@ struct StateAim {
             claim(instruction.base, value)
             return
         }
-        guard instruction.displacementSize >= 2, random.chance(percent: 95) else { return }
+        let isRelative = instruction.base == Instruction.ripBase
+        guard instruction.displacementSize >= 2, isRelative || random.chance(percent: 95) else { return }
         if instruction.base == Instruction.ripBase { target &-= end }
         patch(&bytes, Int(instruction.displacementOffset), Int(instruction.displacementSize), target)
     }

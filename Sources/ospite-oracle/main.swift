@@ -11,8 +11,7 @@ func work(_ worker: Int, _ options: Options, seed: UInt64, _ tally: Tally) throw
     for mode in options.modes {
         let generator = CaseGenerator(seed: seed, mode: mode, only: options.row)
         if generator.rows.isEmpty { continue }
-        let share = options.cases / UInt64(options.modes.count)
-        let range = options.only.map { $0..<($0 + 1) } ?? 0..<share
+        let range = options.only.map { $0..<($0 + 1) } ?? 0..<options.share(mode)
         let first = options.only == nil ? range.lowerBound + UInt64(worker) : range.lowerBound
         for index in stride(from: first, to: range.upperBound, by: options.workers) {
             guard let test = generator.make(index) else { continue }
