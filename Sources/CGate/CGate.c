@@ -2,7 +2,11 @@
 #include <cpuid.h>
 #include <sys/random.h>
 
-uint64_t ospite_rdtsc(void) { return __builtin_ia32_rdtsc(); }
+uint64_t ospite_rdtsc(void) {
+    // Not before the loads that come before it: guests compare counters of several vCPUs.
+    __builtin_ia32_lfence();
+    return __builtin_ia32_rdtsc();
+}
 
 void ospite_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) {
     __cpuid_count(leaf, subleaf, out[0], out[1], out[2], out[3]);

@@ -197,7 +197,8 @@ public final class LocalAPIC: LocalInterruptController, Device {
                 let vector = UInt8(truncatingIfNeeded: old >> Signal.vectorShift)
                 taken = (.startup(vector: vector), old & Signal.nonMaskables)
             } else {
-                taken = (.nmi, old & Signal.nonMaskableAgain != 0 ? Signal.nonMaskable : 0)
+                let both = old & Signal.nonMaskables == Signal.nonMaskables
+                taken = (.nmi, both ? Signal.nonMaskable : 0)
             }
             let (exchanged, original) = signals.weakCompareExchange(
                 expected: old, desired: taken.rest, ordering: .acquiringAndReleasing)

@@ -127,6 +127,9 @@ final class RunningMachine {
         let nanoseconds = HostTime.monotonic - started
         let instructions = threads.reduce(UInt64(0)) { $0 + ($1.vcpu.instructionCount ?? 0) }
         let cpu = HostTime.processCPU
+        for thread in threads {
+            for line in thread.vcpu.statistics { events(.statistics(line)) }
+        }
         events(.statistics("guest instructions \(instructions)"))
         events(.statistics("wall time \(nanoseconds / 1_000_000) ms, host CPU time \(cpu / 1_000_000) ms"))
         if cpu > 0 { events(.statistics("MIPS \(instructions * 1000 / max(cpu, 1))")) }

@@ -38,6 +38,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     private let storage: MemoryMapping
     private let mapStorage: MemoryMapping
     private let mapCount: Int
+    /// Address of `draftBytes` for the ops of a block in the making.
+    let draftOps: UInt
     let parker = Parker()
     unowned let engine: SoftEngine
     /// Pages of other vCPUs' new code that this one may still have permission to store to.
@@ -70,7 +72,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         cache = try BlockCache(size: engine.codeCacheSize / max(1, engine.vcpuCount))
         let regions = engine.memory.regions
         mapCount = regions.count
-        mapStorage = try MemoryMapping(anonymous: 4096)
+        mapStorage = try MemoryMapping(anonymous: 4096 + Self.draftBytes)
+        draftOps = unsafe UInt(bitPattern: mapStorage.base) + 4096
         precondition(regions.count * MemoryLayout<MemoryMapEntry>.stride <= 4096, "too many memory regions")
         // SAFETY: the mapping is large enough for what is laid out in it here, page-aligned, and ours.
         let base = unsafe UInt(bitPattern: storage.base)
@@ -107,6 +110,13 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     // MARK: VCPU
 
     public var instructionCount: UInt64? { cpu.s.instructionCount }
+
+    public var statistics: [String] {
+        [
+            "vCPU \(index): \(cpu.s.instructionCount) instructions, \(cache.blocksBuilt) blocks decoded,"
+                + " cache emptied \(cache.flushes) times, \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills"
+        ]
+    }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
 

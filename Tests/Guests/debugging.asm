@@ -56,7 +56,8 @@ repeated:
     check e, "still at the instruction"
 
     ; Execution breakpoint: a fault.
-    clear_dr6
+    mov eax, 0x4002             ; what earlier traps left
+    mov dr6, eax
     mov eax, watched
     mov dr0, eax
     mov eax, 0x401 | 2
@@ -70,8 +71,8 @@ watched:
     check e, "it comes before the instruction"
     mov eax, dr6
     and eax, 0x400F
-    cmp eax, 1
-    check e, "DR6 says breakpoint 0"
+    cmp eax, 0x4001
+    check e, "DR6 says breakpoint 0 and no other, and keeps BS"
 
     ; Write breakpoint of 4 bytes in DR1: a trap.
     clear_dr6
@@ -94,6 +95,28 @@ after_write:
     and eax, 0x400F
     cmp eax, 2
     check e, "DR6 says breakpoint 1, and reads and neighbours did not count"
+    mov eax, 0x400
+    mov dr7, eax
+
+    ; MOV SS holds back the trap of its own load; INT1 is one with it.
+    clear_dr6
+    mov word [SPOT], DATA0
+    mov eax, SPOT
+    mov dr1, eax
+    mov eax, 0x400 | 1 << 2 | 7 << 20           ; 2 bytes, read or written
+    mov dr7, eax
+    expecting 1, 0
+    mov ss, [SPOT]
+    db 0xF1
+after_both:
+    nop
+    expected "#DB of INT1 with a trap held back"
+    cmp dword [seen_eip], after_both
+    check e, "it comes after INT1"
+    mov eax, dr6
+    and eax, 0x400F
+    cmp eax, 2
+    check e, "DR6 says breakpoint 1 then"
     mov eax, 0x400
     mov dr7, eax
 

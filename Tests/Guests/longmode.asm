@@ -192,8 +192,11 @@ long_start:
     expected64 "#SS(0) of the same by RBP"
     expecting64 13, 0
     mov rax, 0x800000000000
+bad_jump:
     jmp rax
     expected64 "#GP(0) of a jump to such an address"
+    cmp qword [abs seen_rip], bad_jump
+    check64 e, "it is the jump that faults"
     expecting64 14, 0
     mov rax, 0x7FFFFFFFF000
     mov al, [rax]
@@ -216,6 +219,14 @@ long_start:
     movaps xmm0, [abs misaligned]
     expected64 "#GP(0) of a misaligned MOVAPS"
 
+    ; Far pointers with 64-bit offsets.
+    xor ebx, ebx
+    jmp far qword [abs far_here]
+    mov bl, 1
+here:
+    test bl, bl
+    check64 z, "a far jump with a 64-bit offset"
+
     ; No execution.
     mov byte [abs USERPAGE + 0x3000], 0xC3
     expecting64 14, 0x11
@@ -233,9 +244,45 @@ long_start:
     mov al, [rax]
     expected_user64 "#PF of a supervisor page in ring 3"
 
+    ; GS holds ring 0's data segment, its base comes from the MSR.
+    mov ax, DATA0
+    mov gs, ax
+    mov ecx, 0xC0000101
+    mov eax, 0x12345678
+    xor edx, edx
+    wrmsr
+    expecting_user64 USER_RETURN, 0
+    nop
+    expected_user64 "a visit to ring 3"
+    mov ecx, 0xC0000101
+    rdmsr
+    cmp eax, 0x12345678
+    check64 e, "keeps the base of GS when its selector goes"
+
     call system_calls
+    call stepped_return
     call supervisor_protection
+
+    ; Last: a processor that takes it has no stacks for ring 0 any more.
+    expecting64 13, gdt64_far - gdt64
+    mov ax, gdt64_far - gdt64
+    ltr ax
+    expected64 "#GP(selector) of a TSS at an address that is not canonical"
     jmp leave
+
+; SYSRET with TF in R11: the step ends with SYSRET itself.
+stepped_return:
+    expecting64 1, 0
+    mov dword [abs USERPAGE], 0x90909090
+    mov ecx, USERPAGE
+    mov r11d, 0x102
+    o64 sysret
+    expected64 "#DB of a SYSRET that sets TF"
+    cmp qword [abs seen_rip], USERPAGE
+    check64 e, "before ring 3's first instruction"
+    cmp qword [abs seen_cs64], USERCS
+    check64 e, "in ring 3"
+    ret
 
 system_calls:
     mov ecx, 0xC0000081
@@ -415,6 +462,9 @@ align 16
 far_back:
     dd back
     dw CODE0
+far_here:
+    dq here
+    dw CODE64
 align 16
 gdt_pointer64:
     dw gdt64_end - gdt64 - 1
@@ -436,6 +486,8 @@ gdt64:
     dq 0x0020FB0000000000       ; USERCS
 gdt64_task:
     dq 0x0000890000000067, 0
+gdt64_far:
+    dq 0x0000890000000067, 0x00AAAAAA
 gdt64_end:
 align 16
 tss64: times 104 db 0

@@ -216,6 +216,7 @@ extension CPU {
         let tag = linear & TLB.pageMask
         let word = owner.pages.word(region.firstPage + Int((found.page &- region.start) >> 12))
         let storable = found.storable && region.isRAM && word & 1 == 0
+        noteUse(context, linear)
         unsafe entry.pointee = TLBEntry(
             readTag: tag, writeTag: storable ? tag : TLB.invalid, addend: UInt64(host) &- tag, physical: found.page)
     }

@@ -92,7 +92,9 @@ extension CPU {
         return owner.platform.memoryRead(address, width: Self.width(size))
     }
 
+    /// What the store asks of this vCPU, an interrupt to itself for one, comes before its next instruction.
     func writeDevice(_ address: UInt64, _ size: Int, _ value: UInt64) {
+        defer { if hasAttention { s.codeModified = true } }
         if address & TLB.pageMask == owner.apicPage {
             owner.apic.writePage(
                 offset: UInt32(address & 0xFFF), width: Self.width(size), value: UInt32(truncatingIfNeeded: value))

@@ -55,20 +55,59 @@ extension CPU {
         s.tlb &+ (UInt(context) &- UInt(s.tlbContext)) &* UInt(TLB.contextBytes)
     }
 
-    /// Forgets every translation, global ones too: always allowed (SDM vol. 3 §4.10.2).
+    /// Sets a bit of one of the used-entry maps: contexts 0...3, then fetches.
+    @inline(__always) private func markUsed(_ map: Int, _ chunk: UInt64) {
+        // SAFETY: the maps are five words; `map` is a context or `TLB.contexts`.
+        unsafe s.tlbUsed[unchecked: map] |= 1 &<< chunk
+    }
+
+    /// Remembers that the entry for `linear` in `context` is filled, for the next flush.
+    @inline(__always) func noteUse(_ context: UInt32, _ linear: UInt64) {
+        s.fillCount &+= 1
+        markUsed(Int(context), (linear >> 12) & UInt64(TLB.entries - 1) / UInt64(TLB.entries / 64))
+    }
+
+    @inline(__always) func noteExecutionUse(_ linear: UInt64) {
+        markUsed(TLB.contexts, (linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
+    }
+
+    /// Calls `body` with each entry of each context that may be filled.
+    @inline(__always) private func forEachUsedEntry(_ body: (UnsafeMutablePointer<TLBEntry>) -> Void) {
+        let chunk = TLB.entries / 64
+        for context in 0..<TLB.contexts {
+            var used = s.tlbUsed[context]
+            let base = tlbBase(UInt32(context))
+            while used != 0 {
+                let first = used.trailingZeroBitCount * chunk
+                used &= used &- 1
+                for slot in first..<(first + chunk) {
+                    // SAFETY: inside the allocation of `TLB.bytes`.
+                    unsafe body(UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped)
+                }
+            }
+        }
+    }
+
+    /// Forgets every translation, global ones too: always allowed (SDM vol. 3 §4.10.2). Only the parts that
+    /// were filled since the last time are visited.
     func flushTLB() {
-        let base = tlbBase(0)
-        for slot in 0..<(TLB.entries * TLB.contexts) {
-            // SAFETY: inside the allocation of `TLB.bytes`.
-            let entry = unsafe UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped
+        s.flushCount &+= 1
+        forEachUsedEntry { entry in
             unsafe entry.pointee.readTag = TLB.invalid
             unsafe entry.pointee.writeTag = TLB.invalid
         }
-        for slot in 0..<TLB.executionEntries {
-            // SAFETY: inside the allocation of `TLB.executionBytes`.
-            unsafe UnsafeMutablePointer<ExecutionTLBEntry>(bitPattern: s.executionTLB &+ UInt(slot) &* 16)
-                .unsafelyUnwrapped.pointee.tag = TLB.invalid
+        let chunk = TLB.executionEntries / 64
+        var used = s.tlbUsed[TLB.contexts]
+        while used != 0 {
+            let first = used.trailingZeroBitCount * chunk
+            used &= used &- 1
+            for slot in first..<(first + chunk) {
+                // SAFETY: inside the allocation of `TLB.executionBytes`.
+                unsafe UnsafeMutablePointer<ExecutionTLBEntry>(bitPattern: s.executionTLB &+ UInt(slot) &* 16)
+                    .unsafelyUnwrapped.pointee.tag = TLB.invalid
+            }
         }
+        s.tlbUsed = .init(repeating: 0)
         s.endBlock = true
         s.linkSlot = 0
     }
@@ -90,10 +129,7 @@ extension CPU {
     @discardableResult
     func flushWrites(toPhysicalPage physical: UInt64) -> Bool {
         var found = false
-        let base = tlbBase(0)
-        for slot in 0..<(TLB.entries * TLB.contexts) {
-            // SAFETY: inside the allocation of `TLB.bytes`.
-            let entry = unsafe UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped
+        forEachUsedEntry { entry in
             if unsafe entry.pointee.physical == physical, unsafe entry.pointee.writeTag != TLB.invalid {
                 unsafe entry.pointee.writeTag = TLB.invalid
                 found = true

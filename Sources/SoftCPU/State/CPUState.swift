@@ -49,6 +49,9 @@ struct CPUState: BitwiseCopyable {
     /// Address of the current context's first `TLBEntry`.
     var tlb: UInt = 0
 
+    /// For contexts 0...3 and for fetches: which 64ths of the entries may be filled (TLB.swift).
+    var tlbUsed: InlineArray<5, UInt64> = .init(repeating: .max)
+
     // MARK: Block chaining (RunLoop.swift)
     /// Set by a direct branch: the next block if already linked, else 0.
     var nextBlock: UInt = 0
@@ -87,6 +90,9 @@ struct CPUState: BitwiseCopyable {
     var endBlock: Bool = false
     /// A store hit a page with decoded code: the running block may be stale.
     var codeModified: Bool = false
+    /// Whole flushes and entries filled, for `--stats`.
+    var flushCount: UInt64 = 0
+    var fillCount: UInt64 = 0
     /// PAUSE instructions so far.
     var pauseCount: UInt32 = 0
     /// RF was set by this very instruction (IRET) and must survive it.

@@ -34,6 +34,7 @@ extension CPU {
 
     private func writePort(_ port: UInt16, _ size: UInt8, _ value: UInt64) {
         owner.platform.portWrite(port, width: Self.width(Int(size)), value: UInt32(truncatingIfNeeded: value))
+        if hasAttention { s.endBlock = true }
         if hasBreakpoints { notePortBreakpoints(port, Int(size)) }
     }
 

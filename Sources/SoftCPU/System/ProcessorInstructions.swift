@@ -1,7 +1,7 @@
 import CGate
 import X86Architecture
 
-/// HLT, time-stamp reads, TLB and cache control, hypercalls (SDM vol. 2; AMD APM vol. 3).
+/// HLT, time-stamp reads, TLB and cache control (SDM vol. 2; AMD APM vol. 3).
 extension CPU {
     func halt() throws(Fault) {
         try requirePrivileged()
@@ -72,13 +72,6 @@ extension CPU {
     }
 
     // MARK: Elsewhere
-
-    /// Hypercalls of KVM's kind: none is offered (Linux include/uapi/linux/kvm_para.h).
-    func hypercall() {
-        let notPermitted: Int64 = -1, notImplemented: Int64 = -1000
-        let answer = UInt64(bitPattern: s.cpl == 0 ? notImplemented : notPermitted)
-        setGPR(Register.rax, is64Bit ? answer : answer & 0xFFFF_FFFF)
-    }
 
     func undefined() throws(Fault) { throw .undefinedOpcode }
 
