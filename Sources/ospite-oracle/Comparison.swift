@@ -18,7 +18,8 @@ struct Comparison {
     let mode: OracleMode
 
     static let registerNames = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15",
     ]
 
     private var endRIP: UInt64 {
@@ -63,9 +64,11 @@ struct Comparison {
     /// Whether the case came to a point where processors differ and the manuals leave it open.
     var isModelSpecific: Bool {
         let hostVector = vector(host), ourVector = vector(ours)
-        if !ModelSpecific.hostIsAMD, test.instructions.contains(where: {
-            ModelSpecific.isOnlyAMD(InstructionRow(index: $0.row).mnemonic)
-        }) {
+        if !ModelSpecific.hostIsAMD,
+            test.instructions.contains(where: {
+                ModelSpecific.isOnlyAMD(InstructionRow(index: $0.row).mnemonic)
+            })
+        {
             return true
         }
         if ourVector == 13, hostVector != 13, let loader = instruction(at: ours.rip),
@@ -75,8 +78,17 @@ struct Comparison {
         }
         // A hypervisor under the host may lose or delay the trap that POPF switched on.
         if hostVector == 1 || ourVector == 1 { return true }
+        // Which misaligned vector operands raise #AC.
+        let checked = hostVector == 17 ? host : ours
+        if hostVector == 17 || ourVector == 17, let operand = instruction(at: checked.rip),
+            RowShape(operand.row).isExtended
+        {
+            return true
+        }
         guard let culprit = instruction(at: host.rip) else { return false }
-        if hostVector == 14, ModelSpecific.maskedStores.contains(culprit.mnemonic) { return true }
+        if (12...14).contains(hostVector), ModelSpecific.maskedStores.contains(culprit.mnemonic) {
+            return true
+        }
         return hostVector < 32 && ourVector < 32 && hostVector != 3
             && ModelSpecific.faults.contains { $0.0 == culprit.mnemonic }
     }
@@ -99,7 +111,9 @@ struct Comparison {
         if !ended {
             check("rip", host.rip, ours.rip)
             // The kernel hides whether a page of its own is present.
-            if hostVector == 14 { check("error code", UInt64(host.error_code & ~1), UInt64(ours.error_code & ~1)) }
+            if hostVector == 14 {
+                check("error code", UInt64(host.error_code & ~1), UInt64(ours.error_code & ~1))
+            }
             if hostVector == 14 {
                 // Operands longer than a register are not always taken from their start.
                 let mask: UInt64 = isPagewise(at: host.rip) ? ~0xFFF : .max
@@ -135,8 +149,12 @@ struct Comparison {
             withUnsafeBytes(of: ours.gpr) { b in
                 for number in 0..<16 {
                     // SAFETY: both have sixteen words.
-                    let left = unsafe a.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self) & mode.registerMask
-                    let right = unsafe b.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self) & mode.registerMask
+                    let left =
+                        unsafe a.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self)
+                        & mode.registerMask
+                    let right =
+                        unsafe b.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self)
+                        & mode.registerMask
                     if left == right || mode != .bits64 && number >= 8 { continue }
                     found.append(
                         Difference(
@@ -192,7 +210,8 @@ struct Comparison {
             }
             if mode != .bits64, index >= 36 && index < 52 || index >= 88 { continue }
             found.append(
-                Difference(field: field, host: String(a[index], radix: 16), ours: String(b[index], radix: 16)))
+                Difference(field: field, host: String(a[index], radix: 16), ours: String(b[index], radix: 16))
+            )
         }
         return found
     }
@@ -209,7 +228,8 @@ struct Comparison {
             if a == b { continue }
             let address = String(Place.data + UInt64(offset), radix: 16)
             found.append(
-                Difference(field: "memory at \(address)", host: String(a, radix: 16), ours: String(b, radix: 16)))
+                Difference(
+                    field: "memory at \(address)", host: String(a, radix: 16), ours: String(b, radix: 16)))
         }
         return found
     }

@@ -6,7 +6,8 @@ enum Exclusions {
     /// Whole mnemonics.
     static let mnemonics: [(Mnemonic, String)] = [
         (.syscall, "enters the host's kernel"), (.sysenter, "enters the host's kernel"),
-        (.vmcall, "a hypervisor under the host answers it"), (.vmmcall, "a hypervisor under the host answers it"),
+        (.vmcall, "a hypervisor under the host answers it"),
+        (.vmmcall, "a hypervisor under the host answers it"),
         (.rdtsc, "reads the time"), (.rdtscp, "reads the time"), (.rdpmc, "reads a counter of the host"),
         (.rdrand, "random"), (.rdseed, "random"), (.rdpid, "the host's processor number"),
         (.cpuid, "the guest's processor model differs from the host by design"),

@@ -16,7 +16,8 @@ struct HostProcessor {
 
     init() throws {
         guard oracle_has_fsgsbase() != 0 else {
-            throw OracleError("the host's kernel does not let programs use WRFSBASE; it needs Linux 5.9 or newer")
+            throw OracleError(
+                "the host's kernel does not let programs use WRFSBASE; it needs Linux 5.9 or newer")
         }
         let status = oracle_prepare()
         guard status == 0 else { throw OracleError("cannot map the windows: error \(-status)") }
@@ -63,6 +64,8 @@ struct HostProcessor {
         return unsafe oracle_result().unsafelyUnwrapped.pointee
     }
 
-    var dataWindow: UnsafeMutableRawPointer { unsafe UnsafeMutableRawPointer(oracle_data().unsafelyUnwrapped) }
+    var dataWindow: UnsafeMutableRawPointer {
+        unsafe UnsafeMutableRawPointer(oracle_data().unsafelyUnwrapped)
+    }
     var readOnlyWindow: UnsafePointer<UInt8> { unsafe UnsafePointer(oracle_read_only().unsafelyUnwrapped) }
 }

@@ -22,7 +22,8 @@ enum ModelSpecific {
     /// What our processor does as AMD's do, and Intel's do not.
     static let onlyAMD: [(Mnemonic, String)] = [
         (.loope, "F2 makes it LOOPNE"), (.loopne, "F3 makes it LOOPE"),
-        (.shld, "16-bit operands shifted by more than 16"), (.shrd, "16-bit operands shifted by more than 16"),
+        (.shld, "16-bit operands shifted by more than 16"),
+        (.shrd, "16-bit operands shifted by more than 16"),
         (.bsf, "the destination for a source of zero"), (.bsr, "the destination for a source of zero"),
         (.lfs, "REX.W does not widen the pointer"), (.lgs, "REX.W does not widen the pointer"),
         (.lss, "REX.W does not widen the pointer"), (.callf, "REX.W does not widen the pointer"),
@@ -39,7 +40,7 @@ enum ModelSpecific {
     static func isOnlyAMD(_ mnemonic: Mnemonic) -> Bool { onlyAMD.contains { $0.0 == mnemonic } }
     static let hostIsAMD = CPUModel.host(0).ebx == 0x6874_7541
 
-    /// Where a page fault on the host is enough.
+    /// Where a fault on the host is enough: for bytes that the mask leaves out.
     static let maskedStores: Set<Mnemonic> = [.maskmovq, .maskmovdqu, .vmaskmovdqu]
     /// AMD has a bit more in MXCSR, which our model leaves out to be the same on every host.
     static let controlLoads: Set<Mnemonic> = [.ldmxcsr, .vldmxcsr]

@@ -37,7 +37,9 @@ final class Oracle {
                 for _ in 0..<4 { value = value << 16 | UInt64(StateAim.selector(&random)) }
                 template[word] = value
             case 3, 4, 5: template[word] = random.floating()
-            case 6: template[word] = 0x900 + UInt64(random.below(0x400)) | UInt64(StateAim.selector(&random)) << 32
+            case 6:
+                template[word] =
+                    0x900 + UInt64(random.below(0x400)) | UInt64(StateAim.selector(&random)) << 32
             default: template[word] = random.corner()
             }
         }

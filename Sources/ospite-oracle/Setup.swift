@@ -27,7 +27,8 @@ struct DescriptorPlan {
     /// The entry as it stands in memory (SDM vol. 3 §3.4.5).
     var entry: UInt64 {
         UInt64(limit & 0xFFFF) | UInt64(base & 0xFF_FFFF) << 16 | UInt64(attributes & 0xFF) << 40
-            | UInt64(limit >> 16 & 0xF) << 48 | UInt64(attributes >> 12 & 0xF) << 52 | UInt64(base >> 24) << 56
+            | UInt64(limit >> 16 & 0xF) << 48 | UInt64(attributes >> 12 & 0xF) << 52 | UInt64(base >> 24)
+            << 56
     }
     /// In bytes.
     var byteLimit: UInt32 { attributes & Self.pages != 0 ? limit << 12 | 0xFFF : limit }

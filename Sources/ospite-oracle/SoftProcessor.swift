@@ -158,7 +158,8 @@ final class SoftProcessor {
         state.gdtr = TableRegister(base: Self.upper + 0x8000, limit: 0xFF)
         state.idtr = TableRegister(base: Self.upper + 0xA000, limit: 0xFFF)
         let tableLimit = UInt32(DescriptorPlan.table.count * 8 - 1)
-        state.ldtr = SegmentState(selector: 0xA0, base: Self.upper + 0x9000, limit: tableLimit, attributes: 0x82)
+        state.ldtr = SegmentState(
+            selector: 0xA0, base: Self.upper + 0x9000, limit: tableLimit, attributes: 0x82)
         state.tr = SegmentState(selector: 0x90, base: Self.upper + 0xB000, limit: 0x67, attributes: 0x8B)
         state.rip = Place.code
         vcpu.load(state)
@@ -172,7 +173,9 @@ final class SoftProcessor {
     func write(_ bytes: [UInt8], at offset: Int) {
         let count = min(bytes.count, Int(Place.codeSize) - offset)
         // SAFETY: inside the two code pages.
-        for index in 0..<count { unsafe code.storeBytes(of: bytes[index], toByteOffset: offset + index, as: UInt8.self) }
+        for index in 0..<count {
+            unsafe code.storeBytes(of: bytes[index], toByteOffset: offset + index, as: UInt8.self)
+        }
         memory.noteStore(GuestAddress(Self.codePhysical + UInt64(offset)), count: count)
     }
 

@@ -63,7 +63,9 @@ func runSeed(_ options: Options, seed: UInt64, _ tally: Tally) throws -> Bool {
     var agreed = true
     for child in children {
         let status = oracle_wait(child)
-        if status > 1 { print("a worker ended with \(status >= 256 ? "signal \(status - 256)" : "error \(status)")") }
+        if status > 1 {
+            print("a worker ended with \(status >= 256 ? "signal \(status - 256)" : "error \(status)")")
+        }
         agreed = agreed && status == 0
     }
     return agreed
@@ -93,7 +95,9 @@ func runAll(_ options: Options) throws -> Bool {
     } while options.forever && agreed
     if options.report { printRows(tally) }
     let missing = tally.missing()
-    print("\(tally.total) cases, \(tally.mismatches) mismatches, \(missing.count) rows neither run nor excluded")
+    print(
+        "\(tally.total) cases, \(tally.mismatches) mismatches, \(missing.count) rows neither run nor excluded"
+    )
     let complete = options.row != nil || options.only != nil || options.modes.count < 3 || missing.isEmpty
     if !complete { print("missing rows: \(missing.map { "\($0) \(InstructionRow(index: $0).mnemonic)" })") }
     return agreed && complete

@@ -14,7 +14,8 @@ import Testing
         }
         let fallback = URL(fileURLWithPath: FileManager.default.currentDirectoryPath)
             .appendingPathComponent(".build/release/ospite-oracle")
-        try #require(FileManager.default.isExecutableFile(atPath: fallback.path), "ospite-oracle is not built")
+        try #require(
+            FileManager.default.isExecutableFile(atPath: fallback.path), "ospite-oracle is not built")
         return fallback
     }
 
