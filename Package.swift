@@ -29,6 +29,7 @@ let package = Package(
         .target(name: "CLinux", cSettings: native),
         .target(name: "CKVM", cSettings: native),
         .target(name: "CGate", cSettings: native),
+        .target(name: "COracle", cSettings: native),
         // Floor 1: the host, and bytes.
         library("LinuxHost", ["CLinux"]),
         library("ByteLayout"),
@@ -79,7 +80,7 @@ let package = Package(
         .target(
             name: "TestKit", dependencies: ["DeviceModel", "SoftCPU", "LinuxHost"], swiftSettings: fenced),
         .executableTarget(
-            name: "ospite-oracle", dependencies: ["SoftCPU", "TestKit", "CGate", "CLinux"],
+            name: "ospite-oracle", dependencies: ["SoftCPU", "TestKit", "CGate", "COracle"],
             swiftSettings: fenced),
         .executableTarget(name: "table-generator", swiftSettings: plain),
         .testTarget(name: "TidyTests", swiftSettings: plain),
@@ -93,6 +94,7 @@ let package = Package(
             name: "DeviceTests",
             dependencies: [
                 "ChipsetDevices", "PCIBus", "Virtio", "VirtioDevices", "Machine", "TestKit", "StateCodec",
+                "LinuxHost", "MachineControl", "MachineSpec",
             ],
             swiftSettings: plain),
         .testTarget(

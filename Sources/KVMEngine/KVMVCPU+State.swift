@@ -46,6 +46,7 @@ extension KVMVCPU {
         attempt("reading debug registers", unsafe ospite_kvm_get_debug(vcpu, &state.debug))
         state.msrs = readMSRs()
         state.tscOffset = readTSCOffset()
+        timeStampOffset.store(state.tscOffset, ordering: .relaxed)
         readEvents(&state, injecting: injecting)
         state.activity = readActivity()
         return state
@@ -159,6 +160,7 @@ extension KVMVCPU {
             _ = unsafe ospite_kvm_set_msrs(
                 vcpu, [MSR.timeStampCounter], [ospite_kvm_host_tsc() &+ state.tscOffset], 1)
         }
+        timeStampOffset.store(state.tscOffset, ordering: .relaxed)
         writeActivity(state.activity)
         writeEvents(state)
         self.area.invalidateInterruptWindow()

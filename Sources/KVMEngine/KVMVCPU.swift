@@ -30,6 +30,8 @@ public final class KVMVCPU: VCPU {
     private let hasUnfinishedAccess = Atomic(false)
     /// `VCPUState.Activity`, when the local APIC is ours.
     private let activity: Atomic<UInt8>
+    /// The guest's time-stamp counter less the host's, as `load` or `state` saw it last.
+    let timeStampOffset = Atomic<UInt64>(0)
     /// What the host refused in `load` or `state`, reported by the next `run`.
     let failure = Mutex<String?>(nil)
 
@@ -66,6 +68,12 @@ public final class KVMVCPU: VCPU {
     public func requestExit() {
         exitRequested.store(true, ordering: .sequentiallyConsistent)
         kick()
+    }
+
+    /// Without what the guest itself did to its counter since the state was last taken or loaded: only the
+    /// kernel knows that while the vCPU runs, and the TSC-deadline timer, which would need it, is the kernel's.
+    public var timeStampCounter: UInt64 {
+        ospite_kvm_host_tsc() &+ timeStampOffset.load(ordering: .relaxed)
     }
 
     public func wake() {

@@ -9,10 +9,7 @@ internal import LinuxHost
 internal import MachineControl
 internal import MachineSpec
 internal import PCIBus
-internal import SoftCPU
 internal import VCPUEngine
-internal import Virtio
-internal import VirtioDevices
 
 /// Why a machine cannot be built: one plain sentence.
 struct BoardError: Error, CustomStringConvertible {
@@ -33,7 +30,7 @@ final class Board: Sendable {
     let bridge: PCIHostBridge
     /// Every device, in the order of building: reset, pause and save go through it.
     let devices: [any Device]
-    let images: [RawImage]
+    let images: [any DiskImage]
     let serial: [any CharacterBackend]
     let eventLoop: EventLoop
     private let platformDescription: PlatformDescription
@@ -79,124 +76,20 @@ final class Board: Sendable {
         platform.connect(pic: pic, apics: apics)
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
         power = ACPIPowerManagement(context)
-        bridge = PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports)
-        var devices: [any Device] = apics.map { $0 }
-        devices += [ioapic, pic, power, bridge]
-        devices += Self.addLegacyDevices(spec, context, platform, memory)
+        var assembly = BoardAssembly(
+            spec: spec, resources: resources, context: context, platform: platform, eventLoop: eventLoop)
+        for entry in deviceCatalog { try entry.build(&assembly) }
         platform.ports.attach(pic)
         platform.ports.attach(power)
-        let (uarts, serial) = try Self.addSerialPorts(spec, resources, context, platform, eventLoop)
-        self.serial = serial
-        let (disks, images) = try Self.addDisks(spec, resources, context)
-        self.images = images
-        let virtio: [any VirtioFunction] =
-            disks + [
-                VirtioPCI(VirtioEntropy(context) { Entropy.bytes($0) }), VirtioPCI(VirtioBalloon(context)),
-            ]
-        for (index, function) in virtio.enumerated() { bridge.insert(function.function, slot: 1 + index) }
-        self.devices = devices + uarts + virtio
+        // After the reset control register, which lies inside the bridge's ports.
+        bridge = PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports)
+        for (index, function) in assembly.virtio.enumerated() {
+            bridge.insert(function.function, slot: 1 + index)
+        }
+        devices = apics.map { $0 } + [ioapic, pic, power, bridge] + assembly.devices
+        serial = assembly.serial
+        images = assembly.images
         platformDescription = Self.describe(spec)
-    }
-
-    // MARK: Parts
-
-    private static func addLegacyDevices(
-        _ spec: MachineSpec, _ context: DeviceContext, _ platform: BoardPlatform, _ memory: GuestMemory
-    ) -> [any Device] {
-        let pit = PIT8254(context)
-        let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
-        let rtc = RTC(
-            context,
-            RTC.Configuration(
-                memoryBelow4GiB: memory.ramSize - above, memoryAbove4GiB: above, processorCount: spec.cpuCount))
-        let hpet = HPET(context) { replaced in
-            pit.suppressLine(replaced)
-            rtc.suppressLine(replaced)
-        }
-        platform.mmio.map(hpet, at: 0xFED0_0000, size: 0x400)
-        let reset = ResetControl(context), panic = PanicNotifier(context), post = POSTPort(context)
-        platform.ports.attach(pit)
-        platform.ports.attach(rtc)
-        platform.ports.attach(reset)
-        platform.ports.attach(panic)
-        platform.ports.attach(post)
-        var devices: [any Device] = [pit, rtc, hpet, reset, panic, post]
-        if spec.machineType == .pc {
-            let keyboard = I8042(context)
-            platform.ports.attach(keyboard)
-            devices.append(keyboard)
-        }
-        if spec.options.contains(.debugExit) {
-            let debugExit = DebugExit(context)
-            platform.ports.attach(debugExit)
-            devices.append(debugExit)
-            let test = TestDevice(context)
-            platform.ports.attach(test)
-            platform.mmio.map(test, at: TestDevice.address, size: TestDevice.size)
-            devices.append(test)
-        }
-        return devices
-    }
-
-    private static func addSerialPorts(
-        _ spec: MachineSpec, _ resources: MachineResources, _ context: DeviceContext, _ platform: BoardPlatform,
-        _ loop: EventLoop
-    ) throws(BoardError) -> ([any Device], [any CharacterBackend]) {
-        var uarts: [any Device] = [], backends: [any CharacterBackend] = []
-        for (index, port) in spec.serialPorts.prefix(4).enumerated() {
-            let backend = try serialBackend(port, resources, loop)
-            let place = PlatformDescription.SerialPort.standard[index]
-            let uart = UART16550(
-                context, base: place.port, line: Int(place.interrupt), transmit: { backend.write($0) },
-                onReceiveSpace: { backend.receiverHasRoom() })
-            backend.start { [weak uart] bytes in uart?.receive(Array(bytes)) ?? bytes.count }
-            platform.ports.attach(uart)
-            uarts.append(uart)
-            backends.append(backend)
-        }
-        return (uarts, backends)
-    }
-
-    private static func serialBackend(
-        _ port: SerialBackend, _ resources: MachineResources, _ loop: EventLoop
-    ) throws(BoardError) -> any CharacterBackend {
-        do throws(HostError) {
-            switch port {
-            case .none: return NullBackend()
-            case .stream(let input, let output):
-                return try DescriptorBackend(
-                    input: input.map { Descriptor(adopting: resources[$0]) },
-                    output: Descriptor(adopting: resources[output]), loop: loop)
-            case .listener(let socket):
-                return try SocketBackend(listener: Descriptor(adopting: resources[socket]), loop: loop)
-            }
-        } catch {
-            throw BoardError("A serial port cannot be connected: \(error).")
-        }
-    }
-
-    private static func addDisks(
-        _ spec: MachineSpec, _ resources: MachineResources, _ context: DeviceContext
-    ) throws(BoardError) -> ([any VirtioFunction], [RawImage]) {
-        var functions: [any VirtioFunction] = [], images: [RawImage] = []
-        for (index, disk) in spec.disks.enumerated() {
-            guard disk.overlay == nil else {
-                throw BoardError("This version cannot keep a disk's changes apart: leave out snapshot.")
-            }
-            do throws(HostError) {
-                let image = try RawImage(
-                    Descriptor(adopting: resources[disk.image]), readOnly: disk.isReadOnly, name: "disk\(index)")
-                images.append(image)
-                functions.append(
-                    VirtioPCI(
-                        VirtioBlock(
-                            context, backend: DiskBackend(image),
-                            options: VirtioBlock.Options(serial: "ospite-disk\(index)"))))
-            } catch {
-                throw BoardError("Disk \(index + 1) cannot be used: \(error).")
-            }
-        }
-        return (functions, images)
     }
 
     private static func describe(_ spec: MachineSpec) -> PlatformDescription {

@@ -41,14 +41,22 @@ final class BoardPlatform: VCPUPlatform {
     var wallClock: UInt64 { clock.wallClock }
 }
 
-/// What a local APIC knows of its vCPU before there is one.
+/// What a local APIC knows of its vCPU before there is one, and after it changed engines.
 final class VCPULink: Sendable {
     private final class Holder: Sendable {
         let vcpu: any VCPU
         init(_ vcpu: any VCPU) { self.vcpu = vcpu }
     }
-    private let holder = AtomicLazyReference<Holder>()
-    func connect(_ vcpu: any VCPU) { _ = holder.storeIfNil(Holder(vcpu)) }
-    func wake() { holder.load()?.vcpu.wake() }
-    var timeStampCounter: UInt64 { holder.load()?.vcpu.timeStampCounter ?? 0 }
+    private let first = AtomicLazyReference<Holder>()
+    /// The one that took over. A machine changes engines at most once.
+    private let second = AtomicLazyReference<Holder>()
+
+    /// Once per engine, before the vCPU runs.
+    func connect(_ vcpu: any VCPU) {
+        let holder = Holder(vcpu)
+        if first.storeIfNil(holder) !== holder { _ = second.storeIfNil(holder) }
+    }
+    private var vcpu: (any VCPU)? { (second.load() ?? first.load())?.vcpu }
+    func wake() { vcpu?.wake() }
+    var timeStampCounter: UInt64 { vcpu?.timeStampCounter ?? 0 }
 }

@@ -19,5 +19,7 @@ final class HostClock: MachineClock {
     func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DeviceTimer { Timer(queue.makeTimer(fire)) }
     func pause() { queue.pause() }
     func resume() { queue.resume() }
+    /// The time at which a saved machine goes on. While it is paused.
+    func setNow(_ time: UInt64) { queue.setNow(time) }
     func stop() { queue.stop() }
 }

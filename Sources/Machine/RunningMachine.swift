@@ -1,5 +1,6 @@
 internal import CharacterBackends
 internal import DeviceModel
+internal import KVMEngine
 internal import LinuxHost
 internal import MachineControl
 internal import MachineSpec
@@ -15,9 +16,13 @@ final class RunningMachine {
     private let board: Board
     private let inbox: RunInbox
     private let events: @Sendable (MachineReport) -> Void
-    private let engineName: String
+    private let engine: MachineEngine
     private let threads: [VCPUThread]
+    /// Said once the machine has started.
+    private let notice: String?
     private var isPaused = false
+    /// The host's time-stamp counter when the machine was paused.
+    private var pausedAt: UInt64 = 0
     private let started = HostTime.monotonic
 
     init(
@@ -27,37 +32,44 @@ final class RunningMachine {
         self.spec = spec
         self.inbox = inbox
         self.events = events
+        let (system, notice) = try Self.acceleration(spec, resources)
+        self.notice = notice
         let tscFrequency = TimeStampCounter.frequency()
         let board = try Board(spec: spec, resources: resources, tscFrequency: tscFrequency) {
             inbox.post(.machine($0))
         }
         self.board = board
-        let engine = SoftEngine(
-            memory: board.memory, vcpuCount: spec.cpuCount, tscFrequency: tscFrequency,
-            codeCacheSize: Int(clamping: spec.codeCache.bytes))
-        engineName = "soft"
+        engine = try MachineEngine(spec: spec, board: board, tscFrequency: tscFrequency, system: system)
         var threads: [VCPUThread] = []
         for index in 0..<spec.cpuCount {
-            do throws(EngineError) {
-                let vcpu = try engine.makeVCPU(index: index, apic: board.apics[index], platform: board.platform)
-                board.links[index].connect(vcpu)
-                threads.append(try Self.thread(vcpu, inbox))
-            } catch {
-                throw BoardError("vCPU \(index) cannot be made: \(error).")
-            }
+            threads.append(try Self.thread(try engine.makeVCPU(index), inbox))
         }
         self.threads = threads
-        self.engine = engine
     }
 
-    /// Kept alive: its vCPUs refer to it.
-    private let engine: SoftEngine
+    /// The KVM to use, or nil for the software CPU, and what to say about it.
+    private static func acceleration(
+        _ spec: MachineSpec, _ resources: MachineResources
+    ) throws(BoardError) -> (KVMSystem?, notice: String?) {
+        guard let kvm = spec.kvm, spec.accelerator != .soft else {
+            return (nil, try AcceleratorChoice.choose(spec.accelerator, host: .absent).notice)
+        }
+        let system: KVMSystem
+        do throws(HostError) {
+            system = try KVMSystem(Descriptor(adopting: resources[kvm]))
+        } catch {
+            let host = HostAcceleration.unusable(reason: error.description)
+            return (nil, try AcceleratorChoice.choose(spec.accelerator, host: host).notice)
+        }
+        let choice = try AcceleratorChoice.choose(spec.accelerator, host: .measure(system))
+        return (choice.usesKVM ? system : nil, choice.notice)
+    }
 
-    private static func thread(_ vcpu: any VCPU, _ inbox: RunInbox) throws(EngineError) -> VCPUThread {
+    private static func thread(_ vcpu: any VCPU, _ inbox: RunInbox) throws(BoardError) -> VCPUThread {
         do throws(HostError) {
             return try VCPUThread(vcpu) { inbox.post(.vcpu($0, $1)) }
         } catch {
-            throw EngineError("\(error)")
+            throw BoardError("The thread of vCPU \(vcpu.index) cannot start: \(error).")
         }
     }
 
@@ -71,7 +83,8 @@ final class RunningMachine {
             throw BoardError("The machine's event loop cannot start: \(error).")
         }
         try powerOn()
-        events(.started(engine: engineName))
+        events(.started(engine: engine.name))
+        if let notice { events(.notice(notice)) }
         for thread in threads { thread.release() }
         while true {
             switch inbox.next() {
@@ -89,13 +102,14 @@ final class RunningMachine {
     private func powerOn() throws(BoardError) {
         for thread in threads { thread.waitUntilHeld() }
         let plan = try board.powerOn()
+        engine.clockBegins()
         // The guest's time-stamp counters start near zero, all at one value: they must never differ.
         let tscOffset = 0 &- TimeStampCounter.now
         for (index, thread) in threads.enumerated() {
             var state = index == 0 ? plan.state : VCPUState()
             state.tscOffset = tscOffset
             state.activity = index == 0 ? .running : .waitingForStartup
-            thread.vcpu.load(state)
+            thread.restart(state)
         }
     }
 
@@ -109,6 +123,11 @@ final class RunningMachine {
         for device in board.devices { device.pause() }
         inbox.forgetMachineEvents()
         try powerOn()
+        if isPaused {
+            // Who paused the machine decides when it goes on; its clocks just began.
+            pausedAt = TimeStampCounter.now
+            return engine.clockStops()
+        }
         for device in board.devices { device.resume() }
         for thread in threads { thread.release() }
     }
@@ -127,9 +146,49 @@ final class RunningMachine {
         let nanoseconds = HostTime.monotonic - started
         let instructions = threads.reduce(UInt64(0)) { $0 + ($1.vcpu.instructionCount ?? 0) }
         let cpu = HostTime.processCPU
+        events(.statistics("engine \(engine.name)"))
+        for thread in threads {
+            for line in thread.vcpu.statistics { events(.statistics(line)) }
+        }
         events(.statistics("guest instructions \(instructions)"))
         events(.statistics("wall time \(nanoseconds / 1_000_000) ms, host CPU time \(cpu / 1_000_000) ms"))
         if cpu > 0 { events(.statistics("MIPS \(instructions * 1000 / max(cpu, 1))")) }
+    }
+
+    // MARK: Pause
+
+    private func pause() {
+        if !isPaused {
+            isPaused = true
+            stopVCPUs()
+            pausedAt = TimeStampCounter.now
+            engine.clockStops()
+            board.clock.pause()
+            for device in board.devices { device.pause() }
+        }
+        events(.paused)
+    }
+
+    private func resume() {
+        if isPaused {
+            isPaused = false
+            for device in board.devices { device.resume() }
+            board.clock.resume()
+            engine.clockGoesOn(threads, after: TimeStampCounter.now &- pausedAt)
+            for thread in threads { thread.release() }
+        }
+        events(.resumed)
+    }
+
+    // MARK: Engines
+
+    /// KVM gave up on a vCPU: all of them go on on the software CPU.
+    private func leaveKVM(because reason: String) throws(BoardError) {
+        stopVCPUs()
+        try engine.moveToSoftware(threads)
+        events(.notice("KVM cannot go on (\(reason)); the guest continues on the software CPU."))
+        guard !isPaused else { return }
+        for thread in threads { thread.release() }
     }
 
     // MARK: Decisions
@@ -138,22 +197,8 @@ final class RunningMachine {
         switch command {
         case .powerButton: board.power.pressPowerButton()
         case .stop: return end(.stopped)
-        case .pause:
-            if !isPaused {
-                isPaused = true
-                stopVCPUs()
-                board.clock.pause()
-                for device in board.devices { device.pause() }
-            }
-            events(.paused)
-        case .resume:
-            if isPaused {
-                isPaused = false
-                for device in board.devices { device.resume() }
-                board.clock.resume()
-                for thread in threads { thread.release() }
-            }
-            events(.resumed)
+        case .pause: pause()
+        case .resume: resume()
         case .configure: events(.notice("A machine is configured only once."))
         }
         return nil
@@ -178,6 +223,12 @@ final class RunningMachine {
         case .shutdown:
             if spec.options.contains(.noReboot) { return end(.tripleFault) }
             try reset()
+            return nil
+        case .cannotExecute(let reason, let identifier):
+            // The machine may have moved since, because of another vCPU.
+            guard identifier == ObjectIdentifier(threads[vcpu].vcpu) else { return nil }
+            guard engine.isOnKVM else { throw BoardError("vCPU \(vcpu) cannot go on: \(reason).") }
+            try leaveKVM(because: reason)
             return nil
         case .cannotGoOn(let reason):
             throw BoardError("vCPU \(vcpu) cannot go on: \(reason).")

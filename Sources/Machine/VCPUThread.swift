@@ -5,19 +5,25 @@ internal import X86Architecture
 
 /// The thread of one vCPU: runs it, and stops where the machine wants to pause, reset or end.
 ///
-/// Confinement: any thread, but `load` and `state` only between `hold` and `release`.
+/// Confinement: any thread, but the vCPU's `load` and `state`, and `restart` and `replace`, only while it is
+/// held.
 final class VCPUThread: Sendable {
     enum Event: Sendable, Equatable {
         case shutdown
+        /// The engine that `vcpu` names cannot execute the next instruction; another may.
+        case cannotExecute(reason: String, vcpu: ObjectIdentifier)
         case cannotGoOn(String)
     }
     private enum Wish: Sendable { case run, hold, end }
     private struct Control {
         var wish = Wish.hold
         var isHeld = false
+        /// Why the vCPU must not run before it has another state; nil: it may.
+        var ending: Event?
     }
 
-    let vcpu: any VCPU
+    private let index: Int
+    private let current: Mutex<any VCPU>
     private let control = Mutex(Control())
     private let resumed = Parker()
     private let held = Parker()
@@ -26,7 +32,8 @@ final class VCPUThread: Sendable {
 
     /// Starts the thread, held.
     init(_ vcpu: any VCPU, report: @escaping @Sendable (Int, Event) -> Void) throws(HostError) {
-        self.vcpu = vcpu
+        index = vcpu.index
+        current = Mutex(vcpu)
         self.report = report
         let started = try HostThread(name: "vcpu\(vcpu.index)", stackSize: 1 << 20) { self.main() }
         thread.withLock { $0 = started }
@@ -46,28 +53,52 @@ final class VCPUThread: Sendable {
         }
     }
 
+    /// What runs on this thread now.
+    var vcpu: any VCPU { current.withLock { $0 } }
+
     private func runOnce() {
-        let exit = vcpu.run()
-        switch exit {
+        let vcpu = vcpu
+        switch vcpu.run() {
         case .requested: return
         case .shutdown: stop(.shutdown)
-        case .cannotExecute(let reason), .failed(let reason): stop(.cannotGoOn(reason))
+        case .cannotExecute(let reason):
+            stop(.cannotExecute(reason: reason, vcpu: ObjectIdentifier(vcpu)))
+        case .failed(let reason): stop(.cannotGoOn(reason))
         }
     }
 
     /// The vCPU has nothing to do until the machine decides.
     private func stop(_ event: Event) {
-        control.withLock { if $0.wish == .run { $0.wish = .hold } }
-        report(vcpu.index, event)
+        control.withLock { control in
+            if control.wish == .run { control.wish = .hold }
+            control.ending = event
+        }
+        report(index, event)
     }
 
-    /// Lets the vCPU run.
+    /// Lets the vCPU run, unless it stopped for good and has no other state since.
     func release() {
         control.withLock { control in
+            guard control.ending == nil else { return }
             control.wish = .run
             control.isHeld = false
         }
         resumed.unpark()
+    }
+
+    /// Gives the vCPU a state from which it can run, whatever stopped it. While it is held.
+    func restart(_ state: VCPUState) {
+        vcpu.load(state)
+        control.withLock { $0.ending = nil }
+    }
+
+    /// Another engine's vCPU takes the place of this one. While it is held. What the old one could not execute
+    /// is no obstacle any more; a shutdown still is.
+    func replace(with vcpu: any VCPU) {
+        current.withLock { $0 = vcpu }
+        control.withLock { control in
+            if case .cannotExecute = control.ending { control.ending = nil }
+        }
     }
 
     /// Asks the vCPU to stop; `waitUntilHeld` returns when it did.

@@ -14,12 +14,20 @@ public enum InheritedDescriptor {
 /// The descriptors of one machine, found by their place in the list that came with its description.
 public struct MachineResources: Sendable {
     public let count: Int
+    /// Of resource 0.
+    private let first: Int32
 
-    public init(count: Int) { self.count = count }
+    public init(count: Int) { self.init(count: count, first: InheritedDescriptor.firstResource) }
+
+    /// Resources at other numbers, for machines inside a test's process.
+    init(count: Int, first: Int32) {
+        self.count = count
+        self.first = first
+    }
 
     /// The descriptor of a resource that `MachineSpec.validate(resourceCount:)` has checked.
     public subscript(index: ResourceIndex) -> Int32 {
         precondition(Int(index.raw) < count, "a resource that was not passed")
-        return InheritedDescriptor.firstResource + Int32(index.raw)
+        return first + Int32(index.raw)
     }
 }

@@ -26,6 +26,10 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let vcpuCount: Int
     /// Of the guest's time-stamp counter, in Hz.
     let tscFrequency: UInt64
+    /// What the guest may see of the processor; nil: everything.
+    let limits: ProcessorLimits?
+    /// Nanoseconds that kvmclock is ahead of the time-stamp counter.
+    var clockLead: UInt64 = 0
     let apic: any LocalInterruptController
     let platform: any VCPUPlatform
     let memory: GuestMemory
@@ -38,6 +42,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     private let storage: MemoryMapping
     private let mapStorage: MemoryMapping
     private let mapCount: Int
+    /// Address of `draftBytes` for the ops of a block in the making.
+    let draftOps: UInt
     let parker = Parker()
     unowned let engine: SoftEngine
     /// Pages of other vCPUs' new code that this one may still have permission to store to.
@@ -58,6 +64,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         self.engine = engine
         self.vcpuCount = engine.vcpuCount
         self.tscFrequency = engine.tscFrequency
+        self.limits = engine.limits
         self.apic = apic
         self.platform = platform
         self.memory = engine.memory
@@ -70,7 +77,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         cache = try BlockCache(size: engine.codeCacheSize / max(1, engine.vcpuCount))
         let regions = engine.memory.regions
         mapCount = regions.count
-        mapStorage = try MemoryMapping(anonymous: 4096)
+        mapStorage = try MemoryMapping(anonymous: 4096 + Self.draftBytes)
+        draftOps = unsafe UInt(bitPattern: mapStorage.base) + 4096
         precondition(regions.count * MemoryLayout<MemoryMapEntry>.stride <= 4096, "too many memory regions")
         // SAFETY: the mapping is large enough for what is laid out in it here, page-aligned, and ours.
         let base = unsafe UInt(bitPattern: storage.base)
@@ -107,6 +115,13 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     // MARK: VCPU
 
     public var instructionCount: UInt64? { cpu.s.instructionCount }
+
+    public var statistics: [String] {
+        [
+            "vCPU \(index): \(cpu.s.instructionCount) instructions, \(cache.blocksBuilt) blocks decoded,"
+                + " cache emptied \(cache.flushes) times, \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills"
+        ]
+    }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
 
@@ -152,18 +167,24 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     let vcpuCount: Int
     let tscFrequency: UInt64
     let codeCacheSize: Int
+    let limits: ProcessorLimits?
     let decoder = Decoder()
     /// Serialises locked accesses that cross a page or reach a device.
     let splitLock = Mutex<Void>(())
     private let vcpus = Mutex<[SoftVCPU]>([])
 
     /// - Parameter codeCacheSize: bytes for decoded code, shared out among the vCPUs.
-    public init(memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20) {
+    /// - Parameter limits: what another engine's guest knows of its processor.
+    public init(
+        memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20,
+        limits: ProcessorLimits? = nil
+    ) {
         precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
         self.memory = memory
         self.vcpuCount = vcpuCount
         self.tscFrequency = tscFrequency
         self.codeCacheSize = codeCacheSize
+        self.limits = limits
     }
 
     public func makeVCPU(

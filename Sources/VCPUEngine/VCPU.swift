@@ -31,9 +31,12 @@ public protocol VCPU: AnyObject, Sendable {
     var instructionCount: UInt64? { get }
     /// What the guest would read with RDTSC now, for the TSC-deadline timer. Any thread.
     var timeStampCounter: UInt64 { get }
+    /// Counters for `--stats`, one line each. Only while the vCPU is not running.
+    var statistics: [String] { get }
 }
 
 extension VCPU {
+    public var statistics: [String] { [] }
     public var timeStampCounter: UInt64 { 0 }
 }
 

@@ -68,6 +68,9 @@ public struct VCPUState: Hashable, Sendable, Codable {
     public var msrs: [UInt32: UInt64] = [:]
     /// Added to the host's time-stamp counter.
     public var tscOffset: UInt64 = 0
+    /// Nanoseconds that kvmclock is ahead of the time-stamp counter, modulo 2^64; nil is none. A guest has a
+    /// lead after it came from a KVM whose clock did not begin with the counter.
+    public var clockLead: UInt64?
     public var activity = Activity.running
     public var pending: PendingEvent?
     /// Interrupts are held back for one instruction (STI, MOV SS).

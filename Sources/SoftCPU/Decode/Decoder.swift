@@ -33,6 +33,9 @@ struct DecodeState {
     /// Index into `InstructionRows.entries`.
     var place = 0
     var match: UInt64 = 0
+    /// A prefix makes it #UD, but only once all of its bytes have been fetched: a page fault or #GP on the way
+    /// comes first.
+    var isIllegal = false
 
     private static let noOverride: UInt8 = 0xFF
 
@@ -121,9 +124,7 @@ struct DecodeState {
 
     /// SDM vol. 2 §2.3.5: 66, F2, F3, LOCK and REX before VEX are #UD.
     private mutating func readVEX(_ first: UInt8) throws(DecodeFailure) {
-        if !instruction.prefixes.isDisjoint(with: [.operandSize, .rep, .repne, .lock, .rex]) {
-            throw .undefinedOpcode
-        }
+        isIllegal = !instruction.prefixes.isDisjoint(with: [.operandSize, .rep, .repne, .lock, .rex])
         instruction.prefixes.insert(.vex)
         let second = try cursor.next()
         var map: UInt8 = 1
@@ -220,7 +221,7 @@ struct DecodeState {
         if !is64Bit { instruction.vexBits &= 0b1011_1111 }
         if instruction.prefixes.contains(.lock) {
             let lockable = InstructionRow(index: instruction.row).attributes.contains(.lockable)
-            if !lockable || instruction.modRM >= 0xC0 { throw .undefinedOpcode }
+            if !lockable || instruction.modRM >= 0xC0 { isIllegal = true }
         }
         instruction.segment = segmentOverride != Self.noOverride ? segmentOverride : SegmentNumber.ds
     }
@@ -231,6 +232,7 @@ struct DecodeState {
     }
 
     func finished() throws(DecodeFailure) -> Instruction {
+        if isIllegal { throw .undefinedOpcode }
         var result = instruction
         result.length = UInt8(truncatingIfNeeded: cursor.offset)
         return result

@@ -108,10 +108,9 @@ extension CPU {
         func shifted(_ value: UInt64) -> UInt64 {
             let value = value & mask
             if count > bits {
-                // 16-bit operands with counts 17...31: undefined; what AMD's processors do is to go on through
-                // the source and then the destination again.
+                // 16-bit operands with counts 17...31: undefined; AMD's processors rotate the source.
                 let more = count - bits
-                return left ? (fill << more | value >> (bits - more)) & mask : (fill >> more | value << (bits - more)) & mask
+                return left ? (fill << more | fill >> (bits - more)) & mask : (fill >> more | fill << (bits - more)) & mask
             }
             return left
                 ? (value << count | fill >> (bits - count)) & mask : (value >> count | fill << (bits - count)) & mask
@@ -121,8 +120,7 @@ extension CPU {
         setLogicFlags(size: size, result)
         let carry: Bool
         if count > bits {
-            let more = count - bits
-            carry = left ? (fill >> (bits - more)) & 1 != 0 : (fill >> (more - 1)) & 1 != 0
+            carry = false
         } else {
             carry = left ? (old >> (bits - count)) & 1 != 0 : (old >> (count - 1)) & 1 != 0
         }

@@ -34,14 +34,16 @@ extension CPU {
 
     func popAll(_ i: Instruction) throws(Fault) {
         let before = gpr(Register.rsp)
-        var values: InlineArray<8, UInt64> = .init(repeating: 0)
         do throws(Fault) {
-            for number in (0..<8).reversed() { values[number] = try pop(size: i.operandSize) }
+            for number in (0..<8).reversed() {
+                let value = try pop(size: i.operandSize)
+                // What was popped before a fault stays loaded; the instruction starts over with all of it.
+                if number != Register.rsp { setGPR(number, size: i.operandSize, value) }
+            }
         } catch {
             setGPR(Register.rsp, before)
             throw error
         }
-        for number in 0..<8 where number != Register.rsp { setGPR(number, size: i.operandSize, values[number]) }
     }
 
     /// ENTER (SDM vol. 2): the nesting level copies frame pointers of the outer procedures.

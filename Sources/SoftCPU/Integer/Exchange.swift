@@ -47,13 +47,16 @@ extension CPU {
         let size = i.operand0.size, mask = Self.sizeMask(size)
         let expected = gpr(Register.rax) & mask
         let new = try readOperand(i, 1)
-        // The store happens either way: the old value is written back on a mismatch.
-        let old = try updateOperand(i, 0) { $0 & mask == expected ? new : $0 } & mask
-        if old != expected {
-            setGPR(Register.rax, size: size, old)
-        } else if size == 4, i.operand0.kind != .memory {
-            // EAX is not written on a match, so RAX keeps its upper half.
+        let old: UInt64
+        if i.operand0.kind == .memory {
+            // The store happens either way: the old value is written back on a mismatch.
+            old = try updateOperand(i, 0) { $0 & mask == expected ? new : $0 } & mask
+        } else {
+            // Only the register that changes is written, so that the other keeps its upper half.
+            old = try readOperand(i, 0) & mask
+            if old == expected { try writeOperand(i, 0, new) }
         }
+        if old != expected { setGPR(Register.rax, size: size, old) }
         setSubtractFlags(size: size, expected, old, expected &- old)
     }
 

@@ -30,8 +30,9 @@ extension CPU {
     }
 
     /// Counts `done` repetitions; goes back to the instruction while some are left.
+    /// Without any repetition RCX is not written, so that a 32-bit count keeps its upper half.
     private func finish(_ r: StringRegisters, _ done: UInt64, _ length: UInt8, stop: Bool = false) {
-        guard r.repeats else { return }
+        guard r.repeats, done != 0 else { return }
         let left = (gpr(Register.rcx) &- done) & r.addressMask
         setGPR(Register.rcx, size: r.addressSize, left)
         if left != 0, !stop {
@@ -104,6 +105,8 @@ extension CPU {
         _ = try linear(0, to, bytes, write: true)
         let sourceHost = readableHost(source, bytes)
         guard sourceHost != 0 else { return 0 }
+        // A target inside the first element: each element sees a part of the one before.
+        guard target &- source &- 1 >= UInt64(r.elementSize) &- 1 else { return 0 }
         let targetHost = try writableHost(target, bytes, 0)
         guard targetHost != 0 else { return 0 }
         Self.copyForward(from: sourceHost, to: targetHost, bytes)
@@ -244,9 +247,10 @@ extension CPU {
         var left = due(r), done: UInt64 = 0, ended = false
         do throws(Fault) {
             while left > 0, done < UInt64(Self.mostElements), !ended {
+                // rDI's operand first: when both fault, that is the one AMD's processors report.
+                let b = try load(size: size, linear(0, gpr(Register.rdi) & r.addressMask, Int(size)), 0)
                 let source = try linear(i.segment, gpr(Register.rsi) & r.addressMask, Int(size))
                 let a = try load(size: size, source, i.segment)
-                let b = try load(size: size, linear(0, gpr(Register.rdi) & r.addressMask, Int(size)), 0)
                 setSubtractFlags(size: size, a, b, a &- b)
                 advance(Register.rsi, r, r.step)
                 advance(Register.rdi, r, r.step)

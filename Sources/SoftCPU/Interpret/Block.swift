@@ -31,7 +31,8 @@ struct Block: BitwiseCopyable {
     private var used = 0
     private(set) var flushes = 0
     private(set) var blocksBuilt = 0
-    static let tableEntries = 1 << 15
+    static let tableBits = 17
+    static let tableEntries = 1 << tableBits
 
     init(size: Int) throws(HostError) {
         let arena = try MemoryMapping(anonymous: max(size, 1 << 20))
@@ -46,8 +47,9 @@ struct Block: BitwiseCopyable {
     /// The slot for a key in the table at `table`.
     @inline(__always)
     private static func slot(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt> {
-        let mixed = physical ^ (physical >> 12) ^ (UInt64(mode) << 9)
-        let index = UInt(truncatingIfNeeded: mixed) & UInt(tableEntries - 1)
+        // Fibonacci hashing: the product's top bits depend on every bit of the key.
+        let mixed = (physical ^ UInt64(mode) << 56) &* 0x9E37_79B9_7F4A_7C15
+        let index = UInt(truncatingIfNeeded: mixed >> UInt64(64 - tableBits))
         // SAFETY: the mapping holds `tableEntries` words, zero or addresses of blocks in the arena.
         return unsafe UnsafeMutablePointer<UInt>(bitPattern: table &+ index &* 8).unsafelyUnwrapped
     }
@@ -73,11 +75,6 @@ struct Block: BitwiseCopyable {
         guard rounded <= arena.size - used else { return nil }
         defer { used += rounded }
         return unsafe UInt(bitPattern: arena.base) + UInt(used)
-    }
-
-    /// Gives back what was allocated last, beyond `keep` bytes of it.
-    mutating func trim(_ start: UInt, keep: Int) {
-        used = unsafe Int(start - UInt(bitPattern: arena.base)) + (keep + 63) & ~63
     }
 
     /// Forgets everything.

@@ -6,6 +6,10 @@ import X86Architecture
 extension SoftVCPU {
     /// Most instructions in one block: bounds the time between looks at `attention`.
     static let longestBlock = 48
+    /// Space of a `Block` in front of its ops.
+    private static let blockBytes = (MemoryLayout<Block>.size + 63) & ~63
+    /// Bytes for the ops of a block in the making, with the one that ends it.
+    static let draftBytes = (longestBlock + 1) * MemoryLayout<MicroOp>.stride
 
     /// The block at the next instruction, decoded if need be.
     /// - Throws: what fetching raises: #PF, #GP.
@@ -18,6 +22,7 @@ extension SoftVCPU {
         if unsafe entry.pointee.tag == tag {
             physical = unsafe entry.pointee.physical | linear & 0xFFF
         } else {
+            if cpu.s.modeKey & 8 == 0, cpu.s.rip > UInt64(cpu.s.segments[Segment.cs].limit) { throw .protection() }
             physical = try fetchTranslate(linear) | linear & 0xFFF
         }
         let mode = cpu.s.modeKey | (singleStep ? 4 : 0)
@@ -114,8 +119,9 @@ extension SoftVCPU {
         return InstructionBytes(bytes)
     }
 
+    /// A block in the making. Its ops stand in `draftOps` until their number is known.
     private struct Draft {
-        var ops: UInt
+        let ops: UInt
         var count = 0
         var length = 0
         var second: CodePage?
@@ -126,14 +132,7 @@ extension SoftVCPU {
     private func buildBlock(_ linear: UInt64, _ physical: UInt64, _ mode: UInt32) throws(Fault) -> UInt {
         let first = openCodePage(physical & TLB.pageMask)
         let most = mode & 4 != 0 ? 1 : Self.longestBlock
-        let opBytes = MemoryLayout<MicroOp>.stride
-        guard let space = cache.allocate(MemoryLayout<Block>.size + (most + 1) * opBytes) else {
-            cache.clear()
-            cpu.s.linkSlot = 0
-            return try buildBlock(linear, physical, mode)
-        }
-        let blockSize = UInt((MemoryLayout<Block>.size + 63) & ~63)
-        var draft = Draft(ops: space + blockSize)
+        var draft = Draft(ops: draftOps)
         while draft.count < most, !draft.ended {
             let offset = Int(physical & 0xFFF) + draft.length
             guard offset < 4096 else { break }
@@ -142,12 +141,22 @@ extension SoftVCPU {
         let instructions = draft.count
         // Also after a branch: a body that was expected to leave may come back.
         appendFallThrough(&draft, physical, mode)
+        let opBytes = draft.count * MemoryLayout<MicroOp>.stride
+        guard let space = cache.allocate(Self.blockBytes + opBytes) else {
+            cache.clear()
+            cpu.s.linkSlot = 0
+            return try buildBlock(linear, physical, mode)
+        }
+        let ops = space + UInt(Self.blockBytes)
+        // SAFETY: both are `opBytes` long, the target fresh arena space.
+        unsafe UnsafeMutableRawPointer(bitPattern: ops).unsafelyUnwrapped
+            .copyMemory(from: UnsafeRawPointer(bitPattern: draftOps).unsafelyUnwrapped, byteCount: opBytes)
         let block = BlockView(address: space)
         block.b = Block(
             physical: first.host == 0 ? .max : physical, mode: mode, generation: first.generation,
             pageWord: first.word, secondPhysical: draft.second?.physical ?? 0, secondWord: draft.second?.word ?? 0,
             secondGeneration: draft.second?.generation ?? 0, byteLength: UInt16(draft.length),
-            instructionCount: UInt16(instructions), ops: draft.ops)
+            instructionCount: UInt16(instructions), ops: ops)
         // Code outside memory is decoded every time.
         if first.host != 0, draft.second.map({ $0.host != 0 }) ?? true { cache.enter(space) }
         return space
@@ -162,6 +171,10 @@ extension SoftVCPU {
         if case .failure(.truncated) = decoded {
             // It goes on in the next page: alone in its block, so that a fault there comes at its turn.
             guard draft.count == 0 else { return false }
+            // The limit counts before the page.
+            if cpu.s.modeKey & 8 == 0, cpu.s.rip &+ UInt64(4096 - offset) > UInt64(cpu.s.segments[Segment.cs].limit) {
+                throw .protection()
+            }
             let next = ((start & TLB.pageMask) &+ 0x1000) & cpu.s.linearMask
             let second = openCodePage(try translatedPage(next))
             var all: [UInt8] = []
@@ -200,7 +213,7 @@ extension SoftVCPU {
 
     private func store(_ op: MicroOp, _ draft: inout Draft) {
         let address = draft.ops + UInt(draft.count * MemoryLayout<MicroOp>.stride)
-        // SAFETY: inside the arena space of `longestBlock + 1` ops that buildBlock allocated.
+        // SAFETY: inside the `draftBytes` at `draftOps`: at most `longestBlock` ops and the one that ends it.
         unsafe UnsafeMutablePointer<MicroOp>(bitPattern: address).unsafelyUnwrapped.initialize(to: op)
         draft.count += 1
     }

@@ -13,7 +13,10 @@ extension CPU {
 
     /// The memory operand's linear address, checked for `size` bytes.
     func memoryAddress(_ i: Instruction, _ size: Int, write: Bool = false) throws(Fault) -> UInt64 {
-        try linear(i.segment, effectiveOffset(i), size, write: write)
+        let offset = effectiveOffset(i)
+        // Flat segments have a limit too: 4 GiB.
+        if offset &+ UInt64(size) > 0x1_0000_0000, size != 0, !is64Bit { throw i.segment == 2 ? .stack() : .protection() }
+        return try linear(i.segment, offset, size, write: write)
     }
 
     /// All ones in the low `size` bytes.

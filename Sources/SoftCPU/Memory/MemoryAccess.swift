@@ -98,6 +98,19 @@ extension CPU {
         if high != 0, high != -1 { throw segment == 2 ? .stack() : .protection() }
     }
 
+    /// Where an access goes on behind the page that it starts in.
+    private func secondPage(_ linear: UInt64, _ inPage: Int, _ segment: UInt8) throws(Fault) -> UInt64 {
+        let second = (linear &+ UInt64(inPage)) & s.linearMask
+        try checkCanonical(second, segment)
+        // The fast path checks no limit in flat segments; theirs is 4 GiB.
+        if second == 0, !is64Bit, s.flatSegments >> UInt32(segment & 7) & 1 != 0,
+            s.effectiveBase[Int(segment & 7)] == 0
+        {
+            throw segment == 2 ? .stack() : .protection()
+        }
+        return second
+    }
+
     /// #AC (SDM vol. 3 §6.15, interrupt 17) for data of 2, 4 or 8 bytes.
     private func checkAlignment(_ linear: UInt64, _ size: Int, _ context: UInt32) throws(Fault) {
         guard context == TLB.userAligned, size & (size &- 1) == 0, size <= 8 else { return }
@@ -111,8 +124,7 @@ extension CPU {
         let inPage = Int(0x1000 &- (linear & 0xFFF))
         if hasBreakpoints { noteDataBreakpoints(linear, size, isWrite: false) }
         if size <= inPage { return try loadInPage(linear, size, context) }
-        let second = (linear &+ UInt64(inPage)) & s.linearMask
-        try checkCanonical(second, segment)
+        let second = try secondPage(linear, inPage, segment)
         let low = try loadBytes(linear, inPage, context)
         let high = try loadBytes(second, size - inPage, context)
         return low | high << UInt64(inPage * 8)
@@ -126,8 +138,7 @@ extension CPU {
         if size <= inPage {
             try storeInPage(value, linear, size, context)
         } else {
-            let second = (linear &+ UInt64(inPage)) & s.linearMask
-            try checkCanonical(second, segment)
+            let second = try secondPage(linear, inPage, segment)
             // Both pages must allow the store before either changes.
             let access = pageAccess(context, .write)
             _ = try translate(linear, access)
@@ -185,8 +196,7 @@ extension CPU {
         let access = pageAccess(s.tlbContext, .write)
         let found = try translate(linear, access)
         if size > inPage {
-            let second = (linear &+ UInt64(inPage)) & s.linearMask
-            try checkCanonical(second, segment)
+            let second = try secondPage(linear, inPage, segment)
             _ = try translate(second, access)
             return 0
         }

@@ -63,6 +63,7 @@ extension CPU {
 
     /// Remembers that the entry for `linear` in `context` is filled, for the next flush.
     @inline(__always) func noteUse(_ context: UInt32, _ linear: UInt64) {
+        s.fillCount &+= 1
         markUsed(Int(context), (linear >> 12) & UInt64(TLB.entries - 1) / UInt64(TLB.entries / 64))
     }
 
@@ -90,6 +91,7 @@ extension CPU {
     /// Forgets every translation, global ones too: always allowed (SDM vol. 3 §4.10.2). Only the parts that
     /// were filled since the last time are visited.
     func flushTLB() {
+        s.flushCount &+= 1
         forEachUsedEntry { entry in
             unsafe entry.pointee.readTag = TLB.invalid
             unsafe entry.pointee.writeTag = TLB.invalid

@@ -90,6 +90,9 @@ struct CPUState: BitwiseCopyable {
     var endBlock: Bool = false
     /// A store hit a page with decoded code: the running block may be stale.
     var codeModified: Bool = false
+    /// Whole flushes and entries filled, for `--stats`.
+    var flushCount: UInt64 = 0
+    var fillCount: UInt64 = 0
     /// PAUSE instructions so far.
     var pauseCount: UInt32 = 0
     /// RF was set by this very instruction (IRET) and must survive it.

@@ -198,7 +198,9 @@ enum CPUModel {
 extension CPU {
     func identify() {
         let leaf = UInt32(truncatingIfNeeded: gpr(Register.rax))
-        let result = CPUModel.answer(leaf, UInt32(truncatingIfNeeded: gpr(Register.rcx)), self)
+        let subleaf = UInt32(truncatingIfNeeded: gpr(Register.rcx))
+        var result = CPUModel.answer(leaf, subleaf, self)
+        owner.limits?.apply(to: &result, leaf: leaf, subleaf: subleaf)
         setGPR(Register.rax, UInt64(result.eax))
         setGPR(Register.rbx, UInt64(result.ebx))
         setGPR(Register.rcx, UInt64(result.ecx))

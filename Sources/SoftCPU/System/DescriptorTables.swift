@@ -150,11 +150,9 @@ extension CPU {
     func adjustPrivilege(_ i: borrowing Instruction) throws(Fault) {
         try requireProtected()
         let wanted = try readOperand(i, 1) & 3
-        var raised = false
-        try updateOperand(i, 0) { old in
-            raised = old & 3 < wanted
-            return raised ? old & ~3 | wanted : old
-        }
+        let old = try readOperand(i, 0)
+        let raised = old & 3 < wanted
+        if raised { try writeOperand(i, 0, old & ~3 | wanted) }
         setZeroFlag(raised)
     }
 }

@@ -44,7 +44,7 @@ extension CPU {
     /// Guest time in nanoseconds.
     private var paravirtualTime: UInt64 {
         ParavirtualClock.nanoseconds(
-            ticks: timeStampCounter &- s.tscAdjust, frequency: owner.tscFrequency)
+            ticks: timeStampCounter &- s.tscAdjust, frequency: owner.tscFrequency) &+ owner.clockLead
     }
 
     /// struct pvclock_vcpu_time_info: version, 0, tsc_timestamp, system_time, multiplier, shift, flags.
@@ -55,7 +55,7 @@ extension CPU {
         // Odd while the fields change.
         writePhysicalBytes(page, 4, UInt64((version | 1) &+ (version & 1) * 2))
         writePhysicalBytes(page &+ 8, 8, s.tscAdjust)
-        writePhysicalBytes(page &+ 16, 8, 0)
+        writePhysicalBytes(page &+ 16, 8, owner.clockLead)
         let (shift, multiplier) = ParavirtualClock.scale(frequency: owner.tscFrequency)
         writePhysicalBytes(page &+ 24, 4, UInt64(multiplier))
         writePhysicalBytes(page &+ 28, 1, UInt64(UInt8(bitPattern: shift)))

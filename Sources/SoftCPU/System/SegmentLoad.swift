@@ -143,12 +143,13 @@ extension CPU {
 
     /// LDS, LES, LSS, LFS, LGS.
     func loadFarPointer(_ i: borrowing Instruction, _ segment: Int) throws(Fault) {
-        let (selector, offset) = try farPointer(i, size: i.operand(0).size)
+        // AMD has no m16:64: REX.W makes only the destination wider.
+        let (selector, offset) = try farPointer(i, size: min(i.operand(0).size, 4))
         try loadSegment(segment, selector)
         setGPR(Int(i.operand(0).register), size: i.operand(0).size, offset)
     }
 
-    /// The m16:16, m16:32 or m16:64 operand: `size` bytes of offset, then the selector.
+    /// The m16:16 or m16:32 operand: `size` bytes of offset, then the selector.
     func farPointer(_ i: borrowing Instruction, size: UInt8) throws(Fault) -> (
         selector: UInt16, offset: UInt64
     ) {

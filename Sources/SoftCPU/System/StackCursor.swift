@@ -53,6 +53,7 @@ struct StackCursor {
 
     /// A selector takes a whole slot, but only two bytes of it are read.
     mutating func popSelector(_ size: UInt8) throws(Fault) -> UInt64 {
+        _ = try linear(pointer & mask, size)
         let value = try peek(2, at: 0)
         move(UInt64(size))
         return value

@@ -37,6 +37,7 @@ extension CPU {
         for number in Self.savedMSRs { state.msrs[number] = savedMSR(number) }
         for slot in 0..<27 { state.msrs[MTRR.number(slot)] = s.mtrr[slot] }
         state.tscOffset = s.tscOffset
+        state.clockLead = owner.clockLead == 0 ? nil : owner.clockLead
         state.activity = s.activity
         state.interruptShadow = s.interruptShadow
         state.nmiBlocked = s.nmiBlocked
@@ -64,6 +65,7 @@ extension CPU {
         setRFlags(state.rflags)
         if !isProtected || isLongMode { s.otherFlags &= ~RFlags.virtual8086.rawValue }
         s.tscOffset = state.tscOffset
+        owner.clockLead = state.clockLead ?? 0
         s.activity = state.activity
         s.interruptShadow = state.interruptShadow
         s.debugShadow = false
@@ -184,6 +186,7 @@ extension CPU {
         state.xcr0 = old.xcr0
         state.msrs = old.msrs
         state.tscOffset = old.tscOffset
+        state.clockLead = old.clockLead
         let isBootstrap = owner.apic.apicBase & (1 << 8) != 0
         state.activity = isBootstrap ? .running : .waitingForStartup
         loadState(state)

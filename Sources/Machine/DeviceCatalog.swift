@@ -1,0 +1,119 @@
+internal import CharacterBackends
+internal import ChipsetDevices
+internal import DeviceModel
+internal import DiskImages
+internal import FirmwareTables
+internal import LinuxHost
+internal import MachineSpec
+internal import Virtio
+internal import VirtioDevices
+
+/// One kind of device that a machine may have.
+struct DeviceEntry: Sendable {
+    /// Puts as many devices of this kind onto the board as its description asks for, perhaps none.
+    typealias Builder = @Sendable (inout BoardAssembly) throws(BoardError) -> Void
+    let kind: String
+    let build: Builder
+
+    init(_ kind: String, _ build: @escaping Builder) {
+        self.kind = kind
+        self.build = build
+    }
+}
+
+/// Every device beyond the processors' interrupt controllers, the ACPI power management and the PCI bridge, in
+/// the order of building. A device is one file and one row here.
+// swift-format-ignore
+let deviceCatalog: [DeviceEntry] = [
+    DeviceEntry(ResetControl.kind)   { $0.add(ResetControl($0.context)) },
+    DeviceEntry(PIT8254.kind)        { $0.add(PIT8254($0.context)) },
+    DeviceEntry(RTC.kind)            { $0.add(RTC($0.context, $0.clockConfiguration)) },
+    DeviceEntry(HPET.kind)           { $0.addHPET() },
+    DeviceEntry(PanicNotifier.kind)  { $0.add(PanicNotifier($0.context)) },
+    DeviceEntry(POSTPort.kind)       { $0.add(POSTPort($0.context)) },
+    DeviceEntry(I8042.kind)          { if $0.spec.machineType == .pc { $0.add(I8042($0.context)) } },
+    DeviceEntry(DebugExit.kind)      { if $0.spec.options.contains(.debugExit) { $0.add(DebugExit($0.context)) } },
+    DeviceEntry(TestDevice.kind)     { if $0.spec.options.contains(.debugExit) { $0.addTestDevice() } },
+    DeviceEntry(UART16550.kind)      { board throws(BoardError) in try board.addSerialPorts() },
+    DeviceEntry(VirtioBlock.kind)    { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
+    DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
+]
+
+// MARK: Rows that are longer than a line
+
+extension BoardAssembly {
+    var clockConfiguration: RTC.Configuration {
+        let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
+        return RTC.Configuration(
+            memoryBelow4GiB: memory.ramSize - above, memoryAbove4GiB: above, processorCount: spec.cpuCount)
+    }
+
+    /// In legacy replacement mode it takes the lines of the PIT and the clock.
+    mutating func addHPET() {
+        let pit = built(PIT8254.self), clock = built(RTC.self)
+        let hpet = HPET(context) { replaced in
+            pit?.suppressLine(replaced)
+            clock?.suppressLine(replaced)
+        }
+        add(hpet, at: 0xFED0_0000, size: 0x400)
+    }
+
+    /// Answers ports and memory.
+    mutating func addTestDevice() {
+        let device = TestDevice(context)
+        platform.mmio.map(device, at: TestDevice.address, size: TestDevice.size)
+        add(device)
+    }
+
+    mutating func addSerialPorts() throws(BoardError) {
+        let places = PlatformDescription.SerialPort.standard
+        for (port, place) in zip(spec.serialPorts, places) {
+            let backend = try serialBackend(port)
+            let uart = UART16550(
+                context, base: place.port, line: Int(place.interrupt), transmit: { backend.write($0) },
+                onReceiveSpace: { backend.receiverHasRoom() })
+            backend.start { [weak uart] bytes in uart?.receive(Array(bytes)) ?? bytes.count }
+            add(uart, backend)
+        }
+    }
+
+    private func serialBackend(_ port: SerialBackend) throws(BoardError) -> any CharacterBackend {
+        do throws(HostError) {
+            switch port {
+            case .none: return NullBackend()
+            case .stream(let input, let output):
+                return try DescriptorBackend(
+                    input: input.map { Descriptor(adopting: resources[$0]) },
+                    output: Descriptor(adopting: resources[output]), loop: eventLoop)
+            case .listener(let socket):
+                return try SocketBackend(listener: Descriptor(adopting: resources[socket]), loop: eventLoop)
+            }
+        } catch {
+            throw BoardError("A serial port cannot be connected: \(error).")
+        }
+    }
+
+    mutating func addDisks() throws(BoardError) {
+        for (index, disk) in spec.disks.enumerated() {
+            do throws(HostError) {
+                let image = try diskImage(disk, name: "disk\(index)")
+                let block = VirtioBlock(
+                    context, backend: DiskBackend(image),
+                    options: VirtioBlock.Options(serial: "ospite-disk\(index)"))
+                add(VirtioPCI(block), image)
+            } catch {
+                throw BoardError("Disk \(index + 1) cannot be used: \(error).")
+            }
+        }
+    }
+
+    /// With an overlay the image itself is only read.
+    private func diskImage(_ disk: DiskSpec, name: String) throws(HostError) -> any DiskImage {
+        let image = try RawImage(
+            Descriptor(adopting: resources[disk.image]), readOnly: disk.isReadOnly || disk.overlay != nil,
+            name: name)
+        guard let overlay = disk.overlay, !disk.isReadOnly else { return image }
+        return try OverlayImage(image, overlay: Descriptor(adopting: resources[overlay]), name: name + "-ov")
+    }
+}

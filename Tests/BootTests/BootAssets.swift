@@ -1,0 +1,138 @@
+import Foundation
+import Testing
+
+/// Where the programs under test are: beside the test bundle, whose path is in our own memory map.
+enum BuiltPrograms {
+    static let folder: String = {
+        let maps = (try? String(contentsOfFile: "/proc/self/maps", encoding: .utf8)) ?? ""
+        for line in maps.split(separator: "\n") {
+            guard let slash = line.firstIndex(of: "/"), line.hasSuffix(".xctest") else { continue }
+            return URL(fileURLWithPath: String(line[slash...])).deletingLastPathComponent().path
+        }
+        return ".build/release"
+    }()
+    static var ospite: String { folder + "/ospite" }
+}
+
+/// A folder of one test, removed with it.
+final class ScratchFolder {
+    let path: String
+
+    init() throws {
+        path = NSTemporaryDirectory() + "/ospite-boot-" + UUID().uuidString
+        try FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+
+    func file(_ name: String, _ bytes: Data) throws -> String {
+        let file = path + "/" + name
+        try bytes.write(to: URL(fileURLWithPath: file))
+        return file
+    }
+}
+
+/// Runs a program to its end; its status and its output, with standard error.
+func runTool(_ arguments: [String], in folder: String) throws -> (status: Int32, output: String) {
+    let process = Process()
+    let output = Pipe()
+    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+    process.arguments = arguments
+    process.currentDirectoryURL = URL(fileURLWithPath: folder)
+    var environment = ProcessInfo.processInfo.environment
+    environment["PATH", default: ""] += ":/usr/sbin:/sbin"
+    process.environment = environment
+    process.standardInput = FileHandle.nullDevice
+    process.standardOutput = output
+    process.standardError = output
+    try process.run()
+    let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    return (process.terminationStatus, text.trimmingCharacters(in: .whitespacesAndNewlines))
+}
+
+/// A kernel that Debian installed here, or the sentence that says why there is none.
+struct InstalledKernel: Sendable {
+    let version: String
+    let problem: String?
+    var path: String { "/boot/vmlinuz-\(version)" }
+    var isThere: Bool { problem == nil }
+
+    private init(flavour: String) {
+        do {
+            let found = try runTool(["Scripts/newest-kernel", flavour], in: BootAssets.root)
+            version = found.status == 0 ? found.output : ""
+            problem = found.status == 0 ? nil : found.output
+        } catch {
+            version = ""
+            problem = "\(error)"
+        }
+    }
+
+    static let cloud = InstalledKernel(flavour: "cloud-amd64")
+    static let standard = InstalledKernel(flavour: "amd64")
+}
+
+/// What machines boot from, made once by the project's scripts.
+enum BootAssets {
+    /// The project's folder.
+    static let root = URL(fileURLWithPath: #filePath)
+        .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
+    private static let folder = root + "/out/boot-tests"
+
+    /// A file that the guest has as /fixed: every byte value, in an order without short periods.
+    static let fixedFile = Data((0..<1_000_000).map { UInt8(truncatingIfNeeded: $0 &* $0 >> 7) })
+
+    private static func script(_ arguments: [String]) throws {
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        let run = try runTool(arguments, in: root)
+        guard run.status == 0 else {
+            throw AssetProblem(description: "\(arguments[0]) ended with \(run.status): \(run.output)")
+        }
+    }
+
+    /// The initial RAM disk of a kernel, around Scripts/guest/test-init or another init.
+    static func initialRAMDisk(_ kernel: InstalledKernel, init program: String = "test-init") throws -> String
+    {
+        let output = "\(folder)/\(program)-\(kernel.version)"
+        let fixed = folder + "/fixed"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        try fixedFile.write(to: URL(fileURLWithPath: fixed))
+        let modules = ["virtio_pci", "virtio_blk", "button", "evdev", "ext4"].flatMap { ["--module", $0] }
+        try script(
+            [
+                "Scripts/make-initramfs", "--output", output, "--init", "Scripts/guest/" + program,
+                "--kernel", kernel.version, "--add", fixed + ":/fixed",
+            ] + modules)
+        return output
+    }
+
+    /// An empty ext4 file system of 16 MiB.
+    static func emptyDisk(in folder: ScratchFolder) throws -> String {
+        let file = folder.path + "/disk.img"
+        try script(["mke2fs", "-q", "-F", "-t", "ext4", file, "16M"])
+        return file
+    }
+
+    /// Why a Debian root file system cannot be had here; nil: it can, or is there already.
+    static let debianProblem: String? = {
+        if FileManager.default.fileExists(atPath: debianDisk) { return nil }
+        let found = try? runTool(["sh", "-c", "command -v mmdebstrap mke2fs"], in: root)
+        if found?.status == 0 { return nil }
+        return "There is no \(debianDisk), and mmdebstrap or mke2fs is missing to make it."
+    }()
+    private static let debianDisk = folder + "/debian.img"
+
+    /// A copy for one test of a disk with a small Debian system, which is made once and kept between runs.
+    static func debianDisk(in scratch: ScratchFolder) throws -> String {
+        if !FileManager.default.fileExists(atPath: debianDisk) {
+            try script(["Scripts/make-rootfs", debianDisk])
+        }
+        let copy = scratch.path + "/debian.img"
+        try script(["cp", "--sparse=always", debianDisk, copy])
+        return copy
+    }
+}
+
+struct AssetProblem: Error, CustomStringConvertible { let description: String }

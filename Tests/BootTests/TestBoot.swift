@@ -1,0 +1,26 @@
+/// A machine that boots Scripts/guest/test-init: what to give to `ospite run`.
+struct TestBoot {
+    var kernel = InstalledKernel.cloud
+    /// What the guest does: a name that Scripts/guest/test-init knows.
+    var test: String
+    var cpus = 1
+    var memory = "256M"
+    var disk: String?
+    /// Further words of the kernel's command line.
+    var words = ""
+
+    /// The accelerator is named, so that a host with KVM tests the software CPU, too.
+    func arguments() throws -> [String] {
+        var arguments = [
+            "--accel", "soft", "--no-reboot", "--stats", "--cpus", "\(cpus)", "--memory", memory,
+            "--kernel", kernel.path, "--initrd", try BootAssets.initialRAMDisk(kernel),
+            "--append", "console=ttyS0 quiet panic=-1 ospite.test=\(test) \(words)",
+        ]
+        if let disk { arguments += ["--disk", disk] }
+        return arguments
+    }
+
+    func start(in folder: ScratchFolder) throws -> GuestMachine {
+        try GuestMachine(arguments(), in: folder)
+    }
+}

@@ -1,0 +1,70 @@
+import DeviceModel
+import Foundation
+import LinuxHost
+import StateCodec
+import Testing
+
+@testable import Machine
+@testable import MachineControl
+@testable import MachineSpec
+
+/// Files for machines inside this process: their descriptors have to be neighbours, so each test takes a
+/// range of numbers that nobody else uses.
+enum BoardFiles {
+    /// Far above what a test process opens by itself.
+    static let first: Int32 = 700
+
+    /// Puts `descriptors` at `first` and after; the board adopts them.
+    static func resources(_ descriptors: [Descriptor], at first: Int32) -> MachineResources {
+        for (index, descriptor) in descriptors.enumerated() {
+            precondition(dup2(descriptor.number, first + Int32(index)) >= 0, "the process has no numbers left")
+        }
+        return MachineResources(count: descriptors.count, first: first)
+    }
+}
+
+enum BoardBench {
+    static func spec(cpus: Int = 2) throws -> MachineSpec {
+        let name = try MachineName("board")
+        var spec = MachineSpec(name: name, uuid: MachineUUID(parsing: "00000000-0000-4000-8000-000000000001"))
+        spec.accelerator = .soft
+        spec.cpuCount = cpus
+        spec.memory = .mebibytes(16)
+        spec.options = [.debugExit]
+        return spec
+    }
+
+    /// A board with every device that a machine can have.
+    static func full(at first: Int32) throws -> Board {
+        var spec = try spec()
+        spec.serialPorts = [.none, .none, .none, .none]
+        spec.disks = [
+            DiskSpec(image: ResourceIndex(0), byteCount: 1 << 20),
+            DiskSpec(image: ResourceIndex(1), overlay: ResourceIndex(2), byteCount: 1 << 20),
+        ]
+        let files = try [1 << 20, 1 << 20, 0 as UInt64].map { try Descriptor.memory("disk", size: $0) }
+        return try Board(
+            spec: spec, resources: BoardFiles.resources(files, at: first), tscFrequency: 1_000_000_000,
+            report: { _ in })
+    }
+
+    static func close(_ board: Board) {
+        for image in board.images { image.close() }
+        board.clock.stop()
+    }
+
+    // MARK: Any device
+
+    static func saved(_ device: some Device) throws -> [UInt8] { try StateEncoder().encode(device.save()) }
+
+    static func restore<D: Device>(_ device: D, _ bytes: [UInt8]) throws {
+        try device.restore(StateDecoder().decode(D.Saved.self, from: bytes))
+    }
+
+    /// Whether two devices of one kind save equal values: dictionaries may come in any order of bytes.
+    static func savesEqual<D: Device>(_ device: D, _ bytes: [UInt8]) throws -> Bool {
+        try StateDecoder().decode(D.Saved.self, from: bytes) == device.save()
+    }
+
+    static func kind(_ device: some Device) -> String { type(of: device).kind }
+}

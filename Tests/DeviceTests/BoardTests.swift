@@ -1,0 +1,121 @@
+import DeviceModel
+import Foundation
+import LinuxHost
+import Synchronization
+import Testing
+
+@testable import Machine
+@testable import MachineControl
+@testable import MachineSpec
+@testable import StateCodec
+
+@Suite(.serialized) struct BoardTests {
+    /// Accesses to every port and the registers of every memory-mapped device, from a seed.
+    private func disturb(_ board: Board, seed: UInt64) {
+        var random = ChipsetRandom(seed: seed)
+        let widths: [AccessWidth] = [.byte, .word, .dword]
+        for _ in 0..<4000 {
+            let port = UInt16(truncatingIfNeeded: random.below(4) == 0 ? random.below(0x10000) : random.below(0x700))
+            let width = widths[random.below(3)]
+            if random.chance(2) {
+                _ = board.platform.portRead(port, width: width)
+            } else {
+                board.platform.portWrite(port, width: width, value: UInt32(truncatingIfNeeded: random.value()))
+            }
+            let page = [0xFED0_0000, 0xFEC0_0000, 0xE000_0000, 0xC000_0000][random.below(4)] as UInt64
+            let address = page + UInt64(random.below(0x4000)) & ~7
+            if random.chance(2) {
+                _ = board.platform.memoryRead(address, width: .dword)
+            } else {
+                board.platform.memoryWrite(address, width: .dword, value: random.value() & 0xFFFF_FFFF)
+            }
+            let apic = board.apics[random.below(2)]
+            apic.writePage(
+                offset: UInt32(random.below(0x40) * 16), width: .dword,
+                value: UInt32(truncatingIfNeeded: random.value()))
+        }
+    }
+
+    @Test(arguments: [1, 2, 3, 4, 5] as [UInt64])
+    func `every device of a board saves, restores into another board, and saves equal`(seed: UInt64) throws {
+        let first = try BoardBench.full(at: BoardFiles.first), second = try BoardBench.full(at: BoardFiles.first + 20)
+        disturb(first, seed: seed)
+        first.clock.pause()
+        second.clock.pause()
+        for device in first.devices + second.devices { device.pause() }
+        // A restored machine goes on at the time at which it was saved.
+        second.clock.setNow(first.clock.now)
+        #expect(first.devices.map { BoardBench.kind($0) } == second.devices.map { BoardBench.kind($0) })
+        for (device, twin) in zip(first.devices, second.devices) {
+            let state = try BoardBench.saved(device)
+            try BoardBench.restore(twin, state)
+            #expect(try BoardBench.savesEqual(twin, state), "\(BoardBench.kind(device)), seed \(seed)")
+        }
+        BoardBench.close(first)
+        BoardBench.close(second)
+    }
+
+    @Test(arguments: [6, 7] as [UInt64])
+    func `a damaged state is refused or taken, and never traps`(seed: UInt64) throws {
+        let board = try BoardBench.full(at: BoardFiles.first)
+        disturb(board, seed: seed)
+        board.clock.pause()
+        for device in board.devices { device.pause() }
+        var random = ChipsetRandom(seed: seed)
+        for device in board.devices {
+            let state = try BoardBench.saved(device)
+            for _ in 0..<60 {
+                var damaged = Array(state[try StateFormat.open(state)])
+                guard !damaged.isEmpty else { break }
+                for _ in 0...random.below(3) {
+                    damaged[random.below(damaged.count)] = UInt8(truncatingIfNeeded: random.value())
+                }
+                try? BoardBench.restore(device, StateFormat.seal(damaged))
+            }
+            device.reset()
+        }
+        BoardBench.close(board)
+    }
+
+    @Test func `the catalog names every kind once`() {
+        #expect(Set(deviceCatalog.map(\.kind)).count == deviceCatalog.count)
+    }
+
+    @Test func `a full board has a device of every kind`() throws {
+        let board = try BoardBench.full(at: BoardFiles.first)
+        let kinds = Set(board.devices.map { BoardBench.kind($0) })
+        #expect(deviceCatalog.map(\.kind).filter { !kinds.contains($0) } == [])
+        BoardBench.close(board)
+    }
+
+    // MARK: Accelerators
+
+    static let slow = HostAcceleration.measured(instructionsPerSecond: 745_000, isFast: false)
+    static let fast = HostAcceleration.measured(instructionsPerSecond: 3e9, isFast: true)
+
+    @Test func `auto takes a fast KVM and says why it leaves a slow one`() throws {
+        #expect(try AcceleratorChoice.choose(.auto, host: .absent) == .init(usesKVM: false))
+        #expect(try AcceleratorChoice.choose(.auto, host: Self.fast) == .init(usesKVM: true))
+        #expect(
+            try AcceleratorChoice.choose(.auto, host: Self.slow)
+                == .init(
+                    usesKVM: false,
+                    notice: "KVM on this host only emulates (0.7 M instructions/s); using the software CPU."))
+        let broken = try AcceleratorChoice.choose(.auto, host: .unusable(reason: "it is version 11"))
+        #expect(!broken.usesKVM && broken.notice?.contains("it is version 11") == true)
+        #expect(try !AcceleratorChoice.choose(.auto, host: .failing(reason: "shutdown")).usesKVM)
+    }
+
+    @Test func `kvm takes any KVM, soft none`() throws {
+        let slow = try AcceleratorChoice.choose(.kvm, host: Self.slow)
+        #expect(slow.usesKVM && slow.notice?.hasPrefix("KVM on this host only emulates") == true)
+        #expect(try AcceleratorChoice.choose(.kvm, host: Self.fast) == .init(usesKVM: true))
+        #expect(try AcceleratorChoice.choose(.kvm, host: .failing(reason: "shutdown")).usesKVM)
+        for host in [.absent, .unusable(reason: "it is version 11")] as [HostAcceleration] {
+            #expect(throws: BoardError.self) { try AcceleratorChoice.choose(.kvm, host: host) }
+        }
+        for host in [.absent, Self.slow, Self.fast] {
+            #expect(try AcceleratorChoice.choose(.soft, host: host) == .init(usesKVM: false))
+        }
+    }
+}
