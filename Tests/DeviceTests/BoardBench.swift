@@ -26,7 +26,8 @@ enum BoardFiles {
 enum BoardBench {
     static func spec(cpus: Int = 2) throws -> MachineSpec {
         let name = try MachineName("board")
-        var spec = MachineSpec(name: name, uuid: MachineUUID(parsing: "00000000-0000-4000-8000-000000000001"))
+        let uuid = try MachineUUID(parsing: "00000000-0000-4000-8000-000000000001")
+        var spec = MachineSpec(name: name, uuid: uuid)
         spec.accelerator = .soft
         spec.cpuCount = cpus
         spec.memory = .mebibytes(16)
