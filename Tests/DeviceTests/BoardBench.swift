@@ -17,7 +17,8 @@ enum BoardFiles {
     /// Puts `descriptors` at `first` and after; the board adopts them.
     static func resources(_ descriptors: [Descriptor], at first: Int32) -> MachineResources {
         for (index, descriptor) in descriptors.enumerated() {
-            precondition(dup2(descriptor.number, first + Int32(index)) >= 0, "the process has no numbers left")
+            precondition(
+                dup2(descriptor.number, first + Int32(index)) >= 0, "the process has no numbers left")
         }
         return MachineResources(count: descriptors.count, first: first)
     }

@@ -51,7 +51,9 @@ private struct SeededRandom: RandomNumberGenerator {
     }
 
     @Test(arguments: [1, 2, 3, 4] as [UInt64], [true, false])
-    func `random requests do what they do to an array, and the image stays`(seed: UInt64, isInline: Bool) throws {
+    func `random requests do what they do to an array, and the image stays`(seed: UInt64, isInline: Bool)
+        throws
+    {
         let bench = try Bench(method: seed % 2 == 0 ? .ring : .threads, isInline: isInline)
         var random = SeededRandom(state: seed)
         var model = bench.original
@@ -66,7 +68,8 @@ private struct SeededRandom: RandomNumberGenerator {
             case 0...2:
                 let source = TestBuffer(RawImageTests.pattern(range.count, UInt8(truncatingIfNeeded: step)))
                 #expect(
-                    bench.disk.perform(.write(offset: UInt64(range.lowerBound), from: source.parts([3]))) == 0)
+                    bench.disk.perform(.write(offset: UInt64(range.lowerBound), from: source.parts([3]))) == 0
+                )
                 model.replaceSubrange(range, with: source.content)
                 for sector in first..<first + sectors { isKnown[sector] = true }
             case 3:
