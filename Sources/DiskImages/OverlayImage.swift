@@ -39,7 +39,8 @@ public final class OverlayImage: DiskImage {
     private let notReturned = Atomic<Int>(0)
     private let isClosed = Atomic(false)
 
-    /// Puts `overlay`, an empty file of which nobody else knows, over `image`, whose requests nobody else makes.
+    /// Puts `overlay`, an empty file of which nobody else knows, over `image`, whose requests nobody else
+    /// makes.
     /// - Throws: EFBIG when the disk is too large for an overlay.
     public init(_ image: any DiskImage, overlay: Descriptor, name: String = "overlay") throws(HostError) {
         guard image.size <= Self.largestDisk else {

@@ -17,8 +17,8 @@ struct BoardError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together. It knows how to start
-/// over; what runs it is `MachineRunner`.
+/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together. It knows how to
+/// start over; what runs it is `MachineRunner`.
 final class Board: Sendable {
     let spec: MachineSpec
     let memory: GuestMemory

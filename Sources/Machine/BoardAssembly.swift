@@ -8,7 +8,8 @@ internal import MachineSpec
 internal import PCIBus
 internal import Virtio
 
-/// A board under construction: what a row of the device catalog builds with, and what the rows before it built.
+/// A board under construction: what a row of the device catalog builds with, and what the rows before it
+/// built.
 struct BoardAssembly {
     let spec: MachineSpec
     let resources: MachineResources

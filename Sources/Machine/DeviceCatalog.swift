@@ -21,21 +21,21 @@ struct DeviceEntry: Sendable {
     }
 }
 
-/// Every device beyond the processors' interrupt controllers, the ACPI power management and the PCI bridge, in
-/// the order of building. A device is one file and one row here.
+/// Every device beyond the processors' interrupt controllers, the ACPI power management and the PCI bridge,
+/// in the order of building. A device is one file and one row here.
 // swift-format-ignore
 let deviceCatalog: [DeviceEntry] = [
-    DeviceEntry(ResetControl.kind)   { $0.add(ResetControl($0.context)) },
-    DeviceEntry(PIT8254.kind)        { $0.add(PIT8254($0.context)) },
-    DeviceEntry(RTC.kind)            { $0.add(RTC($0.context, $0.clockConfiguration)) },
-    DeviceEntry(HPET.kind)           { $0.addHPET() },
+    DeviceEntry(ResetControl.kind)  { $0.add(ResetControl($0.context)) },
+    DeviceEntry(PIT8254.kind)  { $0.add(PIT8254($0.context)) },
+    DeviceEntry(RTC.kind)  { $0.add(RTC($0.context, $0.clockConfiguration)) },
+    DeviceEntry(HPET.kind)  { $0.addHPET() },
     DeviceEntry(PanicNotifier.kind)  { $0.add(PanicNotifier($0.context)) },
-    DeviceEntry(POSTPort.kind)       { $0.add(POSTPort($0.context)) },
-    DeviceEntry(I8042.kind)          { if $0.spec.machineType == .pc { $0.add(I8042($0.context)) } },
-    DeviceEntry(DebugExit.kind)      { if $0.spec.options.contains(.debugExit) { $0.add(DebugExit($0.context)) } },
-    DeviceEntry(TestDevice.kind)     { if $0.spec.options.contains(.debugExit) { $0.addTestDevice() } },
-    DeviceEntry(UART16550.kind)      { board throws(BoardError) in try board.addSerialPorts() },
-    DeviceEntry(VirtioBlock.kind)    { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(POSTPort.kind)  { $0.add(POSTPort($0.context)) },
+    DeviceEntry(I8042.kind)  { if $0.spec.machineType == .pc { $0.add(I8042($0.context)) } },
+    DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
+    DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
+    DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
+    DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
     DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
     DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
 ]
@@ -43,6 +43,8 @@ let deviceCatalog: [DeviceEntry] = [
 // MARK: Rows that are longer than a line
 
 extension BoardAssembly {
+    var hasDebugExit: Bool { spec.options.contains(.debugExit) }
+
     var clockConfiguration: RTC.Configuration {
         let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
         return RTC.Configuration(

@@ -5,8 +5,8 @@ internal import SoftCPU
 internal import VCPUEngine
 internal import X86Architecture
 
-/// What runs a machine's vCPUs, and the way from KVM to the software CPU. The interrupt controllers are ours in
-/// both, so that nothing but the vCPUs' own state has to move.
+/// What runs a machine's vCPUs, and the way from KVM to the software CPU. The interrupt controllers are ours
+/// in both, so that nothing but the vCPUs' own state has to move.
 ///
 /// Confinement: the main thread of the machine's process.
 final class MachineEngine {
@@ -76,8 +76,8 @@ final class MachineEngine {
         }
     }
 
-    /// Moves every vCPU, all of them held, from KVM to the software CPU. They move together: what a vCPU on KVM
-    /// stores to pages with decoded code would go unnoticed.
+    /// Moves every vCPU, all of them held, from KVM to the software CPU. They move together: what a vCPU on
+    /// KVM stores to pages with decoded code would go unnoticed.
     func moveToSoftware(_ threads: [VCPUThread]) throws(BoardError) {
         precondition(isOnKVM, "the machine is on the software CPU already")
         var states = threads.map { $0.vcpu.state() }
@@ -115,8 +115,8 @@ final class MachineEngine {
     /// The machine was paused: KVM's clock has to stand still like the others.
     func clockStops() { stoppedClock = try? kvm?.clock() }
 
-    /// The machine goes on after a pause in which the host's time-stamp counter advanced by `ticks`: the guest's
-    /// counters go on from where they stopped, with the board's clock. Every vCPU is held.
+    /// The machine goes on after a pause in which the host's time-stamp counter advanced by `ticks`: the
+    /// guest's counters go on from where they stopped, with the board's clock. Every vCPU is held.
     func clockGoesOn(_ threads: [VCPUThread], after ticks: UInt64) {
         for thread in threads {
             var state = thread.vcpu.state()

@@ -2,8 +2,8 @@ internal import KVMEngine
 internal import SoftCPU
 internal import VCPUEngine
 
-/// The processor that guests see on KVM: the software CPU's model, less what this KVM cannot do. So a guest may
-/// change from KVM to the software CPU at any instruction and finds the processor that it knows.
+/// The processor that guests see on KVM: the software CPU's model, less what this KVM cannot do. So a guest
+/// may change from KVM to the software CPU at any instruction and finds the processor that it knows.
 ///
 /// One thing differs: the software CPU runs nothing speculatively and says so, where a host's processor needs
 /// the guest's counter-measures. What the host offers for them is added, and no immunity is claimed that it
@@ -28,8 +28,8 @@ enum SharedProcessor {
         return rows.map { adapt($0, to: supported) }
     }
 
-    /// What a guest that saw `rows` may see after it moved to the software CPU: a kernel looks more than once,
-    /// and a feature that appears late is one that nobody enabled.
+    /// What a guest that saw `rows` may see after it moved to the software CPU: a kernel looks more than
+    /// once, and a feature that appears late is one that nobody enabled.
     static func limits(_ rows: [CPUIDRow]) -> ProcessorLimits {
         var limits = ProcessorLimits()
         // Bit 27 of leaf 1 ECX says what the guest wrote to CR4, and sizes say what it wrote to XCR0.

@@ -92,8 +92,8 @@ final class VCPUThread: Sendable {
         control.withLock { $0.ending = nil }
     }
 
-    /// Another engine's vCPU takes the place of this one. While it is held. What the old one could not execute
-    /// is no obstacle any more; a shutdown still is.
+    /// Another engine's vCPU takes the place of this one. While it is held. What the old one could not
+    /// execute is no obstacle any more; a shutdown still is.
     func replace(with vcpu: any VCPU) {
         current.withLock { $0 = vcpu }
         control.withLock { control in
