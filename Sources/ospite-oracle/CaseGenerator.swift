@@ -99,7 +99,8 @@ struct CaseGenerator {
             made.bytes.insert(0xF0, at: 0)
             made.decoded = try? Decoder().decode(InstructionBytes(made.bytes), mode: mode.codeMode)
         }
-        // PUSH rAX as room for short forward branches, so that the stack shows how far they went, and for the single-step trap that POPF may switch on.
+        // PUSH rAX as room for short forward branches, so that the stack shows how far they went; and NOP for
+        // the single-step trap that POPF may switch on.
         if row.attributes.contains(.branch) { made.bytes += [UInt8](repeating: 0x50, count: 8) }
         if row.mnemonic == .popf { made.bytes.append(0x90) }
         instructions.append(made)

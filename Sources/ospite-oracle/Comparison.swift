@@ -145,8 +145,8 @@ struct Comparison {
 
     private func registerDifferences() -> [Difference] {
         var found: [Difference] = []
-        withUnsafeBytes(of: host.gpr) { a in
-            withUnsafeBytes(of: ours.gpr) { b in
+        unsafe withUnsafeBytes(of: host.gpr) { a in
+            unsafe withUnsafeBytes(of: ours.gpr) { b in
                 for number in 0..<16 {
                     // SAFETY: both have sixteen words.
                     let left =
@@ -169,7 +169,7 @@ struct Comparison {
     /// The image without what XSAVE leaves to the processor: pointers, padding, components at rest.
     static func normalised(_ state: oracle_state) -> [UInt64] {
         var words = [UInt64](repeating: 0, count: 104)
-        withUnsafeBytes(of: state.xsave) { source in
+        unsafe withUnsafeBytes(of: state.xsave) { source in
             // SAFETY: 832 bytes are 104 words.
             for index in 0..<104 {
                 words[index] = unsafe source.loadUnaligned(fromByteOffset: index * 8, as: UInt64.self)

@@ -16,7 +16,7 @@ enum MismatchReport {
             lines.append("  row \(instruction.row)  \(name)  [\(hex)]")
         }
         var registers: [String] = []
-        withUnsafeBytes(of: test.input.gpr) { source in
+        unsafe withUnsafeBytes(of: test.input.gpr) { source in
             for number in 0..<(setup.mode == .bits64 ? 16 : 8) {
                 // SAFETY: sixteen words.
                 let value = unsafe source.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self)

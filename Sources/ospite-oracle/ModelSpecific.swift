@@ -2,8 +2,8 @@
 
 /// Where processors differ from each other and the manuals leave it open. Each entry has its reason.
 enum ModelSpecific {
-    /// When both sides fault on these, nothing else is compared: which of several faults comes first, and what
-    /// was already stored or loaded by then.
+    /// When both sides fault on these, nothing else is compared: which of several faults comes first, and
+    /// what was already stored or loaded by then.
     static let faults: [(Mnemonic, String)] = [
         (.retf, "the order in which the stack and the descriptor are read"),
         (.iret, "the order in which the stack and the descriptor are read"),

@@ -3,7 +3,7 @@ internal import Glibc
 @testable internal import SoftCPU
 
 /// Runs cases on both sides and compares them. One per process.
-final class Oracle {
+@safe final class Oracle {
     private let host: HostProcessor
     private let soft: SoftProcessor
     /// Counts cases for the watchdog.
@@ -14,8 +14,9 @@ final class Oracle {
     init() throws {
         host = try HostProcessor()
         soft = try SoftProcessor(globalTable: host.globalTable, readOnly: host.readOnlyWindow)
-        progress = unsafe .allocate(capacity: 1)
-        unsafe progress.pointee = 0
+        // SAFETY: one word for the life of the process.
+        unsafe progress = .allocate(capacity: 1)
+        unsafe progress.initialize(to: 0)
         // SAFETY: the attention word lives as long as the vCPU, which this object keeps.
         let offset = MemoryLayout<CPUState>.offset(of: \.attention).unsafelyUnwrapped
         let attention = unsafe UnsafeMutablePointer<UInt32>(bitPattern: soft.vcpu.cpu.address + UInt(offset))
@@ -60,7 +61,7 @@ final class Oracle {
         let written = fits ? bytes + ending : bytes
         host.write(written, at: test.codeOffset)
         soft.write(written, at: test.codeOffset)
-        template.withUnsafeBytes { source in
+        unsafe template.withUnsafeBytes { source in
             // SAFETY: the template has the window's size.
             let start = unsafe source.baseAddress.unsafelyUnwrapped
             unsafe host.dataWindow.copyMemory(from: start, byteCount: source.count)

@@ -41,10 +41,11 @@ final class ExitPort: VCPUPlatform, @unchecked Sendable {
 ///
 /// ```
 /// physical 0x1000 PML4   0x2000, 0x3000, 0x4000 tables of the low windows   0x5000, 0x6000 of the upper half
-///          0x8000 GDT  0x9000 LDT  0xA000 IDT  0xB000 TSS  0xC000 exception entries  0xE000 top of their stack
-///          0x7000 table of the gate  0x100000 code  0x110000 data  0x120000 gate; the upper half of the linear space maps 0..2 MiB for ring 0
+///          0x8000 GDT  0x9000 LDT  0xA000 IDT  0xB000 TSS  0xC000 exception entries  0xE000 their stack
+///          0x7000 table of the gate  0x100000 code  0x110000 data  0x120000 gate
+/// The upper half of the linear space maps 0..2 MiB for ring 0.
 /// ```
-final class SoftProcessor {
+@safe final class SoftProcessor {
     private static let upper: UInt64 = 0xFFFF_8000_0000_0000
     private static let codePhysical: UInt64 = 0x10_0000, dataPhysical: UInt64 = 0x11_0000
     private static let gatePhysical: UInt64 = 0x12_0000
@@ -75,7 +76,7 @@ final class SoftProcessor {
         port.vcpu = vcpu
         unsafe code.initializeMemory(as: UInt8.self, repeating: 0xCC, count: Int(Place.codeSize))
         unsafe (data + Int(Place.dataSize)).copyMemory(from: readOnly, byteCount: Int(Place.readOnlySize))
-        let pointer = withUnsafeBytes(of: Place.gate + 0x1000) { Array($0) }
+        let pointer = unsafe withUnsafeBytes(of: Place.gate + 0x1000) { Array($0) }
         try memory.write(pointer, at: GuestAddress(Self.gatePhysical + UInt64(ORACLE_EXIT_POINTER)))
         try memory.write([UInt8](repeating: 0xCC, count: 64), at: GuestAddress(Self.gatePhysical + 0x1000))
         buildTables(globalTable)
@@ -189,7 +190,7 @@ final class SoftProcessor {
     func run(_ input: borrowing oracle_state, setup: Int, extended: Bool) -> oracle_state {
         let cpu = vcpu.cpu
         cpu.s = templates[setup]
-        withUnsafeBytes(of: input.gpr) { source in
+        unsafe withUnsafeBytes(of: input.gpr) { source in
             for number in 0..<16 {
                 unsafe cpu.setGPR(number, source.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self))
             }
@@ -197,7 +198,7 @@ final class SoftProcessor {
         cpu.setRFlags(input.rflags | RFlags.interrupt.rawValue)
         cpu.s.rip = input.rip
         if extended {
-            withUnsafeBytes(of: input.xsave) { source in
+            unsafe withUnsafeBytes(of: input.xsave) { source in
                 // SAFETY: the image has 1,024 bytes.
                 unsafe UnsafeMutableRawPointer(bitPattern: cpu.s.xsave).unsafelyUnwrapped
                     .copyMemory(from: source.baseAddress.unsafelyUnwrapped, byteCount: source.count)
@@ -219,7 +220,7 @@ final class SoftProcessor {
         result.selectors.4 = cpu.s.segments[Segment.fs].selector
         result.selectors.5 = cpu.s.segments[Segment.gs].selector
         if extended {
-            withUnsafeMutableBytes(of: &result.xsave) { target in
+            unsafe withUnsafeMutableBytes(of: &result.xsave) { target in
                 unsafe target.copyMemory(
                     from: UnsafeRawBufferPointer(
                         start: UnsafeRawPointer(bitPattern: cpu.s.xsave), count: target.count))
@@ -230,7 +231,7 @@ final class SoftProcessor {
 
     private func copyRegisters(_ result: inout oracle_state) {
         let cpu = vcpu.cpu
-        withUnsafeMutableBytes(of: &result.gpr) { target in
+        unsafe withUnsafeMutableBytes(of: &result.gpr) { target in
             for number in 0..<16 {
                 unsafe target.storeBytes(of: cpu.gpr(number), toByteOffset: number * 8, as: UInt64.self)
             }

@@ -28,7 +28,8 @@ struct StateAim {
             _ = start
         }
         var input = oracle_state()
-        withUnsafeMutableBytes(of: &input.gpr) { target in
+        // SAFETY: sixteen words.
+        unsafe withUnsafeMutableBytes(of: &input.gpr) { target in
             for number in 0..<16 {
                 let value = setup.mode == .bits64 ? values[number] : values[number] & 0xFFFF_FFFF
                 unsafe target.storeBytes(of: value, toByteOffset: number * 8, as: UInt64.self)
@@ -207,8 +208,9 @@ struct ExtendedStateChooser {
         for word in 20..<52 { image[word] = vectorWord(style) }
         for word in 72..<104 { image[word] = vectorWord(style) }
         image[64] = 7
-        withUnsafeMutableBytes(of: &input.xsave) { target in
-            image.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
+        // SAFETY: both have 104 words.
+        unsafe withUnsafeMutableBytes(of: &input.xsave) { target in
+            unsafe image.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
         }
     }
 

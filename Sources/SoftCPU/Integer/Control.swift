@@ -99,7 +99,8 @@ extension CPU {
     }
 
     func callRelative(_ i: Instruction) throws(Fault) {
-        let target = try relativeTarget(i)
+        let target = (s.rip &+ i.immediate) & Self.addressMask(i.operandSize)
+        try checkCallTarget(target, Int(i.operandSize))
         try push(size: i.operandSize, s.rip)
         s.rip = target
         s.endBlock = true
