@@ -25,6 +25,7 @@ struct gate {
 };
 _Static_assert(sizeof(struct oracle_state) == 1024, "the assembly below counts on it");
 _Static_assert(offsetof(struct oracle_state, xsave) == 192, "the assembly below counts on it");
+_Static_assert(offsetof(struct gate, exit_address) == ORACLE_EXIT_POINTER, "our side counts on it");
 _Static_assert(offsetof(struct gate, inside) == 1064, "the assembly below counts on it");
 
 #define GATE ((volatile struct gate *)(uintptr_t)ORACLE_GATE)
@@ -189,15 +190,16 @@ static int map_places(void) {
     if (mprotect(oracle_read_only(), ORACLE_READ_ONLY_SIZE, PROT_READ)) return -errno;
     bad = map_fixed(ORACLE_GATE, 0x1000, writable, anonymous, -1);
     if (bad) return bad;
-    // A far jump from 32-bit code reaches only low addresses: jmp [rip+0] and the address.
+    // A far jump from 32-bit code reaches only low addresses: jmp [rip+2] and the address.
     bad = map_fixed(ORACLE_GATE + 0x1000, 0x1000, writable, anonymous, -1);
     if (bad) return bad;
     uint8_t *trampoline = (uint8_t *)(uintptr_t)(ORACLE_GATE + 0x1000);
-    static const uint8_t jump[6] = {0xFF, 0x25};
+    // The address stands aligned, for AC may be set.
+    static const uint8_t jump[6] = {0xFF, 0x25, 2};
     uint64_t target = (uint64_t)(uintptr_t)oracle_leave;
     memcpy(trampoline, jump, 6);
-    memcpy(trampoline + 6, &target, 8);
-    GATE->exit_address = target;
+    memcpy(trampoline + 8, &target, 8);
+    GATE->exit_address = (uint64_t)(uintptr_t)trampoline;
     return mprotect(trampoline, 0x1000, PROT_READ | PROT_EXEC) ? -errno : 0;
 }
 

@@ -64,7 +64,9 @@ public final class TestDevice: PortDevice, MemoryMappedDevice {
     public func save() -> Saved { state.withLock { $0 } }
 
     public func restore(_ saved: Saved) throws(RestoreError) {
-        guard saved.bytes.count == Int(Self.size) else { throw RestoreError(Self.kind, "not 64 KiB of bytes") }
+        guard saved.bytes.count == Int(Self.size) else {
+            throw RestoreError(Self.kind, "not 64 KiB of bytes")
+        }
         state.withLock { $0 = saved }
     }
 }

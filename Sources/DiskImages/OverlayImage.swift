@@ -84,7 +84,8 @@ public final class OverlayImage: DiskImage {
     }
 
     private func start(
-        _ kind: OverlayTask.Kind, _ offset: UInt64, _ count: UInt64, _ finish: @escaping @Sendable (Int32) -> Void
+        _ kind: OverlayTask.Kind, _ offset: UInt64, _ count: UInt64,
+        _ finish: @escaping @Sendable (Int32) -> Void
     ) {
         let mask = Self.sectorSize - 1
         guard offset & mask == 0, count & mask == 0, offset <= size, count <= size - offset else {

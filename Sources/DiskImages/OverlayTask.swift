@@ -158,7 +158,7 @@ extension DiskBuffers {
         var skip = offset, left = count
         var result: [UnsafeMutableRawBufferPointer] = unsafe []
         // SAFETY: cut from our own parts, which stay valid as long as this value's.
-        for unsafe part in unsafe parts where left > 0 {
+        for unsafepart in unsafe parts where left > 0 {
             guard part.count > skip else {
                 skip -= part.count
                 continue

@@ -117,7 +117,8 @@ final class Board: Sendable {
         let tables: PlacedFirmwareTables
         do throws(FirmwareTableError) {
             let system = SystemDescription(
-                uuid: spec.uuid.bytes, ram: memory.regions.map { $0.start..<$0.end }, processors: spec.cpuCount)
+                uuid: spec.uuid.bytes, ram: memory.regions.map { $0.start..<$0.end },
+                processors: spec.cpuCount)
             tables = try FirmwareTableArea.place(platformDescription, system, in: memory)
         } catch {
             throw BoardError("The firmware tables cannot be placed: \(error).")

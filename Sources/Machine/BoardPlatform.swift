@@ -22,7 +22,9 @@ final class BoardPlatform: VCPUPlatform {
     init(clock: HostClock) { self.clock = clock }
 
     /// Once, before a vCPU runs.
-    func connect(pic: PIC8259Pair, apics: [LocalAPIC]) { _ = wiring.storeIfNil(Wiring(pic: pic, apics: apics)) }
+    func connect(pic: PIC8259Pair, apics: [LocalAPIC]) {
+        _ = wiring.storeIfNil(Wiring(pic: pic, apics: apics))
+    }
 
     func portRead(_ port: UInt16, width: AccessWidth) -> UInt32 { ports.read(port: port, width: width) }
     func portWrite(_ port: UInt16, width: AccessWidth, value: UInt32) {

@@ -56,7 +56,9 @@ enum SharedProcessor {
         return limits
     }
 
-    private static func row(_ model: SoftVCPU, _ leaf: UInt32, _ subleaf: UInt32, _ hasSubleaf: Bool) -> CPUIDRow {
+    private static func row(_ model: SoftVCPU, _ leaf: UInt32, _ subleaf: UInt32, _ hasSubleaf: Bool)
+        -> CPUIDRow
+    {
         let (eax, ebx, ecx, edx) = model.identification(leaf: leaf, subleaf: subleaf)
         return CPUIDRow(
             leaf: leaf, subleaf: subleaf, hasSubleaf: hasSubleaf, eax: eax, ebx: ebx, ecx: ecx, edx: edx)

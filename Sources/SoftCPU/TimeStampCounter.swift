@@ -19,6 +19,7 @@ public enum TimeStampCounter {
 
     private static func statedFrequency() -> UInt64? {
         var leaf: [UInt32] = [0, 0, 0, 0]
+        // SAFETY: the array holds the four words that CPUID fills.
         unsafe ospite_cpuid(0x4000_0000, 0, &leaf)
         // Hypervisors that offer leaf 0x40000010 say the TSC's kHz there.
         guard leaf[0] >= 0x4000_0010, leaf[0] < 0x4000_1000 else { return nil }

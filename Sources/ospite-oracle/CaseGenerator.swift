@@ -34,7 +34,9 @@ struct CaseGenerator {
         rows = only.map { wanted in all.filter { $0.number == wanted } } ?? all
         plainRows = all.filter {
             !$0.isExtended
-                && $0.row.attributes.isDisjoint(with: [.branch, .privileged, .undefinedUnlessPrivileged, .iopl])
+                && $0.row.attributes.isDisjoint(with: [
+                    .branch, .privileged, .undefinedUnlessPrivileged, .iopl,
+                ])
         }
         encoder = RowEncoder(mode: mode)
         setups = Setup.all.indices.filter { Setup.all[$0].mode == mode }
@@ -79,20 +81,26 @@ struct CaseGenerator {
         _ random: inout Random
     ) {
         let row = shape.row
-        guard UInt64(row.flagsRead) & undefined == 0, var made = encoder.encode(shape, &random) else { return }
+        // A loaded SS may take ESP's upper half from the gate, where the sides differ.
+        let last = instructions.last.map { InstructionRow(index: $0.row).attributes } ?? []
+        if last.contains(.loadsSegment), mode != .bits64 { return }
+        guard UInt64(row.flagsRead) & undefined == 0, var made = encoder.encode(shape, &random) else {
+            return
+        }
         let keeps = row.attributes.contains(.mayKeepFlags)
         if !keeps { undefined &= ~UInt64(row.flagsWritten) }
         undefined |= UInt64(row.flagsUndefined)
         made.undefinedFlags = undefined
         if random.chance(percent: 1), made.bytes.count < 15, let decoded = made.decoded,
-            !decoded.prefixes.contains(.lock), row.attributes.isDisjoint(with: [.privileged, .protectedModeOnly])
+            !decoded.prefixes.contains(.lock),
+            row.attributes.isDisjoint(with: [.privileged, .protectedModeOnly])
         {
             // LOCK where it may not be; with control registers AMD gives it a meaning.
             made.bytes.insert(0xF0, at: 0)
             made.decoded = try? Decoder().decode(InstructionBytes(made.bytes), mode: mode.codeMode)
         }
-        // Room for short forward branches, and for the single-step trap that POPF may switch on.
-        if row.attributes.contains(.branch) { made.bytes += [UInt8](repeating: 0x90, count: 8) }
+        // PUSH rAX as room for short forward branches, so that the stack shows how far they went, and for the single-step trap that POPF may switch on.
+        if row.attributes.contains(.branch) { made.bytes += [UInt8](repeating: 0x50, count: 8) }
         if row.mnemonic == .popf { made.bytes.append(0x90) }
         instructions.append(made)
     }

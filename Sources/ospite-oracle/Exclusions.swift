@@ -6,7 +6,8 @@ enum Exclusions {
     /// Whole mnemonics.
     static let mnemonics: [(Mnemonic, String)] = [
         (.syscall, "enters the host's kernel"), (.sysenter, "enters the host's kernel"),
-        (.vmcall, "a hypervisor under the host answers it"), (.vmmcall, "a hypervisor under the host answers it"),
+        (.vmcall, "a hypervisor under the host answers it"),
+        (.vmmcall, "a hypervisor under the host answers it"),
         (.rdtsc, "reads the time"), (.rdtscp, "reads the time"), (.rdpmc, "reads a counter of the host"),
         (.rdrand, "random"), (.rdseed, "random"), (.rdpid, "the host's processor number"),
         (.cpuid, "the guest's processor model differs from the host by design"),
@@ -15,7 +16,6 @@ enum Exclusions {
         (.sldt, "the host's kernel emulates it for UMIP"), (.str, "the host's kernel emulates it for UMIP"),
         (.smsw, "the host's kernel emulates it for UMIP"),
         (.sysexit, "hypervisors under the host emulate it for guests of the other vendor"),
-        (.ud0, "whether a ModRM byte belongs to it differs among processors"),
         (.int1, "hypervisors disagree whether it is a fault or a trap"),
         (.xsave, "the host's image has more components"), (.xsaveopt, "the host's image has more components"),
         (.xsavec, "the host's image has more components"), (.xrstor, "accepts what the host has enabled"),
@@ -31,7 +31,14 @@ enum Exclusions {
 
     /// Whether a decoded instruction may not run on the host though its row may.
     static func isForbidden(_ instruction: Instruction) -> Bool {
+        switch instruction.mnemonic {
         // INT 0x80 is a system call of 32-bit programs.
-        instruction.mnemonic == .int && instruction.immediate & 0xFF == 0x80
+        case .int: return instruction.immediate & 0xFF == 0x80
+        // Outside 64-bit mode VEX.W is ignored by Intel's processors, #UD on AMD's.
+        case .vpextrd, .vpinsrd: return instruction.rexW && instruction.operandSize != 8
+        // After a #GP a hypervisor under the host may finish it with a 64-bit offset.
+        case .callf, .jmpf: return instruction.rexW
+        default: return false
+        }
     }
 }

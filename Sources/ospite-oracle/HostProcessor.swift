@@ -9,13 +9,15 @@ struct OracleError: Error, CustomStringConvertible {
 
 /// The host's processor behind the gate in COracle. One per process.
 struct HostProcessor {
-    private let endings: [OracleMode: [UInt8]]
+    /// What follows the code under test: a jump to the trampoline.
+    let endings: [OracleMode: [UInt8]]
     /// What ring 3 can see of the host's global descriptor table, 16 entries.
     let globalTable: [UInt64]
 
     init() throws {
         guard oracle_has_fsgsbase() != 0 else {
-            throw OracleError("the host's kernel does not let programs use WRFSBASE; it needs Linux 5.9 or newer")
+            throw OracleError(
+                "the host's kernel does not let programs use WRFSBASE; it needs Linux 5.9 or newer")
         }
         let status = oracle_prepare()
         guard status == 0 else { throw OracleError("cannot map the windows: error \(-status)") }
@@ -41,25 +43,15 @@ struct HostProcessor {
         self.endings = endings
     }
 
-    /// Writes code and what ends it at `offset`; returns the number of bytes written.
-    func write(_ bytes: [UInt8], at offset: Int, mode: OracleMode) -> Int {
+    /// Writes code at `offset`, as much of it as there is room for.
+    func write(_ bytes: [UInt8], at offset: Int) {
         let code = unsafe oracle_code().unsafelyUnwrapped
-        let size = Int(Place.codeSize)
         var place = offset
         // SAFETY: inside the two code pages.
-        for byte in bytes where place < size {
+        for byte in bytes where place < Int(Place.codeSize) {
             unsafe code[place] = byte
             place += 1
         }
-        let ending = endings[mode] ?? []
-        // Without room the breakpoints that fill the pages end the code, or the page fault behind them.
-        if place + ending.count <= size {
-            for byte in ending {
-                unsafe code[place] = byte
-                place += 1
-            }
-        }
-        return place - offset
     }
 
     func fillWithBreakpoints(_ offset: Int, _ count: Int) {
@@ -72,6 +64,8 @@ struct HostProcessor {
         return unsafe oracle_result().unsafelyUnwrapped.pointee
     }
 
-    var dataWindow: UnsafeMutableRawPointer { unsafe UnsafeMutableRawPointer(oracle_data().unsafelyUnwrapped) }
+    var dataWindow: UnsafeMutableRawPointer {
+        unsafe UnsafeMutableRawPointer(oracle_data().unsafelyUnwrapped)
+    }
     var readOnlyWindow: UnsafePointer<UInt8> { unsafe UnsafePointer(oracle_read_only().unsafelyUnwrapped) }
 }

@@ -5,10 +5,13 @@ internal import COracle
 enum MismatchReport {
     static func text(_ test: OracleCase, _ differences: [Difference], seed: UInt64, index: UInt64) -> String {
         let setup = Setup.all[test.setup]
-        var lines = ["MISMATCH  repeat: ospite-oracle --mode \(setup.mode.rawValue) --seed \(seed) --case \(index)"]
+        var lines = [
+            "MISMATCH  repeat: ospite-oracle --mode \(setup.mode.rawValue) --seed \(seed) --case \(index)"
+        ]
         for instruction in test.instructions {
             let row = InstructionRow(index: instruction.row)
-            let hex = instruction.bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: " ")
+            let hex = instruction.bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(
+                separator: " ")
             let name = instruction.decoded.map { "\($0.mnemonic)" } ?? "(padding or #UD near \(row.mnemonic))"
             lines.append("  row \(instruction.row)  \(name)  [\(hex)]")
         }
@@ -20,8 +23,9 @@ enum MismatchReport {
                 registers.append("\(Comparison.registerNames[number])=\(String(value, radix: 16))")
             }
         }
-        lines.append("  setup \(test.setup)  rip=\(String(test.input.rip, radix: 16))"
-            + "  rflags=\(String(test.input.rflags, radix: 16))")
+        lines.append(
+            "  setup \(test.setup)  rip=\(String(test.input.rip, radix: 16))"
+                + "  rflags=\(String(test.input.rflags, radix: 16))")
         lines.append("  " + registers.joined(separator: " "))
         if test.extended {
             let words = Comparison.normalised(test.input)

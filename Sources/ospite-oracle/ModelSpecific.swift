@@ -10,11 +10,40 @@ enum ModelSpecific {
         (.callf, "pushes before or after the checks of the target"),
         (.jmpf, "the order of the checks of selector and target"),
         (.popa, "how much is loaded before a fault"), (.pusha, "how much is stored before a fault"),
+        (.ud0, "how many of its bytes are fetched"), (.ud1, "how many of its bytes are fetched"),
+        (.cmps, "which of the two operands is loaded first"),
+        (.fldenv, "read field by field"), (.frstor, "read field by field"),
         (.enter, "how much is stored before a fault"),
         (.maskmovq, "bytes that the mask leaves out may fault"),
         (.maskmovdqu, "bytes that the mask leaves out may fault"),
         (.vmaskmovdqu, "bytes that the mask leaves out may fault"),
     ]
+
+    /// What our processor does as AMD's do, and Intel's do not.
+    static let onlyAMD: [(Mnemonic, String)] = [
+        (.loope, "F2 makes it LOOPNE"), (.loopne, "F3 makes it LOOPE"),
+        (.shld, "16-bit operands shifted by more than 16"),
+        (.shrd, "16-bit operands shifted by more than 16"),
+        (.bsf, "the destination for a source of zero"), (.bsr, "the destination for a source of zero"),
+        (.lfs, "REX.W does not widen the pointer"), (.lgs, "REX.W does not widen the pointer"),
+        (.lss, "REX.W does not widen the pointer"), (.callf, "REX.W does not widen the pointer"),
+        (.jmpf, "REX.W does not widen the pointer"), (.call, "66 counts in 64-bit mode"),
+        (.jmp, "66 counts in 64-bit mode"), (.jcc, "66 counts in 64-bit mode"),
+        (.ret, "66 counts in 64-bit mode"), (.loop, "66 counts in 64-bit mode"),
+        (.jcxz, "66 counts in 64-bit mode"), (.cmpxchg, "the upper half of a register that stays"),
+        (.pop, "bytes of the stack that a selector leaves out are read"),
+        (.sha1msg1, "misaligned operands"), (.sha1msg2, "misaligned operands"),
+        (.sha1nexte, "misaligned operands"), (.sha1rnds4, "misaligned operands"),
+        (.sha256msg1, "misaligned operands"), (.sha256msg2, "misaligned operands"),
+        (.sha256rnds2, "misaligned operands"), (.sysexit, "not in long mode"),
+    ]
+    static func isOnlyAMD(_ mnemonic: Mnemonic) -> Bool { onlyAMD.contains { $0.0 == mnemonic } }
+    static let hostIsAMD = CPUModel.host(0).ebx == 0x6874_7541
+
+    /// Where a fault on the host is enough: for bytes that the mask leaves out.
+    static let maskedStores: Set<Mnemonic> = [.maskmovq, .maskmovdqu, .vmaskmovdqu]
+    /// AMD has a bit more in MXCSR, which our model leaves out to be the same on every host.
+    static let controlLoads: Set<Mnemonic> = [.ldmxcsr, .vldmxcsr]
 
     /// A page fault's address counts only as a page.
     static let pagewise: [(Mnemonic, String)] = [

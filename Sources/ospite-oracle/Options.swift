@@ -8,6 +8,15 @@ struct Options {
     var workers = 2
     var forever = false
     var report = false
+    /// Cases of one mode: 64-bit code gets five parts of eight, 32-bit code two, 16-bit code one.
+    func share(_ mode: OracleMode) -> UInt64 {
+        guard modes.count == 3 else { return cases / UInt64(modes.count) }
+        switch mode {
+        case .bits64: return cases / 8 * 5
+        case .bits32: return cases / 4
+        case .bits16: return cases / 8
+        }
+    }
     /// Mismatches to print per worker before it goes on in silence.
     var shown = 8
 

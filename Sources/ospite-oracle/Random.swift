@@ -45,7 +45,8 @@ struct Random {
         case 4: return 1 << UInt64(below(64))
         case 5: return (1 << UInt64(below(64))) &- 1
         case 6: return 0 &- UInt64(below(66))
-        case 7: return pick([0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF])
+        case 7:
+            return pick([0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF])
         case 8: return pick([0x7FFF_FFFF_FFFF_FFFF, 0x8000_0000_0000_0000, 0x0123_4567_89AB_CDEF])
         case 9: return next() >> UInt64(below(64))
         default: return next()
@@ -63,7 +64,8 @@ struct Random {
         }
         func single() -> UInt64 {
             pick([
-                0, 0x3F80_0000, 0x7F80_0000, 0x7FC0_0000, 0x7F80_0001, 1, 0x007F_FFFF, 0x4B00_0000, 0x4F00_0000,
+                0, 0x3F80_0000, 0x7F80_0000, 0x7FC0_0000, 0x7F80_0001, 1, 0x007F_FFFF, 0x4B00_0000,
+                0x4F00_0000,
                 0x4040_0000, 0x7F7F_FFFF, 0x3F00_0000, 0x0080_0000,
             ])
         }

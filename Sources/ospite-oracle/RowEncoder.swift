@@ -40,6 +40,8 @@ struct EncodedInstruction {
     var bytes: [UInt8]
     /// What the decoder makes of the bytes, or nil when they must raise #UD or #GP.
     var decoded: Instruction?
+    /// The same without a LOCK that makes it undefined.
+    var known: Instruction?
     var row: UInt16
     /// Status flags that are undefined once it has run.
     var undefinedFlags: UInt64 = 0
@@ -63,7 +65,8 @@ struct RowEncoder {
                 decoded.row == shape.number, !Exclusions.isForbidden(decoded)
             else { continue }
             return EncodedInstruction(
-                bytes: Array(bytes[..<Int(decoded.length)]), decoded: decoded, row: shape.number)
+                bytes: Array(bytes[..<Int(decoded.length)]), decoded: decoded, known: decoded,
+                row: shape.number)
         }
         return nil
     }

@@ -27,7 +27,8 @@ struct DescriptorPlan {
     /// The entry as it stands in memory (SDM vol. 3 §3.4.5).
     var entry: UInt64 {
         UInt64(limit & 0xFFFF) | UInt64(base & 0xFF_FFFF) << 16 | UInt64(attributes & 0xFF) << 40
-            | UInt64(limit >> 16 & 0xF) << 48 | UInt64(attributes >> 12 & 0xF) << 52 | UInt64(base >> 24) << 56
+            | UInt64(limit >> 16 & 0xF) << 48 | UInt64(attributes >> 12 & 0xF) << 52 | UInt64(base >> 24)
+            << 56
     }
     /// In bytes.
     var byteLimit: UInt32 { attributes & Self.pages != 0 ? limit << 12 | 0xFFF : limit }
@@ -91,7 +92,7 @@ struct Setup {
                 userData, user32, userData, userData, DescriptorPlan.selector(5), DescriptorPlan.selector(6),
             ], bases: [0, 0, 0, 0, 0x30, 0xFFFF_FFC0]),
         local(.bits32, [12, 10, 4, 4, 8, 7]),
-        local(.bits32, [12, 9, 3, 7, 5, 13], narrowStack: true),
+        local(.bits32, [12, 9, 3, 7, 4, 13], narrowStack: true),
         local(.bits16, [12, 2, 3, 3, 13, 7], narrowStack: true),
         local(.bits16, [1, 2, 1, 4, 5, 6]),
     ]

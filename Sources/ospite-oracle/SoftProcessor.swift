@@ -42,11 +42,12 @@ final class ExitPort: VCPUPlatform, @unchecked Sendable {
 /// ```
 /// physical 0x1000 PML4   0x2000, 0x3000, 0x4000 tables of the low windows   0x5000, 0x6000 of the upper half
 ///          0x8000 GDT  0x9000 LDT  0xA000 IDT  0xB000 TSS  0xC000 exception entries  0xE000 top of their stack
-///          0x100000 code  0x110000 data; the upper half of the linear space maps 0..2 MiB for ring 0
+///          0x7000 table of the gate  0x100000 code  0x110000 data  0x120000 gate; the upper half of the linear space maps 0..2 MiB for ring 0
 /// ```
 final class SoftProcessor {
     private static let upper: UInt64 = 0xFFFF_8000_0000_0000
     private static let codePhysical: UInt64 = 0x10_0000, dataPhysical: UInt64 = 0x11_0000
+    private static let gatePhysical: UInt64 = 0x12_0000
     private static let entries: UInt64 = 0xC000, stackTop: UInt64 = 0xE000
 
     private let memory: GuestMemory
@@ -74,6 +75,9 @@ final class SoftProcessor {
         port.vcpu = vcpu
         unsafe code.initializeMemory(as: UInt8.self, repeating: 0xCC, count: Int(Place.codeSize))
         unsafe (data + Int(Place.dataSize)).copyMemory(from: readOnly, byteCount: Int(Place.readOnlySize))
+        let pointer = withUnsafeBytes(of: Place.gate + 0x1000) { Array($0) }
+        try memory.write(pointer, at: GuestAddress(Self.gatePhysical + UInt64(ORACLE_EXIT_POINTER)))
+        try memory.write([UInt8](repeating: 0xCC, count: 64), at: GuestAddress(Self.gatePhysical + 0x1000))
         buildTables(globalTable)
         for setup in Setup.all { templates.append(template(setup)) }
     }
@@ -95,6 +99,11 @@ final class SoftProcessor {
             let rights = page < 2 ? present | writable | user : present | user
             set(0x4000 + (firstData + page) * 8, Self.dataPhysical + page << 12 | rights | noExecute)
         }
+        // The gate: the ending reads the trampoline's address there, and finds a breakpoint.
+        set(0x3000 + (Place.gate >> 21) * 8, 0x7000 | present | writable | user)
+        let firstGate = (Place.gate >> 12) & 511
+        set(0x7000 + firstGate * 8, Self.gatePhysical | present | user | noExecute)
+        set(0x7000 + (firstGate + 1) * 8, Self.gatePhysical + 0x1000 | present | user)
         set(0x5000, 0x6000 | present | writable)
         set(0x6000, 0x80 | present | writable)
         for (slot, entry) in globalTable.enumerated() { set(0x8000 + UInt64(slot) * 8, entry) }
@@ -149,7 +158,8 @@ final class SoftProcessor {
         state.gdtr = TableRegister(base: Self.upper + 0x8000, limit: 0xFF)
         state.idtr = TableRegister(base: Self.upper + 0xA000, limit: 0xFFF)
         let tableLimit = UInt32(DescriptorPlan.table.count * 8 - 1)
-        state.ldtr = SegmentState(selector: 0xA0, base: Self.upper + 0x9000, limit: tableLimit, attributes: 0x82)
+        state.ldtr = SegmentState(
+            selector: 0xA0, base: Self.upper + 0x9000, limit: tableLimit, attributes: 0x82)
         state.tr = SegmentState(selector: 0x90, base: Self.upper + 0xB000, limit: 0x67, attributes: 0x8B)
         state.rip = Place.code
         vcpu.load(state)
@@ -163,7 +173,9 @@ final class SoftProcessor {
     func write(_ bytes: [UInt8], at offset: Int) {
         let count = min(bytes.count, Int(Place.codeSize) - offset)
         // SAFETY: inside the two code pages.
-        for index in 0..<count { unsafe code.storeBytes(of: bytes[index], toByteOffset: offset + index, as: UInt8.self) }
+        for index in 0..<count {
+            unsafe code.storeBytes(of: bytes[index], toByteOffset: offset + index, as: UInt8.self)
+        }
         memory.noteStore(GuestAddress(Self.codePhysical + UInt64(offset)), count: count)
     }
 

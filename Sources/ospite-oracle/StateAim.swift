@@ -39,7 +39,8 @@ struct StateAim {
         input.fs_base = setup.bases[4]
         input.gs_base = setup.bases[5]
         input.selectors = (
-            setup.selectors[0], setup.selectors[1], setup.selectors[2], setup.selectors[3], setup.selectors[4],
+            setup.selectors[0], setup.selectors[1], setup.selectors[2], setup.selectors[3],
+            setup.selectors[4],
             setup.selectors[5], 0, 0
         )
         if made.extended {
@@ -81,7 +82,7 @@ struct StateAim {
         case 88..<91: return end + UInt64(random.below(Int(Place.readOnlySize)))
         case 91..<93: return end + Place.readOnlySize &- UInt64(random.below(34))
         case 93..<96: return start &- UInt64(random.below(34))
-        case 96: return Place.code + UInt64(random.below(Int(Place.codeSize)))
+        case 96: return Place.code + UInt64(random.below(0x400))
         default: return random.corner()
         }
     }
@@ -102,21 +103,27 @@ struct StateAim {
             target = address() &- (instruction.segment == 4 ? setup.bases[4] : setup.bases[5])
         }
         if instruction.vectorIndexSize != 0 { usesVectorIndex = true }
-        let mask = instruction.addressSize == 8 ? UInt64.max : instruction.addressSize == 4 ? 0xFFFF_FFFF : 0xFFFF
+        let mask =
+            instruction.addressSize == 8 ? UInt64.max : instruction.addressSize == 4 ? 0xFFFF_FFFF : 0xFFFF
         if instruction.vectorIndexSize == 0, instruction.index < 16 {
             if instruction.index != instruction.base {
-                claim(instruction.index, random.chance(percent: 85) ? UInt64(random.below(17)) &- 4 : random.corner())
+                claim(
+                    instruction.index,
+                    random.chance(percent: 85) ? UInt64(random.below(17)) &- 4 : random.corner())
             }
             target &-= (values[Int(instruction.index)] & mask) << UInt64(instruction.scaleShift)
         }
         if instruction.base < 16 {
             var value = target &- UInt64(bitPattern: instruction.displacement)
             // What lies above the address size does not count.
-            if mask != .max { value = value & mask | random.next() & ~mask & (random.chance(percent: 50) ? .max : 0) }
+            if mask != .max {
+                value = value & mask | random.next() & ~mask & (random.chance(percent: 50) ? .max : 0)
+            }
             claim(instruction.base, value)
             return
         }
-        guard instruction.displacementSize >= 2, random.chance(percent: 95) else { return }
+        let isRelative = instruction.base == Instruction.ripBase
+        guard instruction.displacementSize >= 2, isRelative || random.chance(percent: 95) else { return }
         if instruction.base == Instruction.ripBase { target &-= end }
         patch(&bytes, Int(instruction.displacementOffset), Int(instruction.displacementSize), target)
     }
@@ -124,7 +131,9 @@ struct StateAim {
     private func patch(_ bytes: inout [UInt8], _ offset: Int, _ size: Int, _ value: UInt64) {
         // LOCK may have been put in front.
         guard offset + size <= bytes.count else { return }
-        for index in 0..<size { bytes[offset + index] = UInt8(truncatingIfNeeded: value >> UInt64(index * 8)) }
+        for index in 0..<size {
+            bytes[offset + index] = UInt8(truncatingIfNeeded: value >> UInt64(index * 8))
+        }
     }
 
     /// Branch targets, bit offsets and selectors.
@@ -141,12 +150,14 @@ struct StateAim {
             guard operand.kind == .gpr else { continue }
             if attributes.contains(.branch), operand.isRead {
                 let target = Place.landing + UInt64(random.below(Int(Place.landingSize)))
-                claim(operand.register, random.chance(percent: 90) ? target &- setup.bases[1] : random.corner())
+                claim(
+                    operand.register, random.chance(percent: 90) ? target &- setup.bases[1] : random.corner())
             }
             if attributes.contains(.bitString), position == 1, random.chance(percent: 70) {
                 claim(operand.register, UInt64(random.below(2048)) &- 512)
             }
-            let takesSelector = attributes.contains(.loadsSegment) || Self.selectorReaders.contains(instruction.mnemonic)
+            let takesSelector =
+                attributes.contains(.loadsSegment) || Self.selectorReaders.contains(instruction.mnemonic)
             if takesSelector, operand.isRead, random.chance(percent: 75) {
                 claim(operand.register, UInt64(Self.selector(&random)))
             }
@@ -181,7 +192,8 @@ struct ExtendedStateChooser {
         if random.chance(percent: 20) { status |= random.next() & 0x7F }
         if random.chance(percent: 97) { status &= control & 0x3F | ~0x3F }
         if status & ~control & 0x3F != 0 { status |= 0x8080 }
-        let tags: UInt64 = random.chance(percent: 55) ? 0xFF : random.chance(percent: 50) ? 0 : random.next() & 0xFF
+        let tags: UInt64 =
+            random.chance(percent: 55) ? 0xFF : random.chance(percent: 50) ? 0 : random.next() & 0xFF
         image[0] = control | status << 16 | tags << 32
         var mxcsr: UInt64 = 0x1F80
         if random.chance(percent: 25) { mxcsr = 0x1F80 | random.next() & 0xE07F }

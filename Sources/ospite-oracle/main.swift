@@ -11,8 +11,7 @@ func work(_ worker: Int, _ options: Options, seed: UInt64, _ tally: Tally) throw
     for mode in options.modes {
         let generator = CaseGenerator(seed: seed, mode: mode, only: options.row)
         if generator.rows.isEmpty { continue }
-        let share = options.cases / UInt64(options.modes.count)
-        let range = options.only.map { $0..<($0 + 1) } ?? 0..<share
+        let range = options.only.map { $0..<($0 + 1) } ?? 0..<options.share(mode)
         let first = options.only == nil ? range.lowerBound + UInt64(worker) : range.lowerBound
         for index in stride(from: first, to: range.upperBound, by: options.workers) {
             guard let test = generator.make(index) else { continue }
@@ -64,7 +63,9 @@ func runSeed(_ options: Options, seed: UInt64, _ tally: Tally) throws -> Bool {
     var agreed = true
     for child in children {
         let status = oracle_wait(child)
-        if status > 1 { print("a worker ended with \(status >= 256 ? "signal \(status - 256)" : "error \(status)")") }
+        if status > 1 {
+            print("a worker ended with \(status >= 256 ? "signal \(status - 256)" : "error \(status)")")
+        }
         agreed = agreed && status == 0
     }
     return agreed
@@ -94,7 +95,9 @@ func runAll(_ options: Options) throws -> Bool {
     } while options.forever && agreed
     if options.report { printRows(tally) }
     let missing = tally.missing()
-    print("\(tally.total) cases, \(tally.mismatches) mismatches, \(missing.count) rows neither run nor excluded")
+    print(
+        "\(tally.total) cases, \(tally.mismatches) mismatches, \(missing.count) rows neither run nor excluded"
+    )
     let complete = options.row != nil || options.only != nil || options.modes.count < 3 || missing.isEmpty
     if !complete { print("missing rows: \(missing.map { "\($0) \(InstructionRow(index: $0).mnemonic)" })") }
     return agreed && complete

@@ -95,7 +95,9 @@ final class AccelMachine {
         let own = "\(process.processIdentifier)"
         let names = try FileManager.default.contentsOfDirectory(atPath: "/proc")
         for name in names where Int(name) != nil {
-            guard let text = try? String(contentsOfFile: "/proc/\(name)/status", encoding: .utf8) else { continue }
+            guard let text = try? String(contentsOfFile: "/proc/\(name)/status", encoding: .utf8) else {
+                continue
+            }
             func field(_ key: String) -> String? {
                 text.split(separator: "\n").first { $0.hasPrefix(key + ":") }?
                     .split(whereSeparator: { $0 == "\t" || $0 == " " }).dropFirst().first.map(String.init)

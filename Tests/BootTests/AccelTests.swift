@@ -62,7 +62,9 @@ import Testing
             #expect(kvm.outputText == soft.outputText)
             #expect(kvm.outputText.count == 18 && !kvm.outputText.contains("!"))
             // An emulating KVM does not know LOCK CMPXCHG16B: then it says once that it gave the guest away.
-            let notices = kvm.errorText.split(separator: "\n").filter { $0.contains("continues on the software CPU") }
+            let notices = kvm.errorText.split(separator: "\n").filter {
+                $0.contains("continues on the software CPU")
+            }
             #expect(notices.count <= 1)
             #expect(kvm.errorText.contains(notices.isEmpty ? "engine kvm" : "engine soft"))
         }
@@ -103,7 +105,8 @@ import Testing
         _ = try AccelRun.tool(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", disk])
         let before = try Data(contentsOf: URL(fileURLWithPath: disk))
         let machine = try AccelMachine([
-            "--accel", "soft", "--memory", "256M", "--kernel", "/boot/vmlinuz-\(version)", "--initrd", initramfs,
+            "--accel", "soft", "--memory", "256M", "--kernel", "/boot/vmlinuz-\(version)", "--initrd",
+            initramfs,
             "--append", "console=ttyS0 quiet panic=-1 ospite.shell", "--disk", disk, "--snapshot",
         ])
         #expect(machine.read(until: "This is a shell"), "\(machine.outputText) \(machine.errorText)")

@@ -17,7 +17,8 @@ enum BoardFiles {
     /// Puts `descriptors` at `first` and after; the board adopts them.
     static func resources(_ descriptors: [Descriptor], at first: Int32) -> MachineResources {
         for (index, descriptor) in descriptors.enumerated() {
-            precondition(dup2(descriptor.number, first + Int32(index)) >= 0, "the process has no numbers left")
+            precondition(
+                dup2(descriptor.number, first + Int32(index)) >= 0, "the process has no numbers left")
         }
         return MachineResources(count: descriptors.count, first: first)
     }
@@ -26,7 +27,8 @@ enum BoardFiles {
 enum BoardBench {
     static func spec(cpus: Int = 2) throws -> MachineSpec {
         let name = try MachineName("board")
-        var spec = MachineSpec(name: name, uuid: MachineUUID(parsing: "00000000-0000-4000-8000-000000000001"))
+        let uuid = try MachineUUID(parsing: "00000000-0000-4000-8000-000000000001")
+        var spec = MachineSpec(name: name, uuid: uuid)
         spec.accelerator = .soft
         spec.cpuCount = cpus
         spec.memory = .mebibytes(16)

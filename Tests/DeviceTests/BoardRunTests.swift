@@ -16,7 +16,9 @@ final class InnerMachine: Sendable {
     private let ended = Semaphore()
 
     /// `ram` is in MiB; `first` the first descriptor number of its files.
-    init(kernel: String, initialRAMDisk: String?, commandLine: String, cpus: Int, ram: UInt64, first: Int32) throws {
+    init(kernel: String, initialRAMDisk: String?, commandLine: String, cpus: Int, ram: UInt64, first: Int32)
+        throws
+    {
         output = try Descriptor.memory("serial", size: 0)
         var files = [try Descriptor.open(kernel, flags: O_RDONLY), try output.duplicate()]
         if let initialRAMDisk { files.append(try Descriptor.open(initialRAMDisk, flags: O_RDONLY)) }
@@ -53,7 +55,9 @@ final class InnerMachine: Sendable {
         return String(decoding: bytes.prefix(count), as: UTF8.self)
     }
     /// Whether the end came within `milliseconds`.
-    func wait(milliseconds: UInt64) -> Bool { ended.wait(until: HostTime.monotonic + milliseconds * 1_000_000) }
+    func wait(milliseconds: UInt64) -> Bool {
+        ended.wait(until: HostTime.monotonic + milliseconds * 1_000_000)
+    }
     var exitStatus: Int32? { status.withLock { $0 } }
 }
 
@@ -102,7 +106,8 @@ enum BoardScripts {
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let guest = folder + "/guest"
         try BoardScripts.run([
-            "nasm", "-f", "bin", "-w-number-overflow", "-DROUNDS=4000000", "-I", "Tests/Guests/machine/", "-o",
+            "nasm", "-f", "bin", "-w-number-overflow", "-DROUNDS=4000000", "-I", "Tests/Guests/machine/",
+            "-o",
             guest, "Tests/Guests/machine/handover.asm",
         ])
         func outcome(paused: Bool) throws -> (String, Int32?, Int) {
@@ -119,7 +124,9 @@ enum BoardScripts {
         #expect(disturbed.2 > 2)
     }
 
-    @Test func `a kernel that is paused while it boots still boots, and its clock stood still meanwhile`() throws {
+    @Test func `a kernel that is paused while it boots still boots, and its clock stood still meanwhile`()
+        throws
+    {
         let folder = try BoardScripts.folder()
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let version = try BoardScripts.run(["Scripts/newest-kernel"])

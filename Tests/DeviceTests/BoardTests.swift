@@ -15,12 +15,14 @@ import Testing
         var random = ChipsetRandom(seed: seed)
         let widths: [AccessWidth] = [.byte, .word, .dword]
         for _ in 0..<4000 {
-            let port = UInt16(truncatingIfNeeded: random.below(4) == 0 ? random.below(0x10000) : random.below(0x700))
+            let port = UInt16(
+                truncatingIfNeeded: random.below(4) == 0 ? random.below(0x10000) : random.below(0x700))
             let width = widths[random.below(3)]
             if random.chance(2) {
                 _ = board.platform.portRead(port, width: width)
             } else {
-                board.platform.portWrite(port, width: width, value: UInt32(truncatingIfNeeded: random.value()))
+                board.platform.portWrite(
+                    port, width: width, value: UInt32(truncatingIfNeeded: random.value()))
             }
             let page = [0xFED0_0000, 0xFEC0_0000, 0xE000_0000, 0xC000_0000][random.below(4)] as UInt64
             let address = page + UInt64(random.below(0x4000)) & ~7
@@ -38,7 +40,8 @@ import Testing
 
     @Test(arguments: [1, 2, 3, 4, 5] as [UInt64])
     func `every device of a board saves, restores into another board, and saves equal`(seed: UInt64) throws {
-        let first = try BoardBench.full(at: BoardFiles.first), second = try BoardBench.full(at: BoardFiles.first + 20)
+        let first = try BoardBench.full(at: BoardFiles.first),
+            second = try BoardBench.full(at: BoardFiles.first + 20)
         disturb(first, seed: seed)
         first.clock.pause()
         second.clock.pause()

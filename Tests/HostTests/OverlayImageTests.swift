@@ -51,7 +51,9 @@ private struct SeededRandom: RandomNumberGenerator {
     }
 
     @Test(arguments: [1, 2, 3, 4] as [UInt64], [true, false])
-    func `random requests do what they do to an array, and the image stays`(seed: UInt64, isInline: Bool) throws {
+    func `random requests do what they do to an array, and the image stays`(seed: UInt64, isInline: Bool)
+        throws
+    {
         let bench = try Bench(method: seed % 2 == 0 ? .ring : .threads, isInline: isInline)
         var random = SeededRandom(state: seed)
         var model = bench.original
@@ -66,7 +68,8 @@ private struct SeededRandom: RandomNumberGenerator {
             case 0...2:
                 let source = TestBuffer(RawImageTests.pattern(range.count, UInt8(truncatingIfNeeded: step)))
                 #expect(
-                    bench.disk.perform(.write(offset: UInt64(range.lowerBound), from: source.parts([3]))) == 0)
+                    bench.disk.perform(.write(offset: UInt64(range.lowerBound), from: source.parts([3]))) == 0
+                )
                 model.replaceSubrange(range, with: source.content)
                 for sector in first..<first + sectors { isKnown[sector] = true }
             case 3:
@@ -85,10 +88,9 @@ private struct SeededRandom: RandomNumberGenerator {
             default:
                 let seen = bench.bytes(range.lowerBound, range.count)
                 for sector in 0..<sectors where isKnown[first + sector] {
-                    let part = sector * 512..<(sector + 1) * 512
-                    guard seen[part] != model[range][(range.lowerBound + part.lowerBound)...].prefix(512) else {
-                        continue
-                    }
+                    let part = seen[sector * 512..<(sector + 1) * 512]
+                    let start = (first + sector) * 512
+                    guard !part.elementsEqual(model[start..<start + 512]) else { continue }
                     Issue.record("seed \(seed), step \(step): sector \(first + sector) differs")
                     return
                 }
@@ -117,7 +119,10 @@ private struct SeededRandom: RandomNumberGenerator {
         let bench = try Bench(size: 4 * Self.cluster, method: method, isInline: false)
         let sectors = 4 * Self.cluster / 512
         let failures = Box()
-        let buffers = (0..<sectors).map { TestBuffer([UInt8](repeating: UInt8($0 & 0xFF) ^ 0x33, count: 512)) }
+        var buffers: [TestBuffer] = []
+        for sector in 0..<sectors {
+            buffers.append(TestBuffer([UInt8](repeating: UInt8(sector & 0xFF) ^ 0x33, count: 512)))
+        }
         // Neighbours are far apart in time, so that every cluster has several writers at any moment.
         for start in 0..<64 {
             for sector in stride(from: start, to: sectors, by: 64) {
@@ -131,8 +136,11 @@ private struct SeededRandom: RandomNumberGenerator {
         bench.disk.drain()
         #expect(failures.value.load(ordering: .relaxed) == 0)
         let seen = bench.bytes(0, 4 * Self.cluster)
-        let wrong = (0..<sectors).filter { sector in
-            seen[sector * 512..<(sector + 1) * 512].contains { $0 != UInt8(sector & 0xFF) ^ 0x33 }
+        var wrong: [Int] = []
+        for sector in 0..<sectors {
+            let expected = [UInt8](repeating: UInt8(sector & 0xFF) ^ 0x33, count: 512)
+            let start = sector * 512
+            if !seen[start..<start + 512].elementsEqual(expected) { wrong.append(sector) }
         }
         #expect(wrong == [])
         bench.disk.close()

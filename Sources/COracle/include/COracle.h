@@ -8,6 +8,7 @@
 enum {
     ORACLE_CODE = 0x10000000,  // two pages, executable; written through an alias
     ORACLE_DATA = 0x10100000,  // two writable pages, then one that can only be read
+    ORACLE_EXIT_POINTER = 1048,  // where in the gate the ending finds the trampoline's address
     ORACLE_GATE = 0x2DB70000,  // the way in and out; its upper half is ESP's in 16-bit stack segments
     ORACLE_CODE_SIZE = 0x2000,
     ORACLE_DATA_SIZE = 0x2000,

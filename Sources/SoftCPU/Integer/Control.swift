@@ -112,6 +112,11 @@ extension CPU {
         setGPR(Register.rcx, size: i.addressSize, count)
     }
 
+    /// ZF as LOOPE (`wanted`) or LOOPNE wants it. On AMD's processors F3 makes either LOOPE, and F2 LOOPNE.
+    func loopCondition(_ i: Instruction, _ wanted: Bool) -> Bool {
+        zeroFlag == (i.prefixes.contains(.rep) || wanted && !i.prefixes.contains(.repne))
+    }
+
     /// PAUSE: lets other threads run when the host is short of cores.
     func spinHint() {
         s.pauseCount &+= 1

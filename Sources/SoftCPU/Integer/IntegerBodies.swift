@@ -93,8 +93,8 @@ enum IntegerBodies {
         } }),
         (.call, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.callRelative(i) } }),
         (.loop, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { true } } }),
-        (.loope, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { cpu.zeroFlag } } }),
-        (.loopne, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { !cpu.zeroFlag } } }),
+        (.loope, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { cpu.loopCondition(i, true) } } }),
+        (.loopne, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { cpu.loopCondition(i, false) } } }),
         (.jcxz, { stepAny($0, $1) { cpu, i throws(Fault) in
             if cpu.gpr(Register.rcx) & CPU.addressMask(i.addressSize) == 0 { try cpu.jumpRelative(i) }
         } }),

@@ -31,6 +31,19 @@ extension CPU {
     }
 }
 
+extension CPU {
+    /// The same for a call that pushes `size` bytes: a fault of the push comes first.
+    @inline(__always) func checkCallTarget(_ target: UInt64, _ size: Int) throws(Fault) {
+        do throws(Fault) {
+            try checkTarget(target)
+        } catch {
+            let sp = movedStackPointer(0 &- UInt64(size))
+            try probeWrite(linear(2, sp & s.stackMask, size, write: true), size, 2)
+            throw error
+        }
+    }
+}
+
 @inline(__always) func jumpIf(_ code: UInt8, linked: Bool, _ c: UInt, _ o: UInt) -> UInt32 {
     let cpu = CPU(address: c)
     guard cpu.condition(code) else { return Step.next }
@@ -72,7 +85,7 @@ extension CPU {
 @inline(__always) func callR<T: Word>(_: T.Type, _ c: UInt, _ o: UInt) -> UInt32 {
     stepBranch(c, o) { cpu, op throws(Fault) in
         let target = UInt64(truncatingIfNeeded: cpu.register(T.self, op.o.source))
-        try cpu.checkTarget(target)
+        try cpu.checkCallTarget(target, MemoryLayout<T>.size)
         try cpu.push(T(truncatingIfNeeded: cpu.nextRIP(op)))
         cpu.takeIndirect(target)
     }
@@ -80,7 +93,7 @@ extension CPU {
 @inline(__always) func callM<T: Word>(_: T.Type, _ c: UInt, _ o: UInt) -> UInt32 {
     stepBranch(c, o) { cpu, op throws(Fault) in
         let target = UInt64(truncatingIfNeeded: try cpu.load(T.self, cpu.address(op, MemoryLayout<T>.size), op.o.segment))
-        try cpu.checkTarget(target)
+        try cpu.checkCallTarget(target, MemoryLayout<T>.size)
         try cpu.push(T(truncatingIfNeeded: cpu.nextRIP(op)))
         cpu.takeIndirect(target)
     }

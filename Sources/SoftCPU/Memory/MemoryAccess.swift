@@ -194,9 +194,10 @@ extension CPU {
         if size > 8, s.tlbContext == TLB.userAligned { return 0 }
         let inPage = Int(0x1000 &- (linear & 0xFFF))
         let access = pageAccess(s.tlbContext, .write)
+        // The whole operand must be canonical before its first page counts.
+        let second = size > inPage ? try secondPage(linear, inPage, segment) : 0
         let found = try translate(linear, access)
         if size > inPage {
-            let second = try secondPage(linear, inPage, segment)
             _ = try translate(second, access)
             return 0
         }
@@ -247,12 +248,10 @@ extension CPU {
     /// Checks that `count` bytes (at most 4096) can be stored, without storing.
     func probeWrite(_ linear: UInt64, _ count: Int, _ segment: UInt8 = 3) throws(Fault) {
         try checkCanonical(linear, segment)
+        let last = (linear &+ UInt64(count - 1)) & s.linearMask
+        try checkCanonical(last, segment)
         let access = pageAccess(s.tlbContext, .write)
         _ = try translate(linear, access)
-        let last = (linear &+ UInt64(count - 1)) & s.linearMask
-        if (last ^ linear) & TLB.pageMask != 0 {
-            try checkCanonical(last, segment)
-            _ = try translate(last & TLB.pageMask, access)
-        }
+        if (last ^ linear) & TLB.pageMask != 0 { _ = try translate(last & TLB.pageMask, access) }
     }
 }

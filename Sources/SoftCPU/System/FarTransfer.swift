@@ -103,7 +103,8 @@ extension CPU {
     // MARK: CALL
 
     func farCall(_ i: borrowing Instruction) throws(Fault) {
-        let size = min(i.operandSize, 4)
+        // REX.W does not widen the pointer, but what is pushed.
+        let size = i.operandSize
         let (selector, offset) = try farTarget(i)
         if isRealLike {
             guard offset <= UInt64(s.segments[Segment.cs].limit) else { throw .protection() }

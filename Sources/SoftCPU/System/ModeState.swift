@@ -55,7 +55,8 @@ extension CPU {
 
     /// Whether no access through the segment can fail a limit or type check.
     private func isFlat(_ cache: SegmentCache) -> Bool {
-        guard cache.limit == 0xFFFF_FFFF else { return false }
+        // With a base, an access may leave the segment without leaving the linear space.
+        guard cache.limit == 0xFFFF_FFFF, cache.base == 0 else { return false }
         if isRealLike { return true }
         typealias A = SegmentAttributes
         let mask = A.present | A.unusable | A.codeOrData | A.code | A.expandDown | A.readWrite

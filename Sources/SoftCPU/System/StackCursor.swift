@@ -51,12 +51,9 @@ struct StackCursor {
         return value
     }
 
-    /// A selector takes a whole slot, but only two bytes of it are read.
+    /// A selector takes a whole slot, and AMD's processors read all of it.
     mutating func popSelector(_ size: UInt8) throws(Fault) -> UInt64 {
-        _ = try linear(pointer & mask, size)
-        let value = try peek(2, at: 0)
-        move(UInt64(size))
-        return value
+        try pop(size) & 0xFFFF
     }
 
     /// Skips `count` bytes upwards.

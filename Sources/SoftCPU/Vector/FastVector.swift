@@ -96,9 +96,14 @@ enum FastVector {
         _ cpu: CPU, _ op: Op, _ plan: PlanView, _ size: Int, write: Bool = false
     ) throws(Fault) -> UInt64 {
         try cpu.check(plan.p.traits)
-        let address = try cpu.address(op, size, write: write)
+        let offset = cpu.effectiveOffset(op)
+        // #GP(0) of a misaligned operand comes before the segment's limit, be it 4 GiB.
+        let address = cpu.s.effectiveBase[Int(op.o.segment & 7)] &+ offset
         if address & UInt64(plan.p.alignmentMask) != 0 { throw .protection() }
-        return address
+        if offset &+ UInt64(size) > 0x1_0000_0000, !cpu.is64Bit {
+            throw op.o.segment == 2 ? .stack() : .protection()
+        }
+        return try cpu.linear(op.o.segment, offset, size, write: write)
     }
 
     /// Runs a body whose memory operand is lowered in the op (`Lowering`), so that it needs no RIP.

@@ -9,10 +9,13 @@ extension CPU {
     func vectorAddress(
         _ i: borrowing Instruction, _ size: Int, alignmentMask: UInt64, write: Bool
     ) throws(Fault) -> UInt64 {
-        let address = try memoryAddress(i, size, write: write)
-        // Misaligned 16- and 32-byte operands are #GP(0) whatever the segment (SDM vol. 2 §2.4, AMD alike).
-        if address & alignmentMask != 0 { throw .protection() }
-        return address
+        // Misaligned 16- and 32-byte operands are #GP(0) whatever the segment (SDM vol. 2 §2.4, AMD alike), and
+        // even when they also leave it.
+        if alignmentMask != 0 {
+            let offset = effectiveOffset(i)
+            if (s.effectiveBase[Int(i.segment & 7)] &+ offset) & alignmentMask != 0 { throw .protection() }
+        }
+        return try memoryAddress(i, size, write: write)
     }
 
     @inline(__always) static func loadHalf(_ host: UInt) -> Half {

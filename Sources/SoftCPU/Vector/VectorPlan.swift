@@ -140,13 +140,14 @@ enum VectorLowering {
             if i.operand(position).kind == .ymm { shape.long = true }
         }
         if i.prefixes.contains(.vex) {
-            shape.wide = i.rexW && (!usesGeneralWidth(row) || hasWideGeneral(i))
+            // Outside 64-bit mode W does not widen general registers, implicit ones included.
+            shape.wide = i.rexW && (i.operandSize == 8 || !usesGeneralWidth(row) && !comparesStrings(row))
             // A scalar instruction ignores L, a conversion to or from YMM names YMM in some operand.
             if !shape.long, i.vexL != 0, i.operandCount == 2, shape.namesMemory {
                 shape.long = i.operand(1).size == 32
             }
         } else {
-            shape.wide = i.rexW && !isX87 && usesGeneralWidth(row)
+            shape.wide = i.rexW && !isX87 && (usesGeneralWidth(row) || comparesStrings(row))
         }
         return shape
     }
@@ -156,10 +157,11 @@ enum VectorLowering {
         return (0..<4).contains { packed >> UInt64($0 * 14 + 5) & 31 == UInt64(OperandSize.y.rawValue) }
     }
 
-    /// Outside 64-bit mode W does not widen general operands.
-    private static func hasWideGeneral(_ i: Instruction) -> Bool {
-        (0..<4).contains {
-            i.operand($0).size == 8 && (i.operand($0).kind == .gpr || i.operand($0).kind == .memory)
+    /// Instructions whose W is the width of the lengths in EAX and EDX.
+    private static func comparesStrings(_ row: InstructionRow) -> Bool {
+        switch row.mnemonic {
+        case .pcmpestri, .pcmpestrm, .vpcmpestri, .vpcmpestrm: return true
+        default: return false
         }
     }
 
@@ -217,7 +219,8 @@ enum VectorLowering {
 
     /// What the table says, and VMOVAPS and VMOVAPD.
     private static func needsAlignment(_ i: Instruction) -> Bool {
-        i.attributes.contains(.aligned)
+        // AMD's processors take misaligned operands of the SHA instructions.
+        i.attributes.contains(.aligned) && i.feature != .sha
             || i.prefixes.contains(.vex) && i.opcodeMap == 1 && (i.opcode == 0x28 || i.opcode == 0x29)
     }
 

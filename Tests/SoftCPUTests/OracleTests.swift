@@ -1,0 +1,47 @@
+import Foundation
+import Testing
+
+/// Runs the comparison with the host's processor as a program of its own: it forks, and takes over signals and
+/// descriptor tables.
+@Suite struct OracleTests {
+    /// The program beside the test bundle.
+    private func program() throws -> URL {
+        var folder = URL(fileURLWithPath: CommandLine.arguments[0]).resolvingSymlinksInPath()
+        for _ in 0..<6 {
+            folder.deleteLastPathComponent()
+            let candidate = folder.appendingPathComponent("ospite-oracle")
+            if FileManager.default.isExecutableFile(atPath: candidate.path) { return candidate }
+        }
+        let fallback = URL(fileURLWithPath: FileManager.default.currentDirectoryPath)
+            .appendingPathComponent(".build/release/ospite-oracle")
+        try #require(
+            FileManager.default.isExecutableFile(atPath: fallback.path), "ospite-oracle is not built")
+        return fallback
+    }
+
+    private func run(_ arguments: [String]) throws -> (status: Int32, output: String) {
+        let process = Process()
+        process.executableURL = try program()
+        process.arguments = arguments
+        let pipe = Pipe()
+        process.standardOutput = pipe
+        try process.run()
+        let output = try pipe.fileHandleForReading.readToEnd() ?? Data()
+        process.waitUntilExit()
+        return (process.terminationStatus, String(decoding: output, as: UTF8.self))
+    }
+
+    @Test func `two million random cases agree with the host's processor, every row among them`() throws {
+        let (status, output) = try run(["--cases", "2100000", "--seed", "1", "--shown", "4"])
+        #expect(status == 0, Comment(rawValue: output))
+        #expect(output.contains(" 0 mismatches, 0 rows neither run nor excluded"))
+        let cases = output.split(separator: " ").first.flatMap { Int($0) } ?? 0
+        #expect(cases >= 2_000_000)
+    }
+
+    @Test func `a single case can be repeated`() throws {
+        let (status, output) = try run(["--mode", "64", "--seed", "1", "--case", "1"])
+        #expect(status == 0)
+        #expect(output.contains("both agree"))
+    }
+}
