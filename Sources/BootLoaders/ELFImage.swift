@@ -56,7 +56,7 @@ struct ELFImage {
         guard entrySize == (is64Bit ? 56 : 32) else {
             throw .malformed(field: "e_phentsize", value: UInt64(entrySize))
         }
-        let headers = try Self.range(table, UInt64(entrySize * count), "program headers", in: file)
+        let headers = try Self.range(table, UInt64(entrySize * count), "table of program headers", in: file)
         for index in 0..<count {
             try add(reader, at: headers.lowerBound + index * entrySize, file)
         }

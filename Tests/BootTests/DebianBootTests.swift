@@ -18,7 +18,7 @@ extension BootTests {
                     "--kernel", kernel.path,
                     "--initrd", try BootAssets.initialRAMDisk(kernel, init: "root-init"),
                     "--append", "console=ttyS0 quiet panic=-1 root=/dev/vda", "--disk", disk,
-                ], in: folder, patience: 300)
+                ], in: folder, patience: 400)
             try machine.wait(for: "ospite-guest login: ")
             let login = Date().timeIntervalSince(began)
             machine.type("root\r")
