@@ -7,7 +7,7 @@ public enum ThreadClass: String, Sendable, CaseIterable {
     case vCPU
     /// An event loop over disks and serial lines.
     case deviceWorker
-    /// Sleeps until the next timer of a device is due.
+    /// Sleeps until the next timer of a device is due; a disk whose queue never runs empty goes on from here.
     case timer
     /// Reads the owner's commands, or waits for the owner's death.
     case control
@@ -30,7 +30,8 @@ extension ThreadClass {
         case .vCPU: Self.virtualization + Self.everyThread + Self.transfer + Self.waiting + Self.emittedCode
         case .deviceWorker:
             Self.transfer + Self.waiting + Self.connection + Self.virtualization + Self.everyThread
-        case .timer: Self.waiting + Self.everyThread + Self.virtualization + Self.wakingOthers
+        case .timer:
+            Self.waiting + Self.everyThread + Self.transfer + Self.virtualization + Self.wakingOthers
         case .control: Self.everyThread + Self.messages + Self.waiting + Self.wakingOthers
         }
     }

@@ -95,6 +95,14 @@ import Testing
         #expect(sandbox.program(for: nil).verdict(number: 426) == Verdict.killProcess)
     }
 
+    @Test(arguments: [ThreadClass.main, .vCPU, .deviceWorker, .timer])
+    func `every thread that may start a disk request may make its calls`(threadClass: ThreadClass) {
+        let program = sandbox.program(for: threadClass)
+        for call in [SystemCall.preadv2, .pwritev2, .preadv, .pwritev, .fdatasync, .fallocate] {
+            #expect(program.verdict(number: call.rawValue) == Verdict.allow, "\(call)")
+        }
+    }
+
     @Test func `signals go to our own process only`() {
         let program = BPFProgram(
             rules: ThreadClass.vCPU.rules, otherwise: Verdict.killProcess, processID: 4711)
