@@ -201,7 +201,8 @@ int ospite_peer_credentials(int socket, uint32_t *user, int32_t *process) {
 }
 
 int ospite_lock_file(int fd, int exclusive) {
-    struct flock lock = {.l_type = exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET};
+    short type = exclusive < 0 ? F_UNLCK : exclusive ? F_WRLCK : F_RDLCK;
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
     return fcntl(fd, F_OFD_SETLK, &lock);
 }
 

@@ -1,3 +1,5 @@
+public import LinuxHost
+
 /// Host memory that a request reads from or writes to: the parts of one guest transfer, in order.
 ///
 /// - Safety: whoever makes one keeps the memory valid until the request's completion was called.
@@ -35,6 +37,8 @@ public protocol DiskImage: AnyObject, Sendable {
     /// In bytes, a multiple of `sectorSize`.
     var size: UInt64 { get }
     var isReadOnly: Bool { get }
+    /// How requests run on this host; for statistics.
+    var method: AsyncFileQueue.Method { get }
     /// Requests that may be under way.
     var requestLimit: Int { get }
     /// Starts a request. `completion` is called exactly once with 0 or an errno value, on a thread of the

@@ -42,7 +42,7 @@ public final class RawImage: DiskImage {
             throw HostError("opening a disk image for writing", code: EACCES)
         }
         do throws(HostError) {
-            try descriptor.lock(exclusive: !readOnly)
+            try Self.lock(descriptor, exclusive: !readOnly)
         } catch {
             guard error.code != EAGAIN else {
                 throw HostError("the disk image is in use by another machine or program", code: EAGAIN)
@@ -61,8 +61,26 @@ public final class RawImage: DiskImage {
         readsInline = Atomic(triesInline && !facts.bypassesCache)
         writesInline = Atomic(triesInline && !facts.bypassesCache)
         // Twice, because a request that goes on after a partial transfer overlaps its own completion.
-        queue = try AsyncFileQueue(name: name, limit: 2 * requestLimit, prefer: method)
+        queue = try AsyncFileQueue(name: name, file: descriptor, limit: 2 * requestLimit, prefer: method)
     }
+
+    /// The kernel takes the ring of a process that was killed apart a little after its end, and the lock with
+    /// it: a lock that is held gets that time to go.
+    private static func lock(_ descriptor: Descriptor, exclusive: Bool) throws(HostError) {
+        let pause = Semaphore()
+        for _ in 0..<lockAttempts {
+            do throws(HostError) {
+                return try descriptor.lock(exclusive: exclusive)
+            } catch {
+                guard error.code == EAGAIN else { throw error }
+                pause.wait(until: HostTime.monotonic &+ lockPause)
+            }
+        }
+        try descriptor.lock(exclusive: exclusive)
+    }
+
+    /// Half a second in all.
+    private static let lockAttempts = 50, lockPause: UInt64 = 10_000_000
 
     public func submit(_ request: DiskRequest, completion: @escaping @Sendable (Int32) -> Void) -> Bool {
         guard !isClosed.load(ordering: .acquiring) else { return false }
@@ -93,6 +111,8 @@ public final class RawImage: DiskImage {
         isClosed.store(true, ordering: .releasing)
         drain()
         queue.close()
+        // The ring holds the file a little longer than we do.
+        descriptor.unlock()
     }
 
     private func start(_ request: DiskRequest, _ finish: @escaping @Sendable (Int32) -> Void) {

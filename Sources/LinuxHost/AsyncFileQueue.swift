@@ -2,7 +2,7 @@ internal import CLinux
 internal import Glibc
 internal import Synchronization
 
-/// Runs file operations without making the caller wait: on io_uring, or on a few threads where the host
+/// Runs operations on one file without making the caller wait: on io_uring, or on a few threads where the host
 /// refuses that. Completions come on a thread of the queue.
 ///
 /// Confinement: any thread. A thread that submits must outlive its operations (see `IOUring`).
@@ -40,13 +40,15 @@ public final class AsyncFileQueue: Sendable {
     private let state: Mutex<State>
     private static let stopToken = UInt64.max
 
-    /// `depth` operations run at once in the ring (or `threadCount` on threads); `limit` may be outstanding.
+    /// A queue for `file`: all its operations name that descriptor. `depth` operations run at once in the ring
+    /// (or `threadCount` on threads); `limit` may be outstanding.
     public init(
-        name: String, depth: Int = 128, limit: Int = 2048, prefer: Method = .ring, threadCount: Int = 4
+        name: String, file: Descriptor, depth: Int = 128, limit: Int = 2048, prefer: Method = .ring,
+        threadCount: Int = 4
     )
         throws(HostError)
     {
-        let ring = prefer == .ring ? try? IOUring(entries: depth) : nil
+        let ring = prefer == .ring ? try? IOUring(entries: depth, file: file) : nil
         self.ring = ring
         self.limit = limit
         method = ring == nil ? .threads : .ring

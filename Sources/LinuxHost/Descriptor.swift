@@ -71,6 +71,9 @@ public final class Descriptor: Sendable {
         }
     }
 
+    /// Gives the lock of `lock` back, for all descriptors of the open file.
+    public func unlock() { _ = ospite_lock_file(number, -1) }
+
     /// Sets the size of a regular file or memfd, in bytes.
     public func resize(to size: UInt64) throws(HostError) {
         guard let size = Int(exactly: size) else { throw HostError("resizing a file", code: EFBIG) }

@@ -9,6 +9,10 @@ internal import Synchronization
 /// acquire ordering. At most `capacity` operations are under way, so the completion ring (twice as large)
 /// cannot overflow.
 ///
+/// The kernel runs a ring's operations past every seccomp filter, so a ring is fenced in when it is made
+/// (io_uring_register(2), IORING_REGISTER_RESTRICTIONS) and for ever: it reads, writes, synchronizes and
+/// allocates in one file, which is given at the start, and does nothing else.
+///
 /// Confinement: any thread submits, one at a time (a lock sees to it); one thread reaps. A thread that
 /// submitted must outlive its operations: the kernel cancels those of a thread that ends.
 @safe public final class IOUring: Sendable {
@@ -21,6 +25,8 @@ internal import Synchronization
     /// Operations that may be under way.
     public let capacity: Int
     private let ring: Descriptor
+    /// The one file, kept because its number stands in operations.
+    private let file: Descriptor
     private let submissionRing: MemoryMapping
     private let completionRing: MemoryMapping
     private let entries: MemoryMapping
@@ -40,13 +46,25 @@ internal import Synchronization
     private static let setup = 425, enter = 426, register = 427
     private static let submissionOffset = 0, completionOffset = 0x800_0000, entriesOffset = 0x1000_0000
     private static let entrySize = 64, completionSize = 16, parametersSize = 120
-    private static let getEvents = 1, registerEventDescriptor = 4
+    private static let getEvents = 1, startsDisabled: UInt32 = 1 << 6
+    /// Operations of io_uring_register.
+    enum Registration { static let files = 2, restrictions = 11, enableRings = 12 }
+    /// Opcodes of submissions.
+    enum Opcode {
+        static let nothing: UInt8 = 0, readVectors: UInt8 = 1, writeVectors: UInt8 = 2, synchronize: UInt8 = 3
+        static let allocate: UInt8 = 17
+        static let all = [nothing, readVectors, writeVectors, synchronize, allocate]
+    }
+    /// IOSQE_FIXED_FILE: the entry's file is a place in the ring's own table.
+    static let fixedFile: UInt8 = 1
 
-    /// Sets the rings up for `entries` operations (a power of two is best).
-    /// - Throws: when the host refuses io_uring (seccomp, sysctl, an old kernel).
-    public init(entries wanted: Int) throws(HostError) {
+    /// Sets the rings up for `entries` operations (a power of two is best) on `file`.
+    /// - Throws: when the host refuses io_uring or its restrictions (seccomp, sysctl, a kernel before 5.10).
+    public init(entries wanted: Int, file: Descriptor) throws(HostError) {
         precondition((1...4096).contains(wanted), "ring size out of range")
         var parameters = [UInt32](repeating: 0, count: Self.parametersSize / 4)
+        parameters[2] = Self.startsDisabled
+        self.file = file
         // SAFETY: the kernel reads and writes 120 bytes.
         let number = unsafe parameters.withUnsafeMutableBytes {
             ospite_syscall6(Self.setup, wanted, Int(bitPattern: $0.baseAddress), 0, 0, 0, 0)
@@ -72,33 +90,50 @@ internal import Synchronization
         completion = Offsets(
             head: Int(parameters[20]), tail: Int(parameters[21]), mask: UInt32(completions - 1),
             array: completionArray)
+        let restrictions = Self.restrictions
+        try register(Registration.restrictions, restrictions, count: restrictions.count / 2)
+        try register(Registration.files, [UInt64(file.number)], count: 1)
+        try register(Registration.enableRings, [], count: 0)
     }
 
-    /// Makes `counter` count completions, for event loops.
-    public func signal(_ counter: EventCounter) throws(HostError) {
-        var number = counter.descriptor.number
-        // SAFETY: one descriptor number.
-        let result = unsafe withUnsafeMutablePointer(to: &number) {
-            ospite_syscall6(
-                Self.register, Int(ring.number), Self.registerEventDescriptor, Int(bitPattern: $0), 1, 0, 0)
+    /// Of struct io_uring_restriction, two words each: le16 kind, u8 operand, zeroes. Registrations are not
+    /// among what is allowed, so there is none after the rings are enabled.
+    private static var restrictions: [UInt64] {
+        let allowOpcode: UInt64 = 1, requireFlags: UInt64 = 3
+        let opcodes: [UInt64] = Opcode.all.flatMap { [allowOpcode | UInt64($0) << 16, 0] }
+        return opcodes + [requireFlags | UInt64(fixedFile) << 16, 0]
+    }
+
+    /// io_uring_register with `count` elements, which `words` holds, or with nothing.
+    func register(_ operation: Int, _ words: [UInt64], count: Int) throws(HostError) {
+        // SAFETY: the kernel reads `count` elements of at most 16 bytes: restrictions have two words each,
+        // files half of one.
+        let result = unsafe words.withUnsafeBytes {
+            let address = words.isEmpty ? 0 : Int(bitPattern: $0.baseAddress)
+            return ospite_syscall6(Self.register, Int(ring.number), operation, address, count, 0, 0)
         }
-        guard result >= 0 else { throw .last("registering an event counter with io_uring") }
+        guard result >= 0 else { throw .last("fencing an io_uring in") }
     }
 
-    /// Hands `operation` to the kernel; its completion carries `token`. False when `capacity` operations are
+    /// Hands `operation`, which is on the ring's file, to the kernel; its completion carries `token`. False when `capacity` operations are
     /// under way or the kernel has no memory for it now.
     /// - Safety: see `FileOperation`.
     @unsafe public func submit(_ operation: FileOperation, token: UInt64) -> Bool {
-        unsafe submitEntry { entry in unsafe Self.fill(entry, operation, token) }
+        unsafe precondition(operation.descriptor == file.number, "an operation on a file of another ring")
+        return unsafe submitEntry { entry in unsafe Self.fill(entry, operation, token) }
     }
 
     /// An operation that does nothing but complete: wakes the thread that waits in `reap`.
     public func submitNothing(token: UInt64) -> Bool {
-        // SAFETY: inside the entry. IORING_OP_NOP is 0.
-        unsafe submitEntry { entry in unsafe entry.storeBytes(of: token, toByteOffset: 32, as: UInt64.self) }
+        // SAFETY: inside the entry, whose other bytes are zero: opcode `nothing`.
+        unsafe submitEntry { entry in
+            unsafe entry.storeBytes(of: Self.fixedFile, toByteOffset: 1, as: UInt8.self)
+            unsafe entry.storeBytes(of: token, toByteOffset: 32, as: UInt64.self)
+        }
     }
 
-    private func submitEntry(_ fill: (UnsafeMutableRawPointer) -> Void) -> Bool {
+    /// Submits the entry that `fill` writes into 64 zeroed bytes.
+    func submitEntry(_ fill: (UnsafeMutableRawPointer) -> Void) -> Bool {
         submitting.withLock { _ in
             guard underWay.load(ordering: .relaxed) < capacity else { return false }
             // SAFETY: offsets from the kernel, inside the mapping; this thread alone writes the tail.
@@ -156,8 +191,8 @@ internal import Synchronization
         unsafe headWord.pointee.store(head, ordering: .releasing)
     }
 
-    /// Writes `operation` as a struct io_uring_sqe: opcode 0, fd 4, off 8, addr 16, len 24, flags 28,
-    /// user_data 32.
+    /// Writes `operation` as a struct io_uring_sqe: opcode 0, flags 1, fd 4, off 8, addr 16, len 24,
+    /// operation's flags 28, user_data 32. The file is place 0 of the ring's table.
     private static func fill(
         _ entry: UnsafeMutableRawPointer, _ operation: FileOperation, _ token: UInt64
     ) {
@@ -166,19 +201,19 @@ internal import Synchronization
         var flags: UInt32 = 0
         let opcode: UInt8
         switch unsafe operation.kind {
-        case .read: opcode = 1
-        case .write: opcode = 2
+        case .read: opcode = Opcode.readVectors
+        case .write: opcode = Opcode.writeVectors
         case .synchronize:
-            opcode = 3
+            opcode = Opcode.synchronize
             flags = 1  // IORING_FSYNC_DATASYNC
         case .allocate(let mode):
-            opcode = 17
+            opcode = Opcode.allocate
             address = unsafe operation.length
             length = UInt32(bitPattern: mode)
         }
         // SAFETY: the entry is 64 zeroed bytes.
         unsafe entry.storeBytes(of: opcode, as: UInt8.self)
-        unsafe entry.storeBytes(of: operation.descriptor, toByteOffset: 4, as: Int32.self)
+        unsafe entry.storeBytes(of: fixedFile, toByteOffset: 1, as: UInt8.self)
         unsafe entry.storeBytes(of: operation.offset, toByteOffset: 8, as: UInt64.self)
         unsafe entry.storeBytes(of: address, toByteOffset: 16, as: UInt64.self)
         unsafe entry.storeBytes(of: length, toByteOffset: 24, as: UInt32.self)

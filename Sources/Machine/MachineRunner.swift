@@ -14,18 +14,22 @@ public enum MachineRunner {
     /// ends. Returns the status for the process.
     ///
     /// - `spec` has passed `MachineSpec.validate`.
+    /// - `whenBuilt` runs on the calling thread between building the machine and starting it: what only the
+    ///   building needs can be given up.
     /// - `commands`: power button, stop, pause and resume arrive on the control thread.
     /// - Each thread that the machine starts is fenced in by its name (`HostThread.onStart`, which the
     /// process   sets; `ThreadClass` in VMMSandbox has the names).
     /// - `events` may be called from any thread. `.exited` or `.failed` is the last one.
     public static func run(
-        spec: MachineSpec, resources: MachineResources, commands: CommandInbox,
+        spec: MachineSpec, resources: MachineResources, commands: CommandInbox, whenBuilt: () -> Void = {},
         events: @escaping @Sendable (MachineReport) -> Void
     ) -> Int32 {
         let inbox = RunInbox()
         commands.listen { inbox.post(.command($0)) }
         do throws(BoardError) {
             let machine = try RunningMachine(spec: spec, resources: resources, inbox: inbox, events: events)
+            try machine.startDevices()
+            whenBuilt()
             return try machine.run()
         } catch {
             events(.failed(error.description))

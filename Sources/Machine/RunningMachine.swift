@@ -75,13 +75,17 @@ final class RunningMachine {
 
     // MARK: Life
 
-    /// Returns the status for the process after the last report.
-    func run() throws(BoardError) -> Int32 {
+    /// Starts the last thread; before `run`.
+    func startDevices() throws(BoardError) {
         do throws(HostError) {
             try board.eventLoop.start()
         } catch {
             throw BoardError("The machine's event loop cannot start: \(error).")
         }
+    }
+
+    /// Returns the status for the process after the last report.
+    func run() throws(BoardError) -> Int32 {
         try powerOn()
         events(.started(engine: engine.name))
         if let notice { events(.notice(notice)) }
@@ -152,6 +156,9 @@ final class RunningMachine {
         }
         events(.statistics("guest instructions \(instructions)"))
         events(.statistics("wall time \(nanoseconds / 1_000_000) ms, host CPU time \(cpu / 1_000_000) ms"))
+        for (index, image) in board.images.enumerated() {
+            events(.statistics("disk \(index + 1) runs on \(image.method == .ring ? "io_uring" : "threads")"))
+        }
         if cpu > 0 { events(.statistics("MIPS \(instructions * 1000 / max(cpu, 1))")) }
     }
 

@@ -1,13 +1,13 @@
 /// What a thread of a machine's process is for. Each class has its own list of system calls; a thread takes
 /// its class when it starts and never leaves it.
 public enum ThreadClass: String, Sendable, CaseIterable {
-    /// Builds the machine, then waits for its end.
+    /// Waits for the end of the machine that it has built. While it builds, it has the list of the process.
     case main
     /// Runs guest instructions and the devices that answer at once.
     case vCPU
     /// An event loop over disks and serial lines.
     case deviceWorker
-    /// Sleeps until the next timer of a device is due.
+    /// Sleeps until the next timer of a device is due; a disk whose queue never runs empty goes on from here.
     case timer
     /// Reads the owner's commands, or waits for the owner's death.
     case control
@@ -26,20 +26,23 @@ extension ThreadClass {
     /// The calls that this class may make. No list opens a path, makes a socket or starts a program.
     public var rules: [FilterRule] {
         switch self {
-        case .main: Self.everyThread + Self.transfer + Self.waiting + Self.virtualization + Self.construction
+        case .main:
+            Self.everyThread + Self.transfer + Self.waiting + Self.virtualization + Self.construction
+                + Self.joiningAClass
         case .vCPU: Self.virtualization + Self.everyThread + Self.transfer + Self.waiting + Self.emittedCode
         case .deviceWorker:
             Self.transfer + Self.waiting + Self.connection + Self.virtualization + Self.everyThread
-        case .timer: Self.waiting + Self.everyThread + Self.virtualization + Self.wakingOthers
+        case .timer:
+            Self.waiting + Self.everyThread + Self.transfer + Self.virtualization + Self.wakingOthers
         case .control: Self.everyThread + Self.messages + Self.waiting + Self.wakingOthers
         }
     }
 
-    /// What any thread of the process may do: the union of all classes, and joining a class.
+    /// What any thread of the process may do: the union of all classes, and making rings.
     static var processRules: [FilterRule] {
-        var union: [FilterRule] = []
+        var union = ringConstruction
         for rule in allCases.flatMap(\.rules) where !union.contains(rule) { union.append(rule) }
-        return union + joiningAClass
+        return union
     }
 
     /// linux/prctl.h; linux/mman.h; linux/kvm.h; linux/fcntl.h.
@@ -86,7 +89,7 @@ extension ThreadClass {
     private static let transfer: [FilterRule] = [
         .allow(.read),               .allow(.write),             .allow(.readv),         .allow(.writev),
         .allow(.pread64),            .allow(.pwrite64),          .allow(.preadv),        .allow(.pwritev),
-        .allow(.preadv2),            .allow(.pwritev2),
+        .allow(.preadv2),            .allow(.pwritev2),          .allow(.ioUringEnter),
         .allow(.fdatasync),          .allow(.fsync),             .allow(.fallocate),     .allow(.lseek),
         .allow(.ftruncate),          .allow(.fstat),
         .allow(.newfstatat, when: .masked(argument: 3, mask: Value.emptyPath, value: Value.emptyPath)),
@@ -136,7 +139,7 @@ extension ThreadClass {
         .allow(.epollCreate1),       .allow(.timerfdCreate),     .allow(.signalfd4),
         .allow(.timerCreate),        .allow(.timerSettime),      .allow(.timerDelete),
         .allow(.sendto),             .allow(.sendmsg),           .allow(.schedSetaffinity),
-        // A ring does open, connect and the like past every filter: queues fall back to threads.
+        // The rings that the board needs are there. The kernel runs a new one past every filter.
         .fail(.ioUringSetup, errno: Value.notImplemented),
         // The flags of clone3 are in memory, where no filter can check them: the C library then uses clone.
         .fail(.clone3, errno: Value.notImplemented),
@@ -144,6 +147,13 @@ extension ThreadClass {
             argument: 0, mask: Value.threadFlags | Value.newNamespaces, value: Value.threadFlags)),
     ]
 
+    // swift-format-ignore
+    /// Making rings that are fenced in (`IOUring`), while the board is built: no class has this.
+    private static let ringConstruction: [FilterRule] = [
+        .allow(.ioUringSetup),       .allow(.ioUringRegister),
+    ]
+
+    /// A thread that main starts narrows what it got from main.
     private static let joiningAClass: [FilterRule] = [
         .allow(.seccomp, when: .oneOf(argument: 0, values: [Value.setModeFilter]))
     ]

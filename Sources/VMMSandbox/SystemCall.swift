@@ -16,6 +16,6 @@ public enum SystemCall: UInt32, Sendable, CaseIterable {
     case timerfdSettime = 286, timerfdGettime = 287, accept4 = 288, signalfd4 = 289, eventfd2 = 290
     case epollCreate1 = 291, pipe2 = 293, preadv = 295, pwritev = 296
     case seccomp = 317, getrandom = 318, memfdCreate = 319, execveat = 322, membarrier = 324
-    case preadv2 = 327, pwritev2 = 328, rseq = 334, ioUringSetup = 425, clone3 = 435, openat2 = 437,
-        epollPwait2 = 441
+    case preadv2 = 327, pwritev2 = 328, rseq = 334, ioUringSetup = 425, ioUringEnter = 426
+    case ioUringRegister = 427, clone3 = 435, openat2 = 437, epollPwait2 = 441
 }

@@ -8,7 +8,9 @@ internal import VMMSandbox
 /// and tries what no machine may do. `ospite-vmm --sandbox-self-test` prints one line per class.
 enum SandboxSelfTest {
     /// What must fail, and one call that must not.
-    private static let forbidden = ["open", "openat", "socket", "execve", "fork", "write-execute", "ioctl"]
+    private static let forbidden = [
+        "open", "openat", "socket", "execve", "fork", "write-execute", "ioctl", "ring",
+    ]
     private static let allowed = "clock"
     /// What a probe ends with when the call went through.
     private static let wentThrough: Int32 = 7
@@ -67,6 +69,9 @@ enum SandboxSelfTest {
         case "ioctl":
             var size: Int32 = 0
             return unsafe ospite_ioctl(STDERR_FILENO, UInt(FIONREAD), &size) >= 0
+        case "ring":
+            var parameters = [UInt64](repeating: 0, count: 15)
+            return ospite_syscall6(425, 1, unsafe address(&parameters), 0, 0, 0, 0) >= 0
         case "clock":
             var time = timespec()
             return ospite_syscall6(228, Int(CLOCK_MONOTONIC), unsafe address(&time), 0, 0, 0, 0) == 0

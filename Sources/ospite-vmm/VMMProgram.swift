@@ -59,11 +59,14 @@ enum VMMProgram {
         let commands = CommandInbox()
         if hasLifetime { try OwnerThreads.watchLifetime() }
         try OwnerThreads.readCommands(from: control, into: commands, tell: tell)
+        // A thread that cannot be fenced in must not run at all.
+        let confineMain = { if (try? sandbox.confine(.main)) == nil { _exit(1) } }
         if spec.options.contains(.idle) {
+            confineMain()
             return IdleMachine.run(spec: spec, resources: resources, commands: commands, events: tell)
         }
         return MachineRunner.run(
-            spec: spec, resources: resources, commands: commands, events: tell)
+            spec: spec, resources: resources, commands: commands, whenBuilt: confineMain, events: tell)
     }
 
     /// The first frame. nil after a report that it is not one.

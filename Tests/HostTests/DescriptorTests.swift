@@ -140,22 +140,58 @@ import Testing
         #expect(isCanonical())
     }
 
-    @Test func `a ring signals its event counter and completes in its own order`() throws {
-        guard let ring = try? IOUring(entries: 4) else {
+    @Test func `a ring holds as many operations as it has entries`() throws {
+        guard let ring = try? IOUring(entries: 4, file: .memory("disk", size: 4096)) else {
             print("skipped: this host refuses io_uring")
             return
         }
-        let counter = try EventCounter()
-        try ring.signal(counter)
         for token in 1...4 as ClosedRange<UInt64> { #expect(ring.submitNothing(token: token)) }
         #expect(!ring.submitNothing(token: 5))
-        #expect(counter.take() > 0)
         var completions: [IOUring.Completion] = []
         try ring.reap(into: &completions, waiting: true)
         #expect(completions.map(\.token).sorted() == [1, 2, 3, 4])
         #expect(completions.allSatisfy { $0.result == 0 })
         try ring.reap(into: &completions, waiting: false)
         #expect(completions.isEmpty && ring.submitNothing(token: 6))
+    }
+
+    @Test func `a ring opens nothing and touches no file but its own`() throws {
+        let file = try Descriptor.memory("disk", size: 4096),
+            other = try Descriptor.memory("other", size: 4096)
+        guard let ring = try? IOUring(entries: 4, file: file) else {
+            print("skipped: this host refuses io_uring")
+            return
+        }
+        /// The result of one entry.
+        func result(opcode: UInt8, flags: UInt8, file: Int32) throws -> Int32 {
+            let isSubmitted = ring.submitEntry { entry in
+                entry.storeBytes(of: opcode, as: UInt8.self)
+                entry.storeBytes(of: flags, toByteOffset: 1, as: UInt8.self)
+                entry.storeBytes(of: file, toByteOffset: 4, as: Int32.self)
+            }
+            try #require(isSubmitted)
+            var completions: [IOUring.Completion] = []
+            try ring.reap(into: &completions, waiting: true)
+            return try #require(completions.first).result
+        }
+        let own = IOUring.fixedFile
+        #expect(try result(opcode: IOUring.Opcode.synchronize, flags: own, file: 0) == 0)
+        // By number, the own file too; the second place of the table, which is empty.
+        #expect(try result(opcode: IOUring.Opcode.synchronize, flags: 0, file: other.number) == -EACCES)
+        #expect(try result(opcode: IOUring.Opcode.synchronize, flags: 0, file: file.number) == -EACCES)
+        #expect(try result(opcode: IOUring.Opcode.synchronize, flags: own, file: 1) == -EBADF)
+        // OPENAT, CLOSE, CONNECT, SOCKET, FILES_UPDATE, SPLICE, OPENAT2
+        for opcode in [18, 19, 16, 45, 20, 30, 28] as [UInt8] {
+            #expect(try result(opcode: opcode, flags: own, file: 0) == -EACCES, "\(opcode)")
+        }
+        // The table stays as it is.
+        let number = UInt64(other.number)
+        #expect(throws: HostError.self) {
+            try ring.register(IOUring.Registration.files, [number], count: 1)
+        }
+        #expect(throws: HostError.self) {
+            try ring.register(IOUring.Registration.restrictions, [1 | 18 << 16, 0], count: 1)
+        }
     }
 
     @Test func `the peer of a socket pair is this process`() throws {

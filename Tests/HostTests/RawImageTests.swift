@@ -56,7 +56,7 @@ struct ImagePath: Sendable {
     }
 
     @Test func `io_uring is used where this host allows it`() throws {
-        let isAllowed = (try? IOUring(entries: 4)) != nil
+        let isAllowed = (try? IOUring(entries: 4, file: .memory("probe", size: 4096))) != nil
         let image = try RawImage(Descriptor.memory("disk", size: 4096), readOnly: false)
         #expect(image.method == (isAllowed ? .ring : .threads))
         image.close()
