@@ -13,6 +13,8 @@ internal import Synchronization
 public final class OverlayImage: DiskImage {
     public let size: UInt64
     public let isReadOnly = false
+    /// As for the image below: both are files of this host.
+    public var method: AsyncFileQueue.Method { overlay.method }
     public let requestLimit: Int
 
     static let clusterSize: UInt64 = 64 << 10
