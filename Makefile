@@ -7,7 +7,8 @@ help:
 	@echo 'make test    builds and runs all tests (at most 40 minutes on two cores)'
 	@echo 'make lint    checks the formatting of all sources'
 	@echo 'make format  formats all sources'
-	@echo 'make fuzz    runs the mutation tests for longer: ROUNDS=n per test (default 1000000)'
+	@echo 'make fuzz    runs the mutation tests for longer: ROUNDS=n per test (default 1000000),'
+	@echo '             then the bus fuzzer with new seeds for MINUTES=n (default 0)'
 	@echo 'make soak    hundreds of boots and kills, resumable: ROUNDS=n (default 200)'
 	@echo 'make bench   compares boots with QEMU in one run: ROUNDS=n (default 5)'
 	@echo 'make clean   removes what was built'
@@ -35,6 +36,7 @@ format:
 fuzz:
 	@Scripts/install-packages fuzz
 	OSPITE_FUZZ_ROUNDS=$(or $(ROUNDS),1000000) Scripts/run-tests '[Mm]utation|[Ff]uzz'
+	@Scripts/fuzz-seeds $(or $(MINUTES),0)
 
 soak: build
 	@Scripts/install-packages soak
