@@ -7,8 +7,9 @@ help:
 	@echo 'make test    builds and runs all tests (at most 40 minutes on two cores)'
 	@echo 'make lint    checks the formatting of all sources'
 	@echo 'make format  formats all sources'
-	@echo 'make fuzz    runs the mutation tests for longer, then compares with this processor until you stop it:'
-	@echo '             ROUNDS=n per test and seed (default 1000000)'
+	@echo 'make fuzz    runs the mutation tests for longer: ROUNDS=n per test (default 1000000), the bus fuzzer'
+	@echo '             with new seeds for MINUTES=n (default 0), then compares the software CPU with this'
+	@echo '             processor until you stop it'
 	@echo 'make soak    hundreds of boots and kills, resumable: ROUNDS=n (default 200)'
 	@echo 'make bench   compares boots with QEMU in one run: ROUNDS=n (default 5)'
 	@echo 'make clean   removes what was built'
@@ -36,6 +37,7 @@ format:
 fuzz:
 	@Scripts/install-packages fuzz
 	OSPITE_FUZZ_ROUNDS=$(or $(ROUNDS),1000000) Scripts/run-tests '[Mm]utation|[Ff]uzz'
+	@Scripts/fuzz-seeds $(or $(MINUTES),0)
 	swift build -c release --product ospite-oracle
 	.build/release/ospite-oracle --cases $(or $(ROUNDS),1000000) --forever
 

@@ -89,7 +89,8 @@ let package = Package(
             dependencies: ["ospite", "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "VMMSandbox"],
             swiftSettings: plain),
         .testTarget(
-            name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit", "ospite-oracle"], swiftSettings: plain),
+            name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit", "ospite-oracle"],
+            swiftSettings: plain),
         .testTarget(
             name: "DeviceTests",
             dependencies: [

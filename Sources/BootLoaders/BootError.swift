@@ -1,4 +1,5 @@
-/// Why a kernel file cannot be started directly. Every description is one plain sentence that says what to do.
+/// Why a kernel file cannot be started directly. Every description is one plain sentence that says what to
+/// do.
 ///
 /// The sentences name no host path: the caller knows which file it opened.
 public enum BootError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -64,8 +65,8 @@ public enum BootError: Error, Equatable, Sendable, CustomStringConvertible {
         switch self {
         case .outsideRAM(let part, let start, let size):
             return
-                "The \(part) needs \(size) bytes at \(hexadecimal(start)), where the machine has no free RAM; "
-                + "give the machine more memory or use another kernel."
+                "The \(part) needs \(size) bytes at \(hexadecimal(start)), where the machine has no "
+                + "free RAM; give the machine more memory or use another kernel."
         case .overlap(let part, let other, let start, let size):
             return "The \(part) (\(size) bytes at \(hexadecimal(start))) overlaps the \(other); "
                 + "use a kernel that is linked to another address."

@@ -1,7 +1,8 @@
 internal import ByteLayout
 public import GuestMemory
 
-/// Recognizes kernel files and loads them. Every file is hostile: what is wrong with it ends in a `BootError`.
+/// Recognizes kernel files and loads them. Every file is hostile: what is wrong with it ends in a
+/// `BootError`.
 public enum KernelImage: String, Sendable {
     case linux, pvh, multiboot
 

@@ -2,7 +2,8 @@ internal import ByteLayout
 internal import GuestMemory
 internal import X86Architecture
 
-/// Starts a bzImage by the Linux/x86 boot protocol: at its 64-bit entry when it has one, else at the 32-bit one.
+/// Starts a bzImage by the Linux/x86 boot protocol: at its 64-bit entry when it has one, else at the 32-bit
+/// one.
 struct LinuxLoader {
     /// Offsets in the zero page, Linux Documentation/arch/x86/zero-page.rst.
     private enum ZeroPage {

@@ -42,8 +42,8 @@ public struct MemoryMap: Sendable, Equatable {
                 .map { Entry(start: $0.start, size: $0.size, kind: .reserved) })
     }
 
-    /// The map of `ram` ranges (disjoint) with `reservations` cut out; where reservations overlap, the one that
-    /// starts first keeps the common part.
+    /// The map of `ram` ranges (disjoint) with `reservations` cut out; where reservations overlap, the one
+    /// that starts first keeps the common part.
     public init(ram: [Range<UInt64>], reservations: [Entry]) {
         var taken: [Entry] = []
         for reservation in reservations.sorted(by: { $0.start < $1.start }) {

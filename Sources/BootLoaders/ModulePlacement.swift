@@ -13,7 +13,8 @@ extension PlacementMap {
     /// More than any multiboot system uses; the list has to fit into the low tables.
     static let moduleLimit = 64
 
-    /// Places the initrd and the other modules as high as possible below 4 GiB, and their strings into `tables`.
+    /// Places the initrd and the other modules as high as possible below 4 GiB, and their strings into
+    /// `tables`.
     mutating func placeModules(
         _ request: BootRequest, strings tables: inout LowTables, initrdName: String
     ) throws(BootError) -> [PlacedModule] {

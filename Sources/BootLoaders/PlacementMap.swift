@@ -39,8 +39,8 @@ struct PlacementMap {
         placements.append(BootPlan.Placement(part: part, start: GuestAddress(start), size: size))
     }
 
-    /// Takes the highest free `size` bytes below `limit` but above 1 MiB: kernels use the first MiB as they like,
-    /// and take address 0 for "none". `alignment` is a power of two.
+    /// Takes the highest free `size` bytes below `limit` but above 1 MiB: kernels use the first MiB as they
+    /// like, and take address 0 for "none". `alignment` is a power of two.
     mutating func claimHighest(
         _ part: String, size: UInt64, alignment: UInt64 = 4096, below limit: UInt64
     ) throws(BootError) -> UInt64 {

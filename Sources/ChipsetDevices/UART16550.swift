@@ -5,7 +5,8 @@ import Synchronization
 ///
 /// Transmission is instant. Characters are gathered and handed to `transmit` at the end of a line, when 64
 /// are there, or after two milliseconds, so that a slow reader costs no call per byte; `flush()` and
-/// `pause()` hand over the rest. Reception holds at most the guest's FIFO: what does not fit stays with the back end.
+/// `pause()` hand over the rest. Reception holds at most the guest's FIFO: what does not fit stays with the
+/// back end.
 ///
 /// Confinement: any thread. `transmit` and `onReceiveSpace` run without the device's lock; `transmit` calls
 /// are ordered and must not call the guest side of this device.

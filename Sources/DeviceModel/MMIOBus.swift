@@ -23,7 +23,8 @@ public final class MMIOBus: Sendable {
     /// Maps `size` bytes at `start`; the device sees offsets from `start` and `region`.
     /// A range that wraps 2^64 is cut at the end of the address space.
     @discardableResult
-    public func map(_ device: some MemoryMappedDevice, region: Int = 0, at start: UInt64, size: UInt64) -> Int {
+    public func map(_ device: some MemoryMappedDevice, region: Int = 0, at start: UInt64, size: UInt64) -> Int
+    {
         state.withLock { state in
             let handle = state.nextHandle
             state.nextHandle += 1

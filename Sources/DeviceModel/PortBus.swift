@@ -70,6 +70,7 @@ public final class PortBus: Sendable {
 
     /// An OUT instruction.
     public func write(port: UInt16, width: AccessWidth, value: UInt32) {
-        device(at: port)?.write(port: port, width: width, value: value & UInt32(truncatingIfNeeded: width.mask))
+        device(at: port)?.write(
+            port: port, width: width, value: value & UInt32(truncatingIfNeeded: width.mask))
     }
 }

@@ -2,8 +2,8 @@ internal import ByteLayout
 
 /// One system description table: the 36-byte header (ACPI 6.5 §5.2.6) and a body.
 ///
-/// Its pointers to other tables are filled in when it is placed, so that the same table can also be handed to a
-/// firmware that places it itself.
+/// Its pointers to other tables are filled in when it is placed, so that the same table can also be handed to
+/// a firmware that places it itself.
 struct ACPITable {
     /// A field that will hold another table's address.
     struct Pointer: Equatable {

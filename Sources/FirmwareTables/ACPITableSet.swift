@@ -69,8 +69,8 @@ struct ACPITableSet {
         return ACPITable("HPET", revision: 1, body: body)
     }
 
-    /// WAET (Windows ACPI Emulated Devices Table): one read of the PM timer suffices, and RTC interrupts need no
-    /// extra reads of register C.
+    /// WAET (Windows ACPI Emulated Devices Table): one read of the PM timer suffices, and RTC interrupts need
+    /// no extra reads of register C.
     private static var emulatedDevices: ACPITable {
         ACPITable("WAET", revision: 1, body: [3, 0, 0, 0])
     }

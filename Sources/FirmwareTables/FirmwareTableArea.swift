@@ -16,7 +16,8 @@ public struct PlacedFirmwareTables: Sendable, Equatable {
 }
 
 /// Writes ACPI and SMBIOS tables to where systems look for them: the RSDP on a 16-byte boundary of
-/// 0xE0000..0xFFFFF (ACPI 6.5 §5.2.5.1), the SMBIOS entry points on one of 0xF0000..0xFFFFF (SMBIOS 3.6 §5.2).
+/// 0xE0000..0xFFFFF (ACPI 6.5 §5.2.5.1), the SMBIOS entry points on one of 0xF0000..0xFFFFF (SMBIOS 3.6
+/// §5.2).
 public enum FirmwareTableArea {
     public static let acpiStart: UInt64 = 0xE_0000
     public static let smbiosStart: UInt64 = 0xF_0000

@@ -21,7 +21,8 @@ struct InterruptTable {
         body += [1, 12, platform.ioapicID, 0]
         body.append(littleEndian: platform.ioapicAddress)
         body.append(littleEndian: UInt32(0))
-        // The timer is wired to input 2; the system control interrupt is level triggered, unlike other ISA ones.
+        // The timer is wired to input 2; the system control interrupt is level triggered, unlike other ISA
+        // ones.
         appendOverride(&body, source: 0, input: 2, flags: Interrupt.asItsBus)
         let sci = platform.powerManagement.interrupt
         appendOverride(&body, source: sci, input: UInt32(sci), flags: Interrupt.levelActiveHigh)

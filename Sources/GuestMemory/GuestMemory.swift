@@ -60,7 +60,8 @@ public import Synchronization
         for entry in layout.sorted(by: { $0.start < $1.start }) {
             precondition(entry.start % 4096 == 0 && entry.size % 4096 == 0, "regions are whole pages")
             precondition(
-                entry.size > 0 && (regions.last?.end ?? 0) <= entry.start && entry.start + entry.size > entry.start,
+                entry.size > 0 && (regions.last?.end ?? 0) <= entry.start
+                    && entry.start + entry.size > entry.start,
                 "regions overlap or wrap")
             let mapping = try MemoryMapping(anonymous: Int(entry.size), hugePages: entry.kind == .ram)
             // SAFETY: the region keeps the mapping alive for as long as the pointer is used.
@@ -106,7 +107,9 @@ public import Synchronization
     @inlinable
     func recordStore(_ region: Region, _ offset: Int, _ count: Int) {
         guard count > 0 else { return }
-        for page in (offset >> 12)...((offset + count - 1) >> 12) { pages.recordStore(region.firstPage + page) }
+        for page in (offset >> 12)...((offset + count - 1) >> 12) {
+            pages.recordStore(region.firstPage + page)
+        }
     }
 
     // MARK: Checked access for devices
@@ -153,7 +156,9 @@ public import Synchronization
     public func read(_ address: GuestAddress, into buffer: inout [UInt8]) throws(GuestMemoryFault) {
         let (region, offset) = try locate(address, buffer.count)
         // SAFETY: both ranges are `buffer.count` bytes long.
-        unsafe buffer.withUnsafeMutableBytes { unsafe $0.copyMemory(from: UnsafeRawBufferPointer(start: region.host + offset, count: $0.count)) }
+        unsafe buffer.withUnsafeMutableBytes {
+            unsafe $0.copyMemory(from: UnsafeRawBufferPointer(start: region.host + offset, count: $0.count))
+        }
     }
 
     /// `count` guest bytes. The caller bounds `count`: it comes from the guest.
@@ -192,7 +197,9 @@ public import Synchronization
     func copyIn(_ bytes: [UInt8], _ region: Region, _ offset: Int) {
         guard !bytes.isEmpty else { return }
         // SAFETY: the caller located `bytes.count` bytes at `offset`.
-        unsafe bytes.withUnsafeBytes { unsafe (region.host + offset).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+        unsafe bytes.withUnsafeBytes {
+            unsafe (region.host + offset).copyMemory(from: $0.baseAddress!, byteCount: $0.count)
+        }
         recordStore(region, offset, bytes.count)
     }
 

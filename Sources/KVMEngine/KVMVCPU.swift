@@ -71,7 +71,8 @@ public final class KVMVCPU: VCPU {
     }
 
     /// Without what the guest itself did to its counter since the state was last taken or loaded: only the
-    /// kernel knows that while the vCPU runs, and the TSC-deadline timer, which would need it, is the kernel's.
+    /// kernel knows that while the vCPU runs, and the TSC-deadline timer, which would need it, is the
+    /// kernel's.
     public var timeStampCounter: UInt64 {
         ospite_kvm_host_tsc() &+ timeStampOffset.load(ordering: .relaxed)
     }

@@ -90,7 +90,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         cpu.s.blockTable = cache.tableAddress
         for (slot, region) in regions.enumerated() {
             let entry = unsafe MemoryMapEntry(
-                start: region.start, size: region.size, host: UInt(bitPattern: engine.memory.hostBase(region)),
+                start: region.start, size: region.size,
+                host: UInt(bitPattern: engine.memory.hostBase(region)),
                 firstPage: region.firstPage, isRAM: region.kind == .ram)
             unsafe mapStorage.base.assumingMemoryBound(to: MemoryMapEntry.self)[slot] = entry
         }
@@ -103,7 +104,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     /// The regions, without a reference count on the way.
     @inline(__always) var memoryMap: UnsafeBufferPointer<MemoryMapEntry> {
         // SAFETY: filled in init with `mapCount` entries; never changed.
-        unsafe UnsafeBufferPointer(start: mapStorage.base.assumingMemoryBound(to: MemoryMapEntry.self), count: mapCount)
+        unsafe UnsafeBufferPointer(
+            start: mapStorage.base.assumingMemoryBound(to: MemoryMapEntry.self), count: mapCount)
     }
 
     /// The region that holds the page at guest-physical `page`.
@@ -119,7 +121,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     public var statistics: [String] {
         [
             "vCPU \(index): \(cpu.s.instructionCount) instructions, \(cache.blocksBuilt) blocks decoded,"
-                + " cache emptied \(cache.flushes) times, \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills"
+                + " cache emptied \(cache.flushes) times,"
+                + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills"
         ]
     }
 

@@ -44,7 +44,8 @@ extension VCPU {
 public protocol Engine: AnyObject, Sendable {
     var name: String { get }
     /// Adds a vCPU; call before any of them runs. Index 0 is the bootstrap processor.
-    func makeVCPU(index: Int, apic: any LocalInterruptController, platform: any VCPUPlatform) throws(EngineError)
+    func makeVCPU(index: Int, apic: any LocalInterruptController, platform: any VCPUPlatform)
+        throws(EngineError)
         -> any VCPU
 }
 

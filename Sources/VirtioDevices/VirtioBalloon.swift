@@ -11,8 +11,9 @@ public import Virtio
 public final class VirtioBalloon: VirtioDevice {
     public static let kind = "virtio-balloon"
     static let queueSize: UInt16 = 128
-    /// Bytes of page numbers read from one buffer: 64 times what Linux sends.
-    static let longestPageList = 65_536
+    /// Bytes of page numbers read from one buffer: four times what Linux sends. Each page may cost a system
+    /// call, and a notification serves up to 512 buffers.
+    static let longestPageList = 4096
     private static let pageSize = 4096
     private static let inflateQueue = 0
     private static let deflateQueue = 1

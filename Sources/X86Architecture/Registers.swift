@@ -1,6 +1,7 @@
 /// Register numbers and bits in the words of the Intel SDM and the AMD APM. Pure.
 
-/// RFLAGS (Intel SDM vol. 1 §3.4.3). Inlinable properties: a stored constant costs other modules a call per use.
+/// RFLAGS (Intel SDM vol. 1 §3.4.3). Inlinable properties: a stored constant costs other modules a call per
+/// use.
 public struct RFlags: OptionSet, Hashable, Sendable, BitwiseCopyable, Codable {
     public var rawValue: UInt64
     @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }

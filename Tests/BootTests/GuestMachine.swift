@@ -3,8 +3,9 @@ import Testing
 
 /// One run of `ospite run` as a child of the test, with its console on pipes.
 ///
-/// A machine that hangs is found: each wait has an end, after which the machine is killed and the test fails with
-/// the last lines of the console. Confinement: the test's thread; the console is filled by a reader thread.
+/// A machine that hangs is found: each wait has an end, after which the machine is killed and the test fails
+/// with the last lines of the console. Confinement: the test's thread; the console is filled by a reader
+/// thread.
 final class GuestMachine {
     /// Seconds until a machine counts as hung: about twenty times what a boot takes on an idle host.
     static let patience = 240.0

@@ -5,7 +5,8 @@ extension BootTests {
     /// How machines end, other than by themselves.
     @Suite(.enabled(if: InstalledKernel.cloud.isThere, "\(InstalledKernel.cloud.problem ?? "")"))
     struct MachineEndTests {
-        /// Milliseconds after the machine's process is there: at its start, in the decompressor, in the kernel.
+        /// Milliseconds after the machine's process is there: at its start, in the decompressor, in the
+        /// kernel.
         @Test(arguments: [0, 400, 3000])
         func `kill -9 of the owner in the middle of a boot leaves no machine`(delay: UInt32) throws {
             let folder = try ScratchFolder()

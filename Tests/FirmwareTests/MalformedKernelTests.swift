@@ -132,7 +132,8 @@ struct MalformedKernel: CustomTestStringConvertible, Sendable {
             "a note with two bytes", SampleKernel.pvh(notes: SampleKernel.note(descriptor: [1, 2])),
             .shortEntryNote(size: 2)),
         .init(
-            "a note cut off", SampleKernel.pvh(notes: Array(rightNote.dropLast(4))), .shortEntryNote(size: 4)),
+            "a note cut off", SampleKernel.pvh(notes: Array(rightNote.dropLast(4))),
+            .shortEntryNote(size: 4)),
         .init(
             "a note with an endless name",
             SampleKernel.pvh(notes: [255, 255, 255, 255] + rightNote.dropFirst(4)), .noEntryProtocol),

@@ -1,8 +1,8 @@
 import Foundation
 import Testing
 
-/// Runs the comparison with the host's processor as a program of its own: it forks, and takes over signals and
-/// descriptor tables.
+/// Runs the comparison with the host's processor as a program of its own: it forks, and takes over signals
+/// and descriptor tables.
 @Suite struct OracleTests {
     /// The program beside the test bundle.
     private func program() throws -> URL {

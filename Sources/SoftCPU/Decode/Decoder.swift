@@ -33,8 +33,8 @@ struct DecodeState {
     /// Index into `InstructionRows.entries`.
     var place = 0
     var match: UInt64 = 0
-    /// A prefix makes it #UD, but only once all of its bytes have been fetched: a page fault or #GP on the way
-    /// comes first.
+    /// A prefix makes it #UD, but only once all of its bytes have been fetched: a page fault or #GP on the
+    /// way comes first.
     var isIllegal = false
 
     private static let noOverride: UInt8 = 0xFF

@@ -11,9 +11,15 @@ extension CPU {
     /// Flags of a 1, 2, 4 or 8-byte addition whose operands are zero-extended.
     func setAddFlags(size: UInt8, _ a: UInt64, _ b: UInt64, _ sum: UInt64) {
         switch size {
-        case 1: setAddFlags(UInt8(truncatingIfNeeded: a), UInt8(truncatingIfNeeded: b), UInt8(truncatingIfNeeded: sum))
-        case 2: setAddFlags(UInt16(truncatingIfNeeded: a), UInt16(truncatingIfNeeded: b), UInt16(truncatingIfNeeded: sum))
-        case 4: setAddFlags(UInt32(truncatingIfNeeded: a), UInt32(truncatingIfNeeded: b), UInt32(truncatingIfNeeded: sum))
+        case 1:
+            setAddFlags(
+                UInt8(truncatingIfNeeded: a), UInt8(truncatingIfNeeded: b), UInt8(truncatingIfNeeded: sum))
+        case 2:
+            setAddFlags(
+                UInt16(truncatingIfNeeded: a), UInt16(truncatingIfNeeded: b), UInt16(truncatingIfNeeded: sum))
+        case 4:
+            setAddFlags(
+                UInt32(truncatingIfNeeded: a), UInt32(truncatingIfNeeded: b), UInt32(truncatingIfNeeded: sum))
         default: setAddFlags(a, b, sum)
         }
     }
@@ -22,13 +28,16 @@ extension CPU {
         switch size {
         case 1:
             setSubtractFlags(
-                UInt8(truncatingIfNeeded: a), UInt8(truncatingIfNeeded: b), UInt8(truncatingIfNeeded: difference))
+                UInt8(truncatingIfNeeded: a), UInt8(truncatingIfNeeded: b),
+                UInt8(truncatingIfNeeded: difference))
         case 2:
             setSubtractFlags(
-                UInt16(truncatingIfNeeded: a), UInt16(truncatingIfNeeded: b), UInt16(truncatingIfNeeded: difference))
+                UInt16(truncatingIfNeeded: a), UInt16(truncatingIfNeeded: b),
+                UInt16(truncatingIfNeeded: difference))
         case 4:
             setSubtractFlags(
-                UInt32(truncatingIfNeeded: a), UInt32(truncatingIfNeeded: b), UInt32(truncatingIfNeeded: difference))
+                UInt32(truncatingIfNeeded: a), UInt32(truncatingIfNeeded: b),
+                UInt32(truncatingIfNeeded: difference))
         default: setSubtractFlags(a, b, difference)
         }
     }
@@ -117,7 +126,8 @@ extension CPU {
         if i.operandCount == 1 { return try signedMultiplyWide(i, size) }
         let first = i.operandCount == 3 ? try readOperand(i, 1) : try readOperand(i, 0)
         let second = i.operandCount == 3 ? i.immediate : try readOperand(i, 1)
-        let a = Int64(bitPattern: Self.signExtend(first, size)), b = Int64(bitPattern: Self.signExtend(second, size))
+        let a = Int64(bitPattern: Self.signExtend(first, size)),
+            b = Int64(bitPattern: Self.signExtend(second, size))
         let (product, overflowed) = a.multipliedReportingOverflow(by: b)
         let low = UInt64(bitPattern: product)
         try writeOperand(i, 0, low)
@@ -195,7 +205,8 @@ extension CPU {
             dividend = Int64(bitPattern: Self.signExtend(joined, size * 2))
         }
         let (quotient, overflowed) = dividend.dividedReportingOverflow(by: divisor)
-        guard !overflowed, Int64(bitPattern: Self.signExtend(UInt64(bitPattern: quotient), size)) == quotient else {
+        guard !overflowed, Int64(bitPattern: Self.signExtend(UInt64(bitPattern: quotient), size)) == quotient
+        else {
             throw .divide
         }
         let remainder = UInt64(bitPattern: dividend % divisor)
@@ -233,7 +244,8 @@ extension CPU {
     }
 
     func addOverflowOnly(_ i: Instruction) throws(Fault) {
-        let (sum, carry) = Self.add(try readOperand(i, 0), try readOperand(i, 1), overflowFlag, i.operand0.size)
+        let (sum, carry) = Self.add(
+            try readOperand(i, 0), try readOperand(i, 1), overflowFlag, i.operand0.size)
         try writeOperand(i, 0, sum)
         setCarry(carryFlag, overflow: carry)
     }

@@ -4,7 +4,9 @@ import X86Architecture
 
 /// Shifts, rotates, bit tests and the bit-manipulation extensions.
 extension CPU {
-    enum Shift { case rotateLeft, rotateRight, rotateCarryLeft, rotateCarryRight, left, right, arithmeticRight }
+    enum Shift {
+        case rotateLeft, rotateRight, rotateCarryLeft, rotateCarryRight, left, right, arithmeticRight
+    }
 
     /// The count operand: CL, an immediate or 1, cut to 5 bits (6 for 64-bit operands).
     private func shiftCount(_ i: Instruction, _ position: Int, _ size: UInt8) throws(Fault) -> UInt64 {
@@ -31,7 +33,8 @@ extension CPU {
             switch kind {
             case .left: return count >= 64 ? 0 : value << count
             case .right: return value >> count
-            default: return UInt64(bitPattern: Int64(bitPattern: Self.signExtend(value, size)) >> Int64(count))
+            default:
+                return UInt64(bitPattern: Int64(bitPattern: Self.signExtend(value, size)) >> Int64(count))
             }
         }
         let old = try updateOperand(i, 0, shifted) & Self.sizeMask(size)
@@ -63,7 +66,8 @@ extension CPU {
             guard turns != 0 else { return value }
             let value = value & mask
             return left
-                ? (value << turns | value >> (bits - turns)) & mask : (value >> turns | value << (bits - turns)) & mask
+                ? (value << turns | value >> (bits - turns)) & mask
+                : (value >> turns | value << (bits - turns)) & mask
         }
         let result = rotated(try updateOperand(i, 0, rotated)) & mask
         let top = (result >> (bits - 1)) & 1 != 0
@@ -75,7 +79,9 @@ extension CPU {
         }
     }
 
-    private func rotateThroughCarry(_ i: Instruction, left: Bool, _ turns: UInt64, _ size: UInt8) throws(Fault) {
+    private func rotateThroughCarry(_ i: Instruction, left: Bool, _ turns: UInt64, _ size: UInt8)
+        throws(Fault)
+    {
         let bits = UInt64(size) * 8, mask = Self.sizeMask(size)
         let carryIn: UInt64 = carryFlag ? 1 : 0
         guard turns != 0 else {
@@ -110,10 +116,13 @@ extension CPU {
             if count > bits {
                 // 16-bit operands with counts 17...31: undefined; AMD's processors rotate the source.
                 let more = count - bits
-                return left ? (fill << more | fill >> (bits - more)) & mask : (fill >> more | fill << (bits - more)) & mask
+                return left
+                    ? (fill << more | fill >> (bits - more)) & mask
+                    : (fill >> more | fill << (bits - more)) & mask
             }
             return left
-                ? (value << count | fill >> (bits - count)) & mask : (value >> count | fill << (bits - count)) & mask
+                ? (value << count | fill >> (bits - count)) & mask
+                : (value >> count | fill << (bits - count)) & mask
         }
         let old = try updateOperand(i, 0, shifted) & mask
         let result = shifted(old)
@@ -136,7 +145,8 @@ extension CPU {
         case .left: try writeOperand(i, 0, value << count)
         case .right: try writeOperand(i, 0, value >> count)
         default:
-            try writeOperand(i, 0, UInt64(bitPattern: Int64(bitPattern: Self.signExtend(value, size)) >> Int64(count)))
+            try writeOperand(
+                i, 0, UInt64(bitPattern: Int64(bitPattern: Self.signExtend(value, size)) >> Int64(count)))
         }
     }
 
@@ -169,8 +179,10 @@ extension CPU {
             // A register offset selects a bit string: it moves the address by whole operands.
             var offset = effectiveOffset(i)
             if i.operand1.kind == .gpr {
-                let distance = Int64(bitPattern: Self.signExtend(raw, size)) >> Int64(bits.trailingZeroBitCount)
-                offset = (offset &+ UInt64(bitPattern: distance &* Int64(size))) & Self.addressMask(i.addressSize)
+                let distance =
+                    Int64(bitPattern: Self.signExtend(raw, size)) >> Int64(bits.trailingZeroBitCount)
+                offset =
+                    (offset &+ UInt64(bitPattern: distance &* Int64(size))) & Self.addressMask(i.addressSize)
             }
             let address = try linear(i.segment, offset, Int(size), write: change != .test)
             if change == .test {
@@ -192,13 +204,15 @@ extension CPU {
         let locked = i.prefixes.contains(.lock)
         switch size {
         case 2:
-            return UInt64(try update(UInt16.self, address, i.segment, locked: locked) {
-                UInt16(truncatingIfNeeded: change(UInt64($0)))
-            })
+            return UInt64(
+                try update(UInt16.self, address, i.segment, locked: locked) {
+                    UInt16(truncatingIfNeeded: change(UInt64($0)))
+                })
         case 4:
-            return UInt64(try update(UInt32.self, address, i.segment, locked: locked) {
-                UInt32(truncatingIfNeeded: change(UInt64($0)))
-            })
+            return UInt64(
+                try update(UInt32.self, address, i.segment, locked: locked) {
+                    UInt32(truncatingIfNeeded: change(UInt64($0)))
+                })
         default: return try update(UInt64.self, address, i.segment, locked: locked, change)
         }
     }

@@ -23,9 +23,13 @@ extension CPU {
         let size = UInt64(i.operandSize), before = gpr(Register.rsp)
         // All eight must fit before any is written.
         let lowest = (before &- 8 &* size) & s.stackMask
-        for step in 0..<8 { _ = try linear(2, (lowest &+ UInt64(step) &* size) & s.stackMask, Int(size), write: true) }
+        for step in 0..<8 {
+            _ = try linear(2, (lowest &+ UInt64(step) &* size) & s.stackMask, Int(size), write: true)
+        }
         do throws(Fault) {
-            for number in 0..<8 { try push(size: i.operandSize, number == Register.rsp ? before : gpr(number)) }
+            for number in 0..<8 {
+                try push(size: i.operandSize, number == Register.rsp ? before : gpr(number))
+            }
         } catch {
             setGPR(Register.rsp, before)
             throw error

@@ -24,11 +24,20 @@ extension CPU {
         let address = try memoryAddress(i, Int(size), write: true)
         switch size {
         case 1:
-            return UInt64(try update(UInt8.self, address, i.segment, locked: true) { UInt8(truncatingIfNeeded: change(UInt64($0))) })
+            return UInt64(
+                try update(UInt8.self, address, i.segment, locked: true) {
+                    UInt8(truncatingIfNeeded: change(UInt64($0)))
+                })
         case 2:
-            return UInt64(try update(UInt16.self, address, i.segment, locked: true) { UInt16(truncatingIfNeeded: change(UInt64($0))) })
+            return UInt64(
+                try update(UInt16.self, address, i.segment, locked: true) {
+                    UInt16(truncatingIfNeeded: change(UInt64($0)))
+                })
         case 4:
-            return UInt64(try update(UInt32.self, address, i.segment, locked: true) { UInt32(truncatingIfNeeded: change(UInt64($0))) })
+            return UInt64(
+                try update(UInt32.self, address, i.segment, locked: true) {
+                    UInt32(truncatingIfNeeded: change(UInt64($0)))
+                })
         default: return try update(UInt64.self, address, i.segment, locked: true, change)
         }
     }
@@ -86,7 +95,9 @@ extension CPU {
         if host != 0 {
             matched = Self.compareAndSwap16(host, &seen, new)
         } else {
-            let old = (try load(UInt64.self, address, i.segment), try load(UInt64.self, address &+ 8, i.segment))
+            let old = (
+                try load(UInt64.self, address, i.segment), try load(UInt64.self, address &+ 8, i.segment)
+            )
             matched = old == seen
             let stored = matched ? new : old
             try store(stored.0, address, i.segment)

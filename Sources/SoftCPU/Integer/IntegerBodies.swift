@@ -1,6 +1,7 @@
 /// Integer instructions whose bodies take the whole decoded instruction.
 enum IntegerBodies {
-    static let table: [(Mnemonic, Handler)] = arithmetic + bits + exchange + stackAndControl + strings + miscellany
+    static let table: [(Mnemonic, Handler)] =
+        arithmetic + bits + exchange + stackAndControl + strings + miscellany
 
     private static let arithmetic: [(Mnemonic, Handler)] = [
         (.inc, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.increment(i) } }),
@@ -73,10 +74,18 @@ enum IntegerBodies {
         (.cmpxchg, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.compareExchange(i) } }),
         (.cmpxchg8b, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.compareExchange8(i) } }),
         (.cmpxchg16b, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.compareExchange16(i) } }),
-        (.setcc, { stepAny($0, $1) { cpu, i throws(Fault) in
-            try cpu.writeOperand(i, 0, cpu.condition(i.opcode & 15) ? 1 : 0)
-        } }),
-        (.movnti, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.writeOperand(i, 0, cpu.readOperand(i, 1)) } }),
+        (
+            .setcc,
+            {
+                stepAny($0, $1) { cpu, i throws(Fault) in
+                    try cpu.writeOperand(i, 0, cpu.condition(i.opcode & 15) ? 1 : 0)
+                }
+            }
+        ),
+        (
+            .movnti,
+            { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.writeOperand(i, 0, cpu.readOperand(i, 1)) } }
+        ),
         (.xlat, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.translateByte(i) } }),
     ]
 
@@ -88,16 +97,32 @@ enum IntegerBodies {
         (.enter, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.enter(i) } }),
         (.leave, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.leave(i) } }),
         (.jmp, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.jumpRelative(i) } }),
-        (.jcc, { stepAny($0, $1) { cpu, i throws(Fault) in
-            if cpu.condition(i.opcode & 15) { try cpu.jumpRelative(i) }
-        } }),
+        (
+            .jcc,
+            {
+                stepAny($0, $1) { cpu, i throws(Fault) in
+                    if cpu.condition(i.opcode & 15) { try cpu.jumpRelative(i) }
+                }
+            }
+        ),
         (.call, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.callRelative(i) } }),
         (.loop, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { true } } }),
-        (.loope, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { cpu.loopCondition(i, true) } } }),
-        (.loopne, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { cpu.loopCondition(i, false) } } }),
-        (.jcxz, { stepAny($0, $1) { cpu, i throws(Fault) in
-            if cpu.gpr(Register.rcx) & CPU.addressMask(i.addressSize) == 0 { try cpu.jumpRelative(i) }
-        } }),
+        (
+            .loope,
+            { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { cpu.loopCondition(i, true) } } }
+        ),
+        (
+            .loopne,
+            { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loop(i) { cpu.loopCondition(i, false) } } }
+        ),
+        (
+            .jcxz,
+            {
+                stepAny($0, $1) { cpu, i throws(Fault) in
+                    if cpu.gpr(Register.rcx) & CPU.addressMask(i.addressSize) == 0 { try cpu.jumpRelative(i) }
+                }
+            }
+        ),
     ]
 
     private static let strings: [(Mnemonic, Handler)] = [
@@ -114,14 +139,30 @@ enum IntegerBodies {
         (.cmc, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.setCarry(!cpu.carryFlag) } }),
         (.cld, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.s.otherFlags &= ~(1 << 10) } }),
         (.std, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.s.otherFlags |= 1 << 10 } }),
-        (.lahf, { stepAny($0, $1) { cpu, i throws(Fault) in
-            cpu.setRegister(1, UInt8(truncatingIfNeeded: cpu.rflags & 0xD7))
-        } }),
-        (.sahf, { stepAny($0, $1) { cpu, i throws(Fault) in
-            let high = UInt64(cpu.register(UInt8.self, 1)) & 0xD5
-            cpu.setStatusFlags(high | (cpu.overflowFlag ? 1 << 11 : 0))
-        } }),
-        (.salc, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.setRegister(0, UInt8(cpu.carryFlag ? 0xFF : 0)) } }),
+        (
+            .lahf,
+            {
+                stepAny($0, $1) { cpu, i throws(Fault) in
+                    cpu.setRegister(1, UInt8(truncatingIfNeeded: cpu.rflags & 0xD7))
+                }
+            }
+        ),
+        (
+            .sahf,
+            {
+                stepAny($0, $1) { cpu, i throws(Fault) in
+                    let high = UInt64(cpu.register(UInt8.self, 1)) & 0xD5
+                    cpu.setStatusFlags(high | (cpu.overflowFlag ? 1 << 11 : 0))
+                }
+            }
+        ),
+        (
+            .salc,
+            {
+                stepAny($0, $1) { cpu, i throws(Fault) in cpu.setRegister(0, UInt8(cpu.carryFlag ? 0xFF : 0))
+                }
+            }
+        ),
         (.pause, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.spinHint() } }),
         (.mfence, { stepAny($0, $1) { cpu, i throws(Fault) in CPU.fullFence() } }),
         (.rdrand, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.randomNumber(i) } }),

@@ -19,7 +19,8 @@ extension CPU {
 
     private func stringRegisters(_ i: Instruction, _ elementSize: UInt8) -> StringRegisters {
         StringRegisters(
-            addressMask: Self.addressMask(i.addressSize), addressSize: i.addressSize, elementSize: elementSize,
+            addressMask: Self.addressMask(i.addressSize), addressSize: i.addressSize,
+            elementSize: elementSize,
             step: directionFlag ? 0 &- UInt64(elementSize) : UInt64(elementSize),
             repeats: !i.prefixes.isDisjoint(with: [.rep, .repne]))
     }
@@ -122,7 +123,8 @@ extension CPU {
         return UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
     }
 
-    /// A copy in ascending order, byte by byte as the guest sees it: an overlapping target repeats the pattern.
+    /// A copy in ascending order, byte by byte as the guest sees it: an overlapping target repeats the
+    /// pattern.
     private static func copyForward(from source: UInt, to target: UInt, _ count: Int) {
         // SAFETY: both ranges were located by TLB entries, `count` bytes inside one page each.
         let from = unsafe UnsafeRawPointer(bitPattern: source).unsafelyUnwrapped
@@ -184,7 +186,9 @@ extension CPU {
         let pointer = unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped
         let value = gpr(Register.rax)
         switch r.elementSize {
-        case 1: unsafe pointer.initializeMemory(as: UInt8.self, repeating: UInt8(truncatingIfNeeded: value), count: bytes)
+        case 1:
+            unsafe pointer.initializeMemory(
+                as: UInt8.self, repeating: UInt8(truncatingIfNeeded: value), count: bytes)
         default:
             for index in 0..<Int(count) {
                 Self.storeHost(host &+ UInt(index) &* UInt(r.elementSize), Int(r.elementSize), value)

@@ -46,7 +46,8 @@ struct Block: BitwiseCopyable {
 
     /// The slot for a key in the table at `table`.
     @inline(__always)
-    private static func slot(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt> {
+    private static func slot(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt>
+    {
         // Fibonacci hashing: the product's top bits depend on every bit of the key.
         let mixed = (physical ^ UInt64(mode) << 56) &* 0x9E37_79B9_7F4A_7C15
         let index = UInt(truncatingIfNeeded: mixed >> UInt64(64 - tableBits))

@@ -22,7 +22,9 @@ extension SoftVCPU {
         if unsafe entry.pointee.tag == tag {
             physical = unsafe entry.pointee.physical | linear & 0xFFF
         } else {
-            if cpu.s.modeKey & 8 == 0, cpu.s.rip > UInt64(cpu.s.segments[Segment.cs].limit) { throw .protection() }
+            if cpu.s.modeKey & 8 == 0, cpu.s.rip > UInt64(cpu.s.segments[Segment.cs].limit) {
+                throw .protection()
+            }
             physical = try fetchTranslate(linear) | linear & 0xFFF
         }
         let mode = cpu.s.modeKey | (singleStep ? 4 : 0)
@@ -48,7 +50,8 @@ extension SoftVCPU {
         let found = try cpu.translate(linear, user ? [.fetch, .user] : [.fetch])
         let entry = unsafe cpu.executionEntry(linear)
         cpu.noteExecutionUse(linear)
-        unsafe entry.pointee = ExecutionTLBEntry(tag: linear & TLB.pageMask | (user ? 1 : 0), physical: found.page)
+        unsafe entry.pointee = ExecutionTLBEntry(
+            tag: linear & TLB.pageMask | (user ? 1 : 0), physical: found.page)
         return found.page
     }
 
@@ -154,7 +157,8 @@ extension SoftVCPU {
         let block = BlockView(address: space)
         block.b = Block(
             physical: first.host == 0 ? .max : physical, mode: mode, generation: first.generation,
-            pageWord: first.word, secondPhysical: draft.second?.physical ?? 0, secondWord: draft.second?.word ?? 0,
+            pageWord: first.word, secondPhysical: draft.second?.physical ?? 0,
+            secondWord: draft.second?.word ?? 0,
             secondGeneration: draft.second?.generation ?? 0, byteLength: UInt16(draft.length),
             instructionCount: UInt16(instructions), ops: ops)
         // Code outside memory is decoded every time.
@@ -163,7 +167,9 @@ extension SoftVCPU {
     }
 
     /// Decodes one instruction into the draft. False: it does not belong to this block any more.
-    private func append(_ draft: inout Draft, _ page: CodePage, _ offset: Int, _ start: UInt64, _ mode: UInt32) throws(Fault)
+    private func append(
+        _ draft: inout Draft, _ page: CodePage, _ offset: Int, _ start: UInt64, _ mode: UInt32
+    ) throws(Fault)
         -> Bool
     {
         var bytes = codeBytes(page, offset)
@@ -172,7 +178,9 @@ extension SoftVCPU {
             // It goes on in the next page: alone in its block, so that a fault there comes at its turn.
             guard draft.count == 0 else { return false }
             // The limit counts before the page.
-            if cpu.s.modeKey & 8 == 0, cpu.s.rip &+ UInt64(4096 - offset) > UInt64(cpu.s.segments[Segment.cs].limit) {
+            if cpu.s.modeKey & 8 == 0,
+                cpu.s.rip &+ UInt64(4096 - offset) > UInt64(cpu.s.segments[Segment.cs].limit)
+            {
                 throw .protection()
             }
             let next = ((start & TLB.pageMask) &+ 0x1000) & cpu.s.linearMask
@@ -227,8 +235,10 @@ extension SoftVCPU {
         store(op, &draft)
     }
 
-    /// Lowers one instruction; returns whether the block ends with it. `pageOffset` is the block's first byte.
-    private func lower(_ instruction: Instruction, _ op: inout MicroOp, pageOffset: Int, mode: UInt32) throws(Fault)
+    /// Lowers one instruction; returns whether the block ends with it. `pageOffset` is the block's first
+    /// byte.
+    private func lower(_ instruction: Instruction, _ op: inout MicroOp, pageOffset: Int, mode: UInt32)
+        throws(Fault)
         -> Bool
     {
         let context = Lowering.Context(
@@ -240,7 +250,8 @@ extension SoftVCPU {
             return true
         }
         // SAFETY: fresh arena space of an Instruction's size.
-        unsafe UnsafeMutablePointer<Instruction>(bitPattern: address).unsafelyUnwrapped.initialize(to: instruction)
+        unsafe UnsafeMutablePointer<Instruction>(bitPattern: address).unsafelyUnwrapped.initialize(
+            to: instruction)
         op.instruction = address
         if let handler = BodyTable.shared.handler(instruction) { op.handler = handler }
         if InstructionRow(index: instruction.row).isVector {

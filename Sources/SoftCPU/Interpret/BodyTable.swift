@@ -20,7 +20,8 @@ struct BodyTable: Sendable {
         self.system = system
     }
 
-    /// The body of `i`; nil raises #UD: no row of the table is without one, except features that are not offered.
+    /// The body of `i`; nil raises #UD: no row of the table is without one, except features that are not
+    /// offered.
     func handler(_ i: Instruction) -> Handler? {
         let kinds = [i.operand0.kind, i.operand1.kind]
         for kind in kinds where kind == .segment || kind == .control || kind == .debug {

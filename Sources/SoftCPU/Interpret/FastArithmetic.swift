@@ -22,7 +22,9 @@ enum Add: BinaryOperation {
     }
 }
 enum AddCarry: BinaryOperation {
-    @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T { a &+ b &+ (carry ? 1 : 0) }
+    @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T {
+        a &+ b &+ (carry ? 1 : 0)
+    }
     @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) {
         cpu.setAddFlags(a, b, result)
     }
@@ -34,22 +36,30 @@ enum Subtract: BinaryOperation {
     }
 }
 enum SubtractBorrow: BinaryOperation {
-    @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T { a &- b &- (carry ? 1 : 0) }
+    @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T {
+        a &- b &- (carry ? 1 : 0)
+    }
     @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) {
         cpu.setSubtractFlags(a, b, result)
     }
 }
 enum And: BinaryOperation {
     @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T { a & b }
-    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) { cpu.setLogicFlags(result) }
+    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) {
+        cpu.setLogicFlags(result)
+    }
 }
 enum Or: BinaryOperation {
     @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T { a | b }
-    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) { cpu.setLogicFlags(result) }
+    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) {
+        cpu.setLogicFlags(result)
+    }
 }
 enum Xor: BinaryOperation {
     @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T { a ^ b }
-    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) { cpu.setLogicFlags(result) }
+    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) {
+        cpu.setLogicFlags(result)
+    }
 }
 enum Compare: BinaryOperation {
     @inline(__always) static var stores: Bool { false }
@@ -61,13 +71,17 @@ enum Compare: BinaryOperation {
 enum Test: BinaryOperation {
     @inline(__always) static var stores: Bool { false }
     @inline(__always) static func result<T: Word>(_ a: T, _ b: T, carry: Bool) -> T { a & b }
-    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) { cpu.setLogicFlags(result) }
+    @inline(__always) static func setFlags<T: Word>(_ cpu: CPU, _ a: T, _ b: T, _ result: T) {
+        cpu.setLogicFlags(result)
+    }
 }
 
 // MARK: Forms
 
 /// register, register
-@inline(__always) func binaryRR<O: BinaryOperation, T: Word>(_: O.Type, _: T.Type, _ c: UInt, _ o: UInt) -> UInt32 {
+@inline(__always) func binaryRR<O: BinaryOperation, T: Word>(_: O.Type, _: T.Type, _ c: UInt, _ o: UInt)
+    -> UInt32
+{
     let cpu = CPU(address: c), op = Op(address: o)
     let a = cpu.register(T.self, op.o.destination), b = cpu.register(T.self, op.o.source)
     let result = O.result(a, b, carry: cpu.carryFlag)
@@ -77,7 +91,9 @@ enum Test: BinaryOperation {
 }
 
 /// register, immediate
-@inline(__always) func binaryRI<O: BinaryOperation, T: Word>(_: O.Type, _: T.Type, _ c: UInt, _ o: UInt) -> UInt32 {
+@inline(__always) func binaryRI<O: BinaryOperation, T: Word>(_: O.Type, _: T.Type, _ c: UInt, _ o: UInt)
+    -> UInt32
+{
     let cpu = CPU(address: c), op = Op(address: o)
     let a = cpu.register(T.self, op.o.destination), b = T(truncatingIfNeeded: op.o.immediate)
     let result = O.result(a, b, carry: cpu.carryFlag)
@@ -87,7 +103,9 @@ enum Test: BinaryOperation {
 }
 
 /// register, memory
-@inline(__always) func binaryRM<O: BinaryOperation, T: Word>(_: O.Type, _: T.Type, _ c: UInt, _ o: UInt) -> UInt32 {
+@inline(__always) func binaryRM<O: BinaryOperation, T: Word>(_: O.Type, _: T.Type, _ c: UInt, _ o: UInt)
+    -> UInt32
+{
     step(c, o) { cpu, op throws(Fault) in
         let a = cpu.register(T.self, op.o.destination)
         let b = try cpu.load(T.self, cpu.address(op, MemoryLayout<T>.size), op.o.segment)
@@ -99,7 +117,8 @@ enum Test: BinaryOperation {
 
 /// memory, value: read-modify-write, or a load for CMP and TEST
 @inline(__always)
-func binaryM<O: BinaryOperation, T: Word>(_: O.Type, _ cpu: CPU, _ op: Op, _ b: T, locked: Bool) throws(Fault) {
+func binaryM<O: BinaryOperation, T: Word>(_: O.Type, _ cpu: CPU, _ op: Op, _ b: T, locked: Bool) throws(Fault)
+{
     let linear = try cpu.address(op, MemoryLayout<T>.size, write: O.stores)
     let carry = cpu.carryFlag
     let a: T
@@ -160,63 +179,129 @@ enum FastArithmetic {
 
     /// [operation][size]
     static let registerRegister: [[Handler]] = [
-        [{ binaryRR(Add.self, UInt8.self, $0, $1) }, { binaryRR(Add.self, UInt16.self, $0, $1) },
-         { binaryRR(Add.self, UInt32.self, $0, $1) }, { binaryRR(Add.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(Or.self, UInt8.self, $0, $1) }, { binaryRR(Or.self, UInt16.self, $0, $1) },
-         { binaryRR(Or.self, UInt32.self, $0, $1) }, { binaryRR(Or.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(AddCarry.self, UInt8.self, $0, $1) }, { binaryRR(AddCarry.self, UInt16.self, $0, $1) },
-         { binaryRR(AddCarry.self, UInt32.self, $0, $1) }, { binaryRR(AddCarry.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(SubtractBorrow.self, UInt8.self, $0, $1) }, { binaryRR(SubtractBorrow.self, UInt16.self, $0, $1) },
-         { binaryRR(SubtractBorrow.self, UInt32.self, $0, $1) }, { binaryRR(SubtractBorrow.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(And.self, UInt8.self, $0, $1) }, { binaryRR(And.self, UInt16.self, $0, $1) },
-         { binaryRR(And.self, UInt32.self, $0, $1) }, { binaryRR(And.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(Subtract.self, UInt8.self, $0, $1) }, { binaryRR(Subtract.self, UInt16.self, $0, $1) },
-         { binaryRR(Subtract.self, UInt32.self, $0, $1) }, { binaryRR(Subtract.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(Xor.self, UInt8.self, $0, $1) }, { binaryRR(Xor.self, UInt16.self, $0, $1) },
-         { binaryRR(Xor.self, UInt32.self, $0, $1) }, { binaryRR(Xor.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(Compare.self, UInt8.self, $0, $1) }, { binaryRR(Compare.self, UInt16.self, $0, $1) },
-         { binaryRR(Compare.self, UInt32.self, $0, $1) }, { binaryRR(Compare.self, UInt64.self, $0, $1) }],
-        [{ binaryRR(Test.self, UInt8.self, $0, $1) }, { binaryRR(Test.self, UInt16.self, $0, $1) },
-         { binaryRR(Test.self, UInt32.self, $0, $1) }, { binaryRR(Test.self, UInt64.self, $0, $1) }],
+        [
+            { binaryRR(Add.self, UInt8.self, $0, $1) }, { binaryRR(Add.self, UInt16.self, $0, $1) },
+            { binaryRR(Add.self, UInt32.self, $0, $1) }, { binaryRR(Add.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(Or.self, UInt8.self, $0, $1) }, { binaryRR(Or.self, UInt16.self, $0, $1) },
+            { binaryRR(Or.self, UInt32.self, $0, $1) }, { binaryRR(Or.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(AddCarry.self, UInt8.self, $0, $1) }, { binaryRR(AddCarry.self, UInt16.self, $0, $1) },
+            { binaryRR(AddCarry.self, UInt32.self, $0, $1) },
+            { binaryRR(AddCarry.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(SubtractBorrow.self, UInt8.self, $0, $1) },
+            { binaryRR(SubtractBorrow.self, UInt16.self, $0, $1) },
+            { binaryRR(SubtractBorrow.self, UInt32.self, $0, $1) },
+            { binaryRR(SubtractBorrow.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(And.self, UInt8.self, $0, $1) }, { binaryRR(And.self, UInt16.self, $0, $1) },
+            { binaryRR(And.self, UInt32.self, $0, $1) }, { binaryRR(And.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(Subtract.self, UInt8.self, $0, $1) }, { binaryRR(Subtract.self, UInt16.self, $0, $1) },
+            { binaryRR(Subtract.self, UInt32.self, $0, $1) },
+            { binaryRR(Subtract.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(Xor.self, UInt8.self, $0, $1) }, { binaryRR(Xor.self, UInt16.self, $0, $1) },
+            { binaryRR(Xor.self, UInt32.self, $0, $1) }, { binaryRR(Xor.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(Compare.self, UInt8.self, $0, $1) }, { binaryRR(Compare.self, UInt16.self, $0, $1) },
+            { binaryRR(Compare.self, UInt32.self, $0, $1) }, { binaryRR(Compare.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRR(Test.self, UInt8.self, $0, $1) }, { binaryRR(Test.self, UInt16.self, $0, $1) },
+            { binaryRR(Test.self, UInt32.self, $0, $1) }, { binaryRR(Test.self, UInt64.self, $0, $1) },
+        ],
     ]
     static let registerImmediate: [[Handler]] = [
-        [{ binaryRI(Add.self, UInt8.self, $0, $1) }, { binaryRI(Add.self, UInt16.self, $0, $1) },
-         { binaryRI(Add.self, UInt32.self, $0, $1) }, { binaryRI(Add.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(Or.self, UInt8.self, $0, $1) }, { binaryRI(Or.self, UInt16.self, $0, $1) },
-         { binaryRI(Or.self, UInt32.self, $0, $1) }, { binaryRI(Or.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(AddCarry.self, UInt8.self, $0, $1) }, { binaryRI(AddCarry.self, UInt16.self, $0, $1) },
-         { binaryRI(AddCarry.self, UInt32.self, $0, $1) }, { binaryRI(AddCarry.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(SubtractBorrow.self, UInt8.self, $0, $1) }, { binaryRI(SubtractBorrow.self, UInt16.self, $0, $1) },
-         { binaryRI(SubtractBorrow.self, UInt32.self, $0, $1) }, { binaryRI(SubtractBorrow.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(And.self, UInt8.self, $0, $1) }, { binaryRI(And.self, UInt16.self, $0, $1) },
-         { binaryRI(And.self, UInt32.self, $0, $1) }, { binaryRI(And.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(Subtract.self, UInt8.self, $0, $1) }, { binaryRI(Subtract.self, UInt16.self, $0, $1) },
-         { binaryRI(Subtract.self, UInt32.self, $0, $1) }, { binaryRI(Subtract.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(Xor.self, UInt8.self, $0, $1) }, { binaryRI(Xor.self, UInt16.self, $0, $1) },
-         { binaryRI(Xor.self, UInt32.self, $0, $1) }, { binaryRI(Xor.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(Compare.self, UInt8.self, $0, $1) }, { binaryRI(Compare.self, UInt16.self, $0, $1) },
-         { binaryRI(Compare.self, UInt32.self, $0, $1) }, { binaryRI(Compare.self, UInt64.self, $0, $1) }],
-        [{ binaryRI(Test.self, UInt8.self, $0, $1) }, { binaryRI(Test.self, UInt16.self, $0, $1) },
-         { binaryRI(Test.self, UInt32.self, $0, $1) }, { binaryRI(Test.self, UInt64.self, $0, $1) }],
+        [
+            { binaryRI(Add.self, UInt8.self, $0, $1) }, { binaryRI(Add.self, UInt16.self, $0, $1) },
+            { binaryRI(Add.self, UInt32.self, $0, $1) }, { binaryRI(Add.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(Or.self, UInt8.self, $0, $1) }, { binaryRI(Or.self, UInt16.self, $0, $1) },
+            { binaryRI(Or.self, UInt32.self, $0, $1) }, { binaryRI(Or.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(AddCarry.self, UInt8.self, $0, $1) }, { binaryRI(AddCarry.self, UInt16.self, $0, $1) },
+            { binaryRI(AddCarry.self, UInt32.self, $0, $1) },
+            { binaryRI(AddCarry.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(SubtractBorrow.self, UInt8.self, $0, $1) },
+            { binaryRI(SubtractBorrow.self, UInt16.self, $0, $1) },
+            { binaryRI(SubtractBorrow.self, UInt32.self, $0, $1) },
+            { binaryRI(SubtractBorrow.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(And.self, UInt8.self, $0, $1) }, { binaryRI(And.self, UInt16.self, $0, $1) },
+            { binaryRI(And.self, UInt32.self, $0, $1) }, { binaryRI(And.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(Subtract.self, UInt8.self, $0, $1) }, { binaryRI(Subtract.self, UInt16.self, $0, $1) },
+            { binaryRI(Subtract.self, UInt32.self, $0, $1) },
+            { binaryRI(Subtract.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(Xor.self, UInt8.self, $0, $1) }, { binaryRI(Xor.self, UInt16.self, $0, $1) },
+            { binaryRI(Xor.self, UInt32.self, $0, $1) }, { binaryRI(Xor.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(Compare.self, UInt8.self, $0, $1) }, { binaryRI(Compare.self, UInt16.self, $0, $1) },
+            { binaryRI(Compare.self, UInt32.self, $0, $1) }, { binaryRI(Compare.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRI(Test.self, UInt8.self, $0, $1) }, { binaryRI(Test.self, UInt16.self, $0, $1) },
+            { binaryRI(Test.self, UInt32.self, $0, $1) }, { binaryRI(Test.self, UInt64.self, $0, $1) },
+        ],
     ]
     static let registerMemory: [[Handler]] = [
-        [{ binaryRM(Add.self, UInt8.self, $0, $1) }, { binaryRM(Add.self, UInt16.self, $0, $1) },
-         { binaryRM(Add.self, UInt32.self, $0, $1) }, { binaryRM(Add.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(Or.self, UInt8.self, $0, $1) }, { binaryRM(Or.self, UInt16.self, $0, $1) },
-         { binaryRM(Or.self, UInt32.self, $0, $1) }, { binaryRM(Or.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(AddCarry.self, UInt8.self, $0, $1) }, { binaryRM(AddCarry.self, UInt16.self, $0, $1) },
-         { binaryRM(AddCarry.self, UInt32.self, $0, $1) }, { binaryRM(AddCarry.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(SubtractBorrow.self, UInt8.self, $0, $1) }, { binaryRM(SubtractBorrow.self, UInt16.self, $0, $1) },
-         { binaryRM(SubtractBorrow.self, UInt32.self, $0, $1) }, { binaryRM(SubtractBorrow.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(And.self, UInt8.self, $0, $1) }, { binaryRM(And.self, UInt16.self, $0, $1) },
-         { binaryRM(And.self, UInt32.self, $0, $1) }, { binaryRM(And.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(Subtract.self, UInt8.self, $0, $1) }, { binaryRM(Subtract.self, UInt16.self, $0, $1) },
-         { binaryRM(Subtract.self, UInt32.self, $0, $1) }, { binaryRM(Subtract.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(Xor.self, UInt8.self, $0, $1) }, { binaryRM(Xor.self, UInt16.self, $0, $1) },
-         { binaryRM(Xor.self, UInt32.self, $0, $1) }, { binaryRM(Xor.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(Compare.self, UInt8.self, $0, $1) }, { binaryRM(Compare.self, UInt16.self, $0, $1) },
-         { binaryRM(Compare.self, UInt32.self, $0, $1) }, { binaryRM(Compare.self, UInt64.self, $0, $1) }],
-        [{ binaryRM(Test.self, UInt8.self, $0, $1) }, { binaryRM(Test.self, UInt16.self, $0, $1) },
-         { binaryRM(Test.self, UInt32.self, $0, $1) }, { binaryRM(Test.self, UInt64.self, $0, $1) }],
+        [
+            { binaryRM(Add.self, UInt8.self, $0, $1) }, { binaryRM(Add.self, UInt16.self, $0, $1) },
+            { binaryRM(Add.self, UInt32.self, $0, $1) }, { binaryRM(Add.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(Or.self, UInt8.self, $0, $1) }, { binaryRM(Or.self, UInt16.self, $0, $1) },
+            { binaryRM(Or.self, UInt32.self, $0, $1) }, { binaryRM(Or.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(AddCarry.self, UInt8.self, $0, $1) }, { binaryRM(AddCarry.self, UInt16.self, $0, $1) },
+            { binaryRM(AddCarry.self, UInt32.self, $0, $1) },
+            { binaryRM(AddCarry.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(SubtractBorrow.self, UInt8.self, $0, $1) },
+            { binaryRM(SubtractBorrow.self, UInt16.self, $0, $1) },
+            { binaryRM(SubtractBorrow.self, UInt32.self, $0, $1) },
+            { binaryRM(SubtractBorrow.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(And.self, UInt8.self, $0, $1) }, { binaryRM(And.self, UInt16.self, $0, $1) },
+            { binaryRM(And.self, UInt32.self, $0, $1) }, { binaryRM(And.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(Subtract.self, UInt8.self, $0, $1) }, { binaryRM(Subtract.self, UInt16.self, $0, $1) },
+            { binaryRM(Subtract.self, UInt32.self, $0, $1) },
+            { binaryRM(Subtract.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(Xor.self, UInt8.self, $0, $1) }, { binaryRM(Xor.self, UInt16.self, $0, $1) },
+            { binaryRM(Xor.self, UInt32.self, $0, $1) }, { binaryRM(Xor.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(Compare.self, UInt8.self, $0, $1) }, { binaryRM(Compare.self, UInt16.self, $0, $1) },
+            { binaryRM(Compare.self, UInt32.self, $0, $1) }, { binaryRM(Compare.self, UInt64.self, $0, $1) },
+        ],
+        [
+            { binaryRM(Test.self, UInt8.self, $0, $1) }, { binaryRM(Test.self, UInt16.self, $0, $1) },
+            { binaryRM(Test.self, UInt32.self, $0, $1) }, { binaryRM(Test.self, UInt64.self, $0, $1) },
+        ],
     ]
 }

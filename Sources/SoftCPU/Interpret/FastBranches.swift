@@ -1,5 +1,5 @@
-/// Bodies of near branches. Targets of direct branches are kept relative to the block, so that one block serves
-/// every linear address at which its page is mapped.
+/// Bodies of near branches. Targets of direct branches are kept relative to the block, so that one block
+/// serves every linear address at which its page is mapped.
 
 extension CPU {
     /// Goes to the direct target of `op`; `addressMask` cuts it to the operand size.
@@ -77,7 +77,8 @@ extension CPU {
 }
 @inline(__always) func jumpM<T: Word>(_: T.Type, _ c: UInt, _ o: UInt) -> UInt32 {
     stepBranch(c, o) { cpu, op throws(Fault) in
-        let target = UInt64(truncatingIfNeeded: try cpu.load(T.self, cpu.address(op, MemoryLayout<T>.size), op.o.segment))
+        let target = UInt64(
+            truncatingIfNeeded: try cpu.load(T.self, cpu.address(op, MemoryLayout<T>.size), op.o.segment))
         try cpu.checkTarget(target)
         cpu.takeIndirect(target)
     }
@@ -92,7 +93,8 @@ extension CPU {
 }
 @inline(__always) func callM<T: Word>(_: T.Type, _ c: UInt, _ o: UInt) -> UInt32 {
     stepBranch(c, o) { cpu, op throws(Fault) in
-        let target = UInt64(truncatingIfNeeded: try cpu.load(T.self, cpu.address(op, MemoryLayout<T>.size), op.o.segment))
+        let target = UInt64(
+            truncatingIfNeeded: try cpu.load(T.self, cpu.address(op, MemoryLayout<T>.size), op.o.segment))
         try cpu.checkCallTarget(target, MemoryLayout<T>.size)
         try cpu.push(T(truncatingIfNeeded: cpu.nextRIP(op)))
         cpu.takeIndirect(target)
@@ -110,24 +112,36 @@ enum FastBranches {
         return Step.ended
     }
     static let conditional: [Handler] = [
-        { jumpIf(0, linked: false, $0, $1) }, { jumpIf(1, linked: false, $0, $1) }, { jumpIf(2, linked: false, $0, $1) },
-        { jumpIf(3, linked: false, $0, $1) }, { jumpIf(4, linked: false, $0, $1) }, { jumpIf(5, linked: false, $0, $1) },
-        { jumpIf(6, linked: false, $0, $1) }, { jumpIf(7, linked: false, $0, $1) }, { jumpIf(8, linked: false, $0, $1) },
-        { jumpIf(9, linked: false, $0, $1) }, { jumpIf(10, linked: false, $0, $1) }, { jumpIf(11, linked: false, $0, $1) },
-        { jumpIf(12, linked: false, $0, $1) }, { jumpIf(13, linked: false, $0, $1) }, { jumpIf(14, linked: false, $0, $1) },
+        { jumpIf(0, linked: false, $0, $1) }, { jumpIf(1, linked: false, $0, $1) },
+        { jumpIf(2, linked: false, $0, $1) },
+        { jumpIf(3, linked: false, $0, $1) }, { jumpIf(4, linked: false, $0, $1) },
+        { jumpIf(5, linked: false, $0, $1) },
+        { jumpIf(6, linked: false, $0, $1) }, { jumpIf(7, linked: false, $0, $1) },
+        { jumpIf(8, linked: false, $0, $1) },
+        { jumpIf(9, linked: false, $0, $1) }, { jumpIf(10, linked: false, $0, $1) },
+        { jumpIf(11, linked: false, $0, $1) },
+        { jumpIf(12, linked: false, $0, $1) }, { jumpIf(13, linked: false, $0, $1) },
+        { jumpIf(14, linked: false, $0, $1) },
         { jumpIf(15, linked: false, $0, $1) },
     ]
     static let conditionalLinked: [Handler] = [
-        { jumpIf(0, linked: true, $0, $1) }, { jumpIf(1, linked: true, $0, $1) }, { jumpIf(2, linked: true, $0, $1) },
-        { jumpIf(3, linked: true, $0, $1) }, { jumpIf(4, linked: true, $0, $1) }, { jumpIf(5, linked: true, $0, $1) },
-        { jumpIf(6, linked: true, $0, $1) }, { jumpIf(7, linked: true, $0, $1) }, { jumpIf(8, linked: true, $0, $1) },
-        { jumpIf(9, linked: true, $0, $1) }, { jumpIf(10, linked: true, $0, $1) }, { jumpIf(11, linked: true, $0, $1) },
-        { jumpIf(12, linked: true, $0, $1) }, { jumpIf(13, linked: true, $0, $1) }, { jumpIf(14, linked: true, $0, $1) },
+        { jumpIf(0, linked: true, $0, $1) }, { jumpIf(1, linked: true, $0, $1) },
+        { jumpIf(2, linked: true, $0, $1) },
+        { jumpIf(3, linked: true, $0, $1) }, { jumpIf(4, linked: true, $0, $1) },
+        { jumpIf(5, linked: true, $0, $1) },
+        { jumpIf(6, linked: true, $0, $1) }, { jumpIf(7, linked: true, $0, $1) },
+        { jumpIf(8, linked: true, $0, $1) },
+        { jumpIf(9, linked: true, $0, $1) }, { jumpIf(10, linked: true, $0, $1) },
+        { jumpIf(11, linked: true, $0, $1) },
+        { jumpIf(12, linked: true, $0, $1) }, { jumpIf(13, linked: true, $0, $1) },
+        { jumpIf(14, linked: true, $0, $1) },
         { jumpIf(15, linked: true, $0, $1) },
     ]
     static let call: [Handler] = [
-        { callDirect(UInt16.self, linked: false, $0, $1) }, { callDirect(UInt16.self, linked: false, $0, $1) },
-        { callDirect(UInt32.self, linked: false, $0, $1) }, { callDirect(UInt64.self, linked: false, $0, $1) },
+        { callDirect(UInt16.self, linked: false, $0, $1) },
+        { callDirect(UInt16.self, linked: false, $0, $1) },
+        { callDirect(UInt32.self, linked: false, $0, $1) },
+        { callDirect(UInt64.self, linked: false, $0, $1) },
     ]
     static let callLinked: [Handler] = [
         { callDirect(UInt16.self, linked: true, $0, $1) }, { callDirect(UInt16.self, linked: true, $0, $1) },

@@ -34,7 +34,8 @@
 func extendRR<S: Word, D: Word>(_: S.Type, _: D.Type, signed: Bool, _ c: UInt, _ o: UInt) -> UInt32 {
     let cpu = CPU(address: c), op = Op(address: o)
     let value = cpu.register(S.self, op.o.source)
-    cpu.setRegister(op.o.destination, signed ? D(truncatingIfNeeded: CPU.extended(value)) : D(truncatingIfNeeded: value))
+    cpu.setRegister(
+        op.o.destination, signed ? D(truncatingIfNeeded: CPU.extended(value)) : D(truncatingIfNeeded: value))
     return Step.next
 }
 @inline(__always)
@@ -42,7 +43,8 @@ func extendRM<S: Word, D: Word>(_: S.Type, _: D.Type, signed: Bool, _ c: UInt, _
     step(c, o) { cpu, op throws(Fault) in
         let value = try cpu.load(S.self, cpu.address(op, MemoryLayout<S>.size), op.o.segment)
         cpu.setRegister(
-            op.o.destination, signed ? D(truncatingIfNeeded: CPU.extended(value)) : D(truncatingIfNeeded: value))
+            op.o.destination,
+            signed ? D(truncatingIfNeeded: CPU.extended(value)) : D(truncatingIfNeeded: value))
     }
 }
 
@@ -149,18 +151,50 @@ enum FastMoves {
     ]
     /// [signed][source size 0...2][destination 32 or 64 bits]
     static let extendRegister: [[[Handler]]] = [
-        [[{ extendRR(UInt8.self, UInt32.self, signed: false, $0, $1) }, { extendRR(UInt8.self, UInt64.self, signed: false, $0, $1) }],
-         [{ extendRR(UInt16.self, UInt32.self, signed: false, $0, $1) }, { extendRR(UInt16.self, UInt64.self, signed: false, $0, $1) }]],
-        [[{ extendRR(UInt8.self, UInt32.self, signed: true, $0, $1) }, { extendRR(UInt8.self, UInt64.self, signed: true, $0, $1) }],
-         [{ extendRR(UInt16.self, UInt32.self, signed: true, $0, $1) }, { extendRR(UInt16.self, UInt64.self, signed: true, $0, $1) }],
-         [{ moveRR(UInt32.self, $0, $1) }, { extendRR(UInt32.self, UInt64.self, signed: true, $0, $1) }]],
+        [
+            [
+                { extendRR(UInt8.self, UInt32.self, signed: false, $0, $1) },
+                { extendRR(UInt8.self, UInt64.self, signed: false, $0, $1) },
+            ],
+            [
+                { extendRR(UInt16.self, UInt32.self, signed: false, $0, $1) },
+                { extendRR(UInt16.self, UInt64.self, signed: false, $0, $1) },
+            ],
+        ],
+        [
+            [
+                { extendRR(UInt8.self, UInt32.self, signed: true, $0, $1) },
+                { extendRR(UInt8.self, UInt64.self, signed: true, $0, $1) },
+            ],
+            [
+                { extendRR(UInt16.self, UInt32.self, signed: true, $0, $1) },
+                { extendRR(UInt16.self, UInt64.self, signed: true, $0, $1) },
+            ],
+            [{ moveRR(UInt32.self, $0, $1) }, { extendRR(UInt32.self, UInt64.self, signed: true, $0, $1) }],
+        ],
     ]
     static let extendMemory: [[[Handler]]] = [
-        [[{ extendRM(UInt8.self, UInt32.self, signed: false, $0, $1) }, { extendRM(UInt8.self, UInt64.self, signed: false, $0, $1) }],
-         [{ extendRM(UInt16.self, UInt32.self, signed: false, $0, $1) }, { extendRM(UInt16.self, UInt64.self, signed: false, $0, $1) }]],
-        [[{ extendRM(UInt8.self, UInt32.self, signed: true, $0, $1) }, { extendRM(UInt8.self, UInt64.self, signed: true, $0, $1) }],
-         [{ extendRM(UInt16.self, UInt32.self, signed: true, $0, $1) }, { extendRM(UInt16.self, UInt64.self, signed: true, $0, $1) }],
-         [{ moveRM(UInt32.self, $0, $1) }, { extendRM(UInt32.self, UInt64.self, signed: true, $0, $1) }]],
+        [
+            [
+                { extendRM(UInt8.self, UInt32.self, signed: false, $0, $1) },
+                { extendRM(UInt8.self, UInt64.self, signed: false, $0, $1) },
+            ],
+            [
+                { extendRM(UInt16.self, UInt32.self, signed: false, $0, $1) },
+                { extendRM(UInt16.self, UInt64.self, signed: false, $0, $1) },
+            ],
+        ],
+        [
+            [
+                { extendRM(UInt8.self, UInt32.self, signed: true, $0, $1) },
+                { extendRM(UInt8.self, UInt64.self, signed: true, $0, $1) },
+            ],
+            [
+                { extendRM(UInt16.self, UInt32.self, signed: true, $0, $1) },
+                { extendRM(UInt16.self, UInt64.self, signed: true, $0, $1) },
+            ],
+            [{ moveRM(UInt32.self, $0, $1) }, { extendRM(UInt32.self, UInt64.self, signed: true, $0, $1) }],
+        ],
     ]
     static let effectiveAddress: [Handler] = [
         { loadAddress(UInt8.self, $0, $1) }, { loadAddress(UInt16.self, $0, $1) },

@@ -29,7 +29,8 @@ enum Lowering {
             return false
         case .push, .pop: return stack(i, into: &op)
         case .shl, .shr, .sar, .rol, .ror, .inc, .dec, .imul: return FastShifts.lower(i, into: &op)
-        case .nop, .endbr32, .endbr64, .prefetch, .prefetchw, .prefetchnta, .prefetcht0, .prefetcht1, .prefetcht2,
+        case .nop, .endbr32, .endbr64, .prefetch, .prefetchw, .prefetchnta, .prefetcht0, .prefetcht1,
+            .prefetcht2,
             .lfence, .sfence:
             op.handler = FastMoves.noOperation
             return false
@@ -84,9 +85,11 @@ enum Lowering {
             let locked = i.prefixes.contains(.lock)
             if isRegister(second) {
                 op.source = offset(second)
-                op.handler = locked ? FastArithmetic.lockedRegister[size] : FastArithmetic.memoryRegister[size]
+                op.handler =
+                    locked ? FastArithmetic.lockedRegister[size] : FastArithmetic.memoryRegister[size]
             } else {
-                op.handler = locked ? FastArithmetic.lockedImmediate[size] : FastArithmetic.memoryImmediate[size]
+                op.handler =
+                    locked ? FastArithmetic.lockedImmediate[size] : FastArithmetic.memoryImmediate[size]
             }
             return false
         }

@@ -144,8 +144,11 @@ extension CPU {
 
     /// Adds the segment's base to `offset`, after limit and type checks where the segment needs them.
     @inline(__always)
-    func linear(_ segment: UInt8, _ offset: UInt64, _ size: Int, write: Bool = false) throws(Fault) -> UInt64 {
-        if s.flatSegments & (1 &<< UInt32(segment)) == 0 { try checkSegment(segment, offset, size, write: write) }
+    func linear(_ segment: UInt8, _ offset: UInt64, _ size: Int, write: Bool = false) throws(Fault) -> UInt64
+    {
+        if s.flatSegments & (1 &<< UInt32(segment)) == 0 {
+            try checkSegment(segment, offset, size, write: write)
+        }
         // SAFETY: segment numbers are 0..6.
         return unsafe (s.effectiveBase[unchecked: Int(segment)] &+ offset) & s.linearMask
     }
@@ -158,7 +161,9 @@ extension CPU {
         let attributes = cache.attributes
         let last = offset &+ UInt64(size &- 1)
         if !isRealLike {
-            guard attributes & (SegmentAttributes.unusable | SegmentAttributes.present) == SegmentAttributes.present
+            guard
+                attributes & (SegmentAttributes.unusable | SegmentAttributes.present)
+                    == SegmentAttributes.present
             else { throw fault }
             if attributes & SegmentAttributes.code != 0 {
                 guard !write, attributes & SegmentAttributes.readWrite != 0 else { throw fault }

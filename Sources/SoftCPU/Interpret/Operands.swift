@@ -15,7 +15,9 @@ extension CPU {
     func memoryAddress(_ i: Instruction, _ size: Int, write: Bool = false) throws(Fault) -> UInt64 {
         let offset = effectiveOffset(i)
         // Flat segments have a limit too: 4 GiB.
-        if offset &+ UInt64(size) > 0x1_0000_0000, size != 0, !is64Bit { throw i.segment == 2 ? .stack() : .protection() }
+        if offset &+ UInt64(size) > 0x1_0000_0000, size != 0, !is64Bit {
+            throw i.segment == 2 ? .stack() : .protection()
+        }
         return try linear(i.segment, offset, size, write: write)
     }
 
@@ -85,7 +87,9 @@ extension CPU {
 
     /// Read, change, write of the integer operand at `position`; locked when the instruction says so.
     @discardableResult
-    func updateOperand(_ i: Instruction, _ position: Int, _ change: (UInt64) -> UInt64) throws(Fault) -> UInt64 {
+    func updateOperand(_ i: Instruction, _ position: Int, _ change: (UInt64) -> UInt64) throws(Fault)
+        -> UInt64
+    {
         let operand = i.operand(position)
         guard operand.kind == .memory else {
             let old = try readOperand(i, position)
@@ -96,11 +100,20 @@ extension CPU {
         let locked = i.prefixes.contains(.lock)
         switch operand.size {
         case 1:
-            return UInt64(try update(UInt8.self, address, i.segment, locked: locked) { UInt8(truncatingIfNeeded: change(UInt64($0))) })
+            return UInt64(
+                try update(UInt8.self, address, i.segment, locked: locked) {
+                    UInt8(truncatingIfNeeded: change(UInt64($0)))
+                })
         case 2:
-            return UInt64(try update(UInt16.self, address, i.segment, locked: locked) { UInt16(truncatingIfNeeded: change(UInt64($0))) })
+            return UInt64(
+                try update(UInt16.self, address, i.segment, locked: locked) {
+                    UInt16(truncatingIfNeeded: change(UInt64($0)))
+                })
         case 4:
-            return UInt64(try update(UInt32.self, address, i.segment, locked: locked) { UInt32(truncatingIfNeeded: change(UInt64($0))) })
+            return UInt64(
+                try update(UInt32.self, address, i.segment, locked: locked) {
+                    UInt32(truncatingIfNeeded: change(UInt64($0)))
+                })
         default: return try update(UInt64.self, address, i.segment, locked: locked, change)
         }
     }

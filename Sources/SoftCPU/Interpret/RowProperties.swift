@@ -4,5 +4,7 @@ extension InstructionRow {
     var isVector: Bool { !attributes.isDisjoint(with: [.x87, .mmx, .sse, .avx]) }
 
     /// Nothing after it may be decoded ahead: it branches, or changes the mode or the mapping.
-    var endsBlock: Bool { !attributes.isDisjoint(with: [.branch, .endsBlock]) && !attributes.contains(.conditional) }
+    var endsBlock: Bool {
+        !attributes.isDisjoint(with: [.branch, .endsBlock]) && !attributes.contains(.conditional)
+    }
 }

@@ -9,7 +9,8 @@ extension CPU {
     @inline(__always) var attentionWord: UnsafeMutablePointer<Atomic<UInt32>> {
         let offset = MemoryLayout<CPUState>.offset(of: \.attention).unsafelyUnwrapped
         // SAFETY: the field is 4-byte aligned and lives as long as the vCPU; Atomic<UInt32> has its layout.
-        return unsafe UnsafeMutablePointer<Atomic<UInt32>>(bitPattern: address &+ UInt(offset)).unsafelyUnwrapped
+        return unsafe UnsafeMutablePointer<Atomic<UInt32>>(bitPattern: address &+ UInt(offset))
+            .unsafelyUnwrapped
     }
 
     func setAttention(_ bits: UInt32) {
@@ -41,8 +42,8 @@ extension SoftVCPU {
         }
     }
 
-    /// Whether the next instruction must run alone: debug features are on, or interrupts are held back for it.
-    /// Whatever makes this true requests attention, so that `runBlocks` comes back here.
+    /// Whether the next instruction must run alone: debug features are on, or interrupts are held back for
+    /// it. Whatever makes this true requests attention, so that `runBlocks` comes back here.
     private var needsSingleStep: Bool {
         cpu.s.interruptShadow || cpu.s.otherFlags & RFlags.trap.rawValue != 0 || cpu.hasBreakpoints
     }

@@ -29,14 +29,15 @@ extension CPU {
         if unsafe entry.pointee.writeTag == Self.lastPage(linear, MemoryLayout<T>.size) {
             let host = UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
             // SAFETY: the tag proves that all bytes lie in a mapped, writable page.
-            unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped.storeBytes(of: value, as: T.self)
+            unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped.storeBytes(
+                of: value, as: T.self)
             return
         }
         try storeSlow(UInt64(truncatingIfNeeded: value), linear, MemoryLayout<T>.size, segment, s.tlbContext)
     }
 
-    /// Host address of `size` writable bytes at `linear`, or 0 when they are not one mapped run (a device, ROM,
-    /// a page crossing): then use loads and stores. Checks and faults like a store.
+    /// Host address of `size` writable bytes at `linear`, or 0 when they are not one mapped run (a device,
+    /// ROM, a page crossing): then use loads and stores. Checks and faults like a store.
     @inline(__always)
     func writableHost(_ linear: UInt64, _ size: Int, _ segment: UInt8 = 3) throws(Fault) -> UInt {
         let entry = unsafe Self.entry(s.tlb, linear)
@@ -71,13 +72,18 @@ extension CPU {
         s.cr4 & CR4.supervisorAccessPrevention != 0 ? TLB.kernel : TLB.kernelWithUser
     }
 
-    func loadSystem<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_: T.Type, _ linear: UInt64) throws(Fault) -> T {
+    func loadSystem<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_: T.Type, _ linear: UInt64)
+        throws(Fault) -> T
+    {
         T(truncatingIfNeeded: try loadSlow(linear & s.linearMask, MemoryLayout<T>.size, 3, supervisorContext))
     }
 
-    func storeSystem<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_ value: T, _ linear: UInt64) throws(Fault) {
+    func storeSystem<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_ value: T, _ linear: UInt64)
+        throws(Fault)
+    {
         try storeSlow(
-            UInt64(truncatingIfNeeded: value), linear & s.linearMask, MemoryLayout<T>.size, 3, supervisorContext)
+            UInt64(truncatingIfNeeded: value), linear & s.linearMask, MemoryLayout<T>.size, 3,
+            supervisorContext)
     }
 
     // MARK: Slow paths
@@ -118,7 +124,8 @@ extension CPU {
     }
 
     @inline(never)
-    func loadSlow(_ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32) throws(Fault) -> UInt64 {
+    func loadSlow(_ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32) throws(Fault) -> UInt64
+    {
         try checkCanonical(linear, segment)
         try checkAlignment(linear, size, context)
         let inPage = Int(0x1000 &- (linear & 0xFFF))
@@ -131,7 +138,9 @@ extension CPU {
     }
 
     @inline(never)
-    func storeSlow(_ value: UInt64, _ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32) throws(Fault) {
+    func storeSlow(_ value: UInt64, _ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32)
+        throws(Fault)
+    {
         try checkCanonical(linear, segment)
         try checkAlignment(linear, size, context)
         let inPage = Int(0x1000 &- (linear & 0xFFF))
@@ -158,7 +167,8 @@ extension CPU {
         return value
     }
 
-    private func storeBytes(_ value: UInt64, _ linear: UInt64, _ count: Int, _ context: UInt32) throws(Fault) {
+    private func storeBytes(_ value: UInt64, _ linear: UInt64, _ count: Int, _ context: UInt32) throws(Fault)
+    {
         for index in 0..<UInt64(count) {
             try storeInPage((value >> (index * 8)) & 0xFF, linear &+ index, 1, context)
         }
@@ -174,7 +184,8 @@ extension CPU {
         return Self.loadHost(host &+ UInt(linear & 0xFFF), size)
     }
 
-    private func storeInPage(_ value: UInt64, _ linear: UInt64, _ size: Int, _ context: UInt32) throws(Fault) {
+    private func storeInPage(_ value: UInt64, _ linear: UInt64, _ size: Int, _ context: UInt32) throws(Fault)
+    {
         let found = try translate(linear, pageAccess(context, .write))
         let physical = found.page | linear & 0xFFF
         guard let region = owner.region(at: found.page) else { return writeDevice(physical, size, value) }
@@ -210,7 +221,9 @@ extension CPU {
 
     /// Enters a translation. Stores stay on the slow path for ROM, clean pages, and pages with decoded code;
     /// everything does while data breakpoints are armed.
-    private func fill(_ linear: UInt64, _ context: UInt32, _ host: UInt, _ found: Translation, _ region: MemoryMapEntry) {
+    private func fill(
+        _ linear: UInt64, _ context: UInt32, _ host: UInt, _ found: Translation, _ region: MemoryMapEntry
+    ) {
         guard !hasBreakpoints, context != TLB.userAligned else { return }
         let entry = unsafe Self.entry(tlbBase(context), linear)
         let tag = linear & TLB.pageMask
@@ -218,7 +231,8 @@ extension CPU {
         let storable = found.storable && region.isRAM && word & 1 == 0
         noteUse(context, linear)
         unsafe entry.pointee = TLBEntry(
-            readTag: tag, writeTag: storable ? tag : TLB.invalid, addend: UInt64(host) &- tag, physical: found.page)
+            readTag: tag, writeTag: storable ? tag : TLB.invalid, addend: UInt64(host) &- tag,
+            physical: found.page)
     }
 
     @inline(__always) static func loadHost(_ host: UInt, _ size: Int) -> UInt64 {

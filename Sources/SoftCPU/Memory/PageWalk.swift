@@ -49,12 +49,16 @@ extension CPU {
         }
         if s.cr4 & CR4.physicalAddressExtension == 0 { return try walk32(linear, access) }
         if isLongMode {
-            return try walk64(linear, access, table: s.cr3 & Entry.address, shift: 39, permissions: Walk(linear: linear, access: access))
+            return try walk64(
+                linear, access, table: s.cr3 & Entry.address, shift: 39,
+                permissions: Walk(linear: linear, access: access))
         }
         let index = Int((linear >> 30) & 3)
         let entry = s.pdpte[index]
         guard entry & Entry.present != 0 else { throw pageFault(linear, access, present: false) }
-        return try walk64(linear, access, table: entry & Entry.address, shift: 21, permissions: Walk(linear: linear, access: access))
+        return try walk64(
+            linear, access, table: entry & Entry.address, shift: 21,
+            permissions: Walk(linear: linear, access: access))
     }
 
     /// A page fault with its error code; sets CR2.
@@ -82,13 +86,16 @@ extension CPU {
             let address = table | ((linear >> shift) & 0x1FF) << 3
             var entry = readPhysical(UInt64.self, address)
             guard entry & Entry.present != 0 else { throw pageFault(linear, access, present: false) }
-            let isLeaf = shift == 12 || (entry & Entry.large != 0 && shift <= 30 && (shift == 21 || isLongMode))
+            let isLeaf =
+                shift == 12 || (entry & Entry.large != 0 && shift <= 30 && (shift == 21 || isLongMode))
             var reserved = Entry.reservedHigh
             if s.efer & EFER.noExecuteEnable == 0 { reserved |= Entry.noExecute }
             if !isLongMode { reserved |= 0x7FF0_0000_0000_0000 }
             if isLeaf, shift > 12 { reserved |= ((1 << shift) - 1) & 0x0000_FFFF_FFFF_E000 }
             if shift == 39 { reserved |= Entry.large }
-            guard entry & reserved == 0 else { throw pageFault(linear, access, present: true, reserved: true) }
+            guard entry & reserved == 0 else {
+                throw pageFault(linear, access, present: true, reserved: true)
+            }
             walk.permissions &= entry
             if entry & Entry.noExecute != 0 { walk.noExecute = true }
             if isLeaf {
@@ -114,9 +121,12 @@ extension CPU {
         walk.permissions &= entry
         let dirty = access.contains(.write) ? Entry.dirty : 0
         if entry & Entry.large != 0, s.cr4 & CR4.pageSizeExtensions != 0 {
-            guard entry & (1 << 21) == 0 else { throw pageFault(linear, access, present: true, reserved: true) }
+            guard entry & (1 << 21) == 0 else {
+                throw pageFault(linear, access, present: true, reserved: true)
+            }
             let writable = try checkPermissions(walk)
-            entry = UInt64(setBits(UInt32.self, UInt32(Entry.accessed | dirty), in: UInt32(entry), at: directory))
+            entry = UInt64(
+                setBits(UInt32.self, UInt32(Entry.accessed | dirty), in: UInt32(entry), at: directory))
             let base = (entry & 0xFFC0_0000) | ((entry >> 13) & 0xFF) << 32
             return Translation(
                 page: base | linear & 0x3F_F000, storable: writable && entry & Entry.dirty != 0)
@@ -143,7 +153,8 @@ extension CPU {
             if walk.noExecute { allowed = false }
             if !isUser, userPage, s.cr4 & CR4.supervisorExecutionPrevention != 0 { allowed = false }
         } else {
-            if !isUser, userPage, s.cr4 & CR4.supervisorAccessPrevention != 0, !access.contains(.smapAllowed) {
+            if !isUser, userPage, s.cr4 & CR4.supervisorAccessPrevention != 0, !access.contains(.smapAllowed)
+            {
                 allowed = false
             }
             if access.contains(.write), !writable { allowed = false }

@@ -22,7 +22,9 @@ extension CPU {
     }
 
     /// A naturally aligned load of page-table or descriptor data. Outside memory it reads as ones.
-    func readPhysical<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_: T.Type, _ address: UInt64) -> T {
+    func readPhysical<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_: T.Type, _ address: UInt64)
+        -> T
+    {
         let host = hostPage(address & TLB.pageMask)
         guard host != 0 else {
             return T(truncatingIfNeeded: readDevice(address, MemoryLayout<T>.size))
@@ -78,7 +80,9 @@ extension CPU {
 
     /// A store reached guest-physical `page`: decoded code from it is stale.
     @inline(__always) func noteStore(_ page: UInt64, _ region: MemoryMapEntry) {
-        if owner.pages.recordStore(region.firstPage + Int((page &- region.start) >> 12)) { s.codeModified = true }
+        if owner.pages.recordStore(region.firstPage + Int((page &- region.start) >> 12)) {
+            s.codeModified = true
+        }
     }
 
     // MARK: Devices
@@ -97,7 +101,8 @@ extension CPU {
         defer { if hasAttention { s.codeModified = true } }
         if address & TLB.pageMask == owner.apicPage {
             owner.apic.writePage(
-                offset: UInt32(address & 0xFFF), width: Self.width(size), value: UInt32(truncatingIfNeeded: value))
+                offset: UInt32(address & 0xFFF), width: Self.width(size),
+                value: UInt32(truncatingIfNeeded: value))
             return
         }
         owner.platform.memoryWrite(address, width: Self.width(size), value: value)

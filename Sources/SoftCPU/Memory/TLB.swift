@@ -68,7 +68,9 @@ extension CPU {
     }
 
     @inline(__always) func noteExecutionUse(_ linear: UInt64) {
-        markUsed(TLB.contexts, (linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
+        markUsed(
+            TLB.contexts,
+            (linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
     }
 
     /// Calls `body` with each entry of each context that may be filled.
@@ -82,7 +84,9 @@ extension CPU {
                 used &= used &- 1
                 for slot in first..<(first + chunk) {
                     // SAFETY: inside the allocation of `TLB.bytes`.
-                    unsafe body(UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped)
+                    unsafe body(
+                        UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped
+                    )
                 }
             }
         }

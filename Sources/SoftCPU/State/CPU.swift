@@ -39,7 +39,9 @@ import X86Architecture
     }
 
     /// A general-purpose register by number (0..15), all 64 bits.
-    @inline(__always) func gpr(_ number: Int) -> UInt64 { register(UInt64.self, UInt16(truncatingIfNeeded: number &* 8)) }
+    @inline(__always) func gpr(_ number: Int) -> UInt64 {
+        register(UInt64.self, UInt16(truncatingIfNeeded: number &* 8))
+    }
     @inline(__always) func setGPR(_ number: Int, _ value: UInt64) {
         setRegister(UInt16(truncatingIfNeeded: number &* 8), value)
     }

@@ -1,6 +1,7 @@
 import X86Architecture
 
-/// Status flags are kept as the last result and its carries, and made into OF, SF, ZF, AF, PF and CF on demand.
+/// Status flags are kept as the last result and its carries, and made into OF, SF, ZF, AF, PF and CF on
+/// demand.
 ///
 /// ```
 /// lazyCarries:  63   62        15......8   3    0
@@ -21,13 +22,15 @@ extension CPU {
     /// Sign-extends `value` into the form that `lazyResult` has.
     @inline(__always) static func extended<T: FixedWidthInteger & UnsignedInteger>(_ value: T) -> UInt64 {
         let shift = UInt64(64 - T.bitWidth)
-        return UInt64(bitPattern: Int64(bitPattern: UInt64(truncatingIfNeeded: value) << shift) >> Int64(shift))
+        return UInt64(
+            bitPattern: Int64(bitPattern: UInt64(truncatingIfNeeded: value) << shift) >> Int64(shift))
     }
 
     /// The carry vector of an adder or subtractor, moved into the layout above.
     @inline(__always) static func placed<T: FixedWidthInteger & UnsignedInteger>(_ carries: T) -> UInt64 {
         let wide = UInt64(truncatingIfNeeded: carries)
-        return (wide << UInt64(64 - T.bitWidth)) & (Carries.carry | Carries.overflowXor) | wide & Carries.auxiliary
+        return (wide << UInt64(64 - T.bitWidth)) & (Carries.carry | Carries.overflowXor) | wide
+            & Carries.auxiliary
     }
 
     @inline(__always) func setAddFlags<T: FixedWidthInteger & UnsignedInteger>(_ a: T, _ b: T, _ sum: T) {
@@ -35,7 +38,9 @@ extension CPU {
         s.lazyCarries = Self.placed((a & b) | ((a | b) & ~sum))
     }
 
-    @inline(__always) func setSubtractFlags<T: FixedWidthInteger & UnsignedInteger>(_ a: T, _ b: T, _ difference: T) {
+    @inline(__always) func setSubtractFlags<T: FixedWidthInteger & UnsignedInteger>(
+        _ a: T, _ b: T, _ difference: T
+    ) {
         s.lazyResult = Self.extended(difference)
         s.lazyCarries = Self.placed((~a & b) | ((~a | b) & difference))
     }

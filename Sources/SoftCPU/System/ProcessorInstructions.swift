@@ -64,7 +64,9 @@ extension CPU {
     func flushLine(_ i: borrowing Instruction) throws(Fault) {
         // An execute-only segment is good enough (SDM vol. 2 CLFLUSH).
         let segment = s.segments[Int(i.segment & 7)]
-        if !is64Bit, segment.attributes & SegmentAttributes.code != 0, effectiveOffset(i) <= UInt64(segment.limit) {
+        if !is64Bit, segment.attributes & SegmentAttributes.code != 0,
+            effectiveOffset(i) <= UInt64(segment.limit)
+        {
             _ = try load(UInt8.self, (segment.base &+ effectiveOffset(i)) & s.linearMask, i.segment)
             return
         }

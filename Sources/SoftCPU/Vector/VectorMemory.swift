@@ -9,8 +9,8 @@ extension CPU {
     func vectorAddress(
         _ i: borrowing Instruction, _ size: Int, alignmentMask: UInt64, write: Bool
     ) throws(Fault) -> UInt64 {
-        // Misaligned 16- and 32-byte operands are #GP(0) whatever the segment (SDM vol. 2 §2.4, AMD alike), and
-        // even when they also leave it.
+        // Misaligned 16- and 32-byte operands are #GP(0) whatever the segment (SDM vol. 2 §2.4, AMD alike),
+        // and even when they also leave it.
         if alignmentMask != 0 {
             let offset = effectiveOffset(i)
             if (s.effectiveBase[Int(i.segment & 7)] &+ offset) & alignmentMask != 0 { throw .protection() }

@@ -1,0 +1,242 @@
+import ByteLayout
+import CharacterBackends
+import ChipsetDevices
+import DeviceModel
+import DiskImages
+import Glibc
+import GuestMemory
+import LinuxHost
+import MachineControl
+import MachineSpec
+import SoftCPU
+import Synchronization
+import VCPUEngine
+@testable import Machine
+@testable import PCIBus
+@testable import Virtio
+@testable import VirtioDevices
+
+/// One virtio device of the board, with what the fuzzer needs of it.
+struct FuzzedFunction: Sendable {
+    let function: PCIFunction
+    let link: VirtioLink
+    let features: UInt64
+
+    private init(known device: VirtioPCI<some VirtioDevice>) {
+        function = device.function
+        link = device.device.link
+        features = device.device.features | VirtioFeature.transport
+    }
+
+    init?(_ device: any VirtioFunction) {
+        switch device {
+        case let disk as VirtioPCI<VirtioBlock>: self.init(known: disk)
+        case let generator as VirtioPCI<VirtioEntropy>: self.init(known: generator)
+        case let balloon as VirtioPCI<VirtioBalloon>: self.init(known: balloon)
+        case let console as VirtioPCI<VirtioConsole>: self.init(known: console)
+        default: return nil
+        }
+    }
+}
+
+/// A whole board as a machine's process builds it: two vCPUs that nobody runs, serial lines, two disks, one
+/// of them read-only, and every other virtio device. A small kernel proves that it still boots.
+///
+/// Confinement: the accesses of a guest from any thread; `reset` and `proveLife` from one, with no others.
+final class FuzzedBoard: Sendable {
+    static let ram: UInt64 = 32 << 20
+    static let diskSize: UInt64 = 1 << 20
+    /// What the kernel writes to the debug-exit port.
+    private static let signOfLife: UInt32 = 0x2A
+
+    let board: Board
+    let functions: [FuzzedFunction]
+    let devices: [any Device]
+    let balloon: VirtioBalloon
+    let console: VirtioConsole
+    let serialInput: Descriptor
+    private let disk: Descriptor
+    private let serialOutput: Descriptor
+    private let engine: SoftEngine
+    private let vcpus: [any VCPU]
+    private let events: EventCount
+
+    /// What the devices told the machine.
+    private final class EventCount: Sendable {
+        let exitValue = Atomic<UInt32>(0)
+        let vcpu = Mutex<(any VCPU)?>(nil)
+        func note(_ event: MachineEvent) {
+            guard case .debugExit(let value) = event else { return }
+            exitValue.store(value, ordering: .releasing)
+            vcpu.withLock { $0 }?.requestExit()
+        }
+    }
+
+    init() throws {
+        let kernel = try Descriptor.memory("kernel", size: 0)
+        try kernel.write(Self.kernelFile, at: 0)
+        disk = try Descriptor.memory("disk", size: Self.diskSize)
+        let readOnly = try Descriptor.memory("read-only disk", size: Self.diskSize)
+        let (input, inputWriter) = try Descriptor.pipe()
+        // Nobody reads what the guest sends: the line backs up.
+        let (outputReader, output) = try Descriptor.pipe()
+        try inputWriter.setNonBlocking(true)
+        serialInput = inputWriter
+        serialOutput = outputReader
+        var spec = MachineSpec(name: try MachineName("fuzz"), uuid: .random())
+        spec.cpuCount = 2
+        spec.memory = MemorySize(bytes: Self.ram)
+        spec.options = [.debugExit]
+        spec.boot = KernelBoot(kernel: try Self.resource(kernel), commandLine: "fuzz")
+        spec.disks = [
+            DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
+            DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
+        ]
+        spec.serialPorts = [
+            .stream(input: try Self.resource(input), output: try Self.resource(output)), .none,
+        ]
+        let events = EventCount()
+        self.events = events
+        board = try Board(
+            spec: spec, resources: MachineResources(count: 256), tscFrequency: 1_000_000_000,
+            report: { events.note($0) })
+        let bus = APICBus()
+        bus.connect(board.apics)
+        let context = DeviceContext(
+            memory: board.memory, clock: board.clock, msi: bus, lines: InterruptRouter(),
+            report: { events.note($0) })
+        console = VirtioConsole(context, sink: MemorySink())
+        let consoleFunction = VirtioPCI(console)
+        board.bridge.insert(consoleFunction.function, slot: 20)
+        devices = board.devices + [consoleFunction]
+        functions = devices.compactMap { ($0 as? any VirtioFunction).flatMap { FuzzedFunction($0) } }
+        balloon = devices.compactMap { $0 as? VirtioPCI<VirtioBalloon> }[0].device
+        engine = SoftEngine(memory: board.memory, vcpuCount: 2, tscFrequency: 1_000_000_000)
+        var vcpus: [any VCPU] = []
+        for index in 0..<2 {
+            let vcpu = try engine.makeVCPU(index: index, apic: board.apics[index], platform: board.platform)
+            board.links[index].connect(vcpu)
+            vcpus.append(vcpu)
+        }
+        self.vcpus = vcpus
+        try board.eventLoop.start()
+    }
+
+    /// The place of a copy of `file` among a machine's descriptors; the board owns the copy.
+    private static func resource(_ file: Descriptor) throws -> ResourceIndex {
+        let number = fcntl(file.number, F_DUPFD_CLOEXEC, 64)
+        let place = Int(number) - Int(InheritedDescriptor.firstResource)
+        guard let index = UInt8(exactly: place), number >= 0 else {
+            throw HostError("finding a free descriptor", code: EMFILE)
+        }
+        return ResourceIndex(index)
+    }
+
+    /// A PVH kernel of 32-bit code: `mov al, 2Ah; mov dx, F4h; out dx, al; hlt`, then a jump back.
+    private static var kernelFile: [UInt8] {
+        let code: [UInt8] = [0xB0, UInt8(signOfLife), 0x66, 0xBA, 0xF4, 0x00, 0xEE, 0xF4, 0xEB, 0xF6]
+        let entry: UInt32 = 0x10_0000
+        var note: [UInt8] = []
+        for word in [4, 4, 18] as [UInt32] { note.append(littleEndian: word) }
+        note += Array("Xen\0".utf8)
+        note.append(littleEndian: entry)
+        var file: [UInt8] = [0x7F, 0x45, 0x4C, 0x46, 1, 1, 1, 0] + [UInt8](repeating: 0, count: 8)
+        file.append(littleEndian: UInt16(2))
+        file.append(littleEndian: UInt16(3))
+        for word in [1, entry, 52, 0, 0] as [UInt32] { file.append(littleEndian: word) }
+        for half in [52, 32, 2, 0, 0, 0] as [UInt16] { file.append(littleEndian: half) }
+        let contents = UInt32(52 + 2 * 32)
+        // p_type, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_flags, p_align
+        let load = [1, contents, entry, entry, UInt32(code.count), 4096, 7, 4]
+        let noteSegment = [
+            4, contents + UInt32(code.count), 0, 0, UInt32(note.count), UInt32(note.count), 4, 4,
+        ]
+        for word in load + noteSegment { file.append(littleEndian: word) }
+        return file + code + note
+    }
+
+    // MARK: The machine's life
+
+    /// As `RunningMachine` does it when the guest asks for a reset. The boot processor is ready to run.
+    func reset() throws {
+        for device in devices { device.pause() }
+        let plan = try board.powerOn()
+        devices.last?.reset()
+        var state = plan.state
+        state.activity = .running
+        vcpus[0].load(state)
+        for device in devices { device.resume() }
+    }
+
+    /// Resets the machine and runs its kernel. Returns whether it did what it is for.
+    func boots() throws -> Bool {
+        try reset()
+        events.exitValue.store(0, ordering: .releasing)
+        events.vcpu.withLock { $0 = vcpus[0] }
+        defer { events.vcpu.withLock { $0 = nil } }
+        return vcpus[0].run() == .requested
+            && events.exitValue.load(ordering: .acquiring) == Self.signOfLife
+    }
+
+    /// Devices that refuse the state that they saved a moment before, or are in another one afterwards.
+    func devicesThatLoseState() -> [String] {
+        board.clock.pause()
+        for device in devices { device.pause() }
+        defer {
+            for device in devices { device.resume() }
+            board.clock.resume()
+        }
+        return devices.filter { !Self.keepsState($0) }.map { type(of: $0).kind }
+    }
+
+    private static func keepsState(_ device: some Device) -> Bool {
+        let saved = device.save()
+        return (try? device.restore(saved)) != nil && device.save() == saved
+    }
+
+    /// Impossible queues that the devices have seen.
+    var faults: UInt64 { functions.reduce(0) { $0 + $1.link.signals.faults } }
+
+    /// Queues that hold more chains than they have entries.
+    var overfullQueues: [String] {
+        functions.flatMap { $0.link.queues }.filter { $0.inFlight > Int($0.maximumSize) }
+            .map { "queue \($0.index): \($0.inFlight)" }
+    }
+
+    /// Reads the first sectors of the first disk as a driver does; nil when the disk does not answer.
+    func firstSectors() throws -> (guest: [UInt8], host: [UInt8])? {
+        let driver = FuzzedQueue(functions[0], function: 0, queue: 0)
+        driver.start(functions[0].features, memory: board.memory)
+        let status: UInt64 = 0x90_0400
+        try board.memory.write([UInt8](repeating: 0, count: 16), at: GuestAddress(0x90_0000))
+        try board.memory.store(UInt8(0xFF), at: GuestAddress(status))
+        driver.describe(0, 0x90_0000, 16, flags: 1, next: 1, memory: board.memory)
+        driver.describe(1, 0x91_0000, 4096, flags: 3, next: 2, memory: board.memory)
+        driver.describe(2, status, 1, flags: 2, next: 0, memory: board.memory)
+        driver.makeAvailable(0, memory: board.memory)
+        driver.kick()
+        for device in devices { device.pause() }
+        for device in devices { device.resume() }
+        guard try board.memory.load(UInt8.self, at: GuestAddress(status)) == 0 else { return nil }
+        var host = [UInt8](repeating: 0, count: 4096)
+        _ = try disk.read(at: 0, into: &host)
+        return (try board.memory.bytes(GuestAddress(0x91_0000), count: 4096), host)
+    }
+
+    /// Brings every page of the guest's memory in, also those that it gave away.
+    func touchMemory() {
+        for address in stride(from: 0, to: Self.ram, by: 4096) {
+            let value = (try? board.memory.load(UInt8.self, at: GuestAddress(address))) ?? 0
+            try? board.memory.store(value, at: GuestAddress(address))
+        }
+    }
+
+    /// Gives the threads and files back.
+    func close() {
+        for device in devices { device.pause() }
+        board.clock.stop()
+        for backend in board.serial { backend.close() }
+        for image in board.images { image.close() }
+        board.eventLoop.stop()
+    }
+}
