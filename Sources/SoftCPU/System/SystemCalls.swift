@@ -114,6 +114,8 @@ extension CPU {
     func setSegmentBase(_ segment: Int, _ base: UInt64) {
         s.segments[segment].base = base
         s.effectiveBase[segment] = base
+        // Outside 64-bit mode a base decides whether the segment needs checks.
+        if !is64Bit { modeChanged() }
     }
 
     // MARK: Privilege
