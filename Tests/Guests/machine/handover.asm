@@ -108,7 +108,7 @@ bits 64
     loop .more
     call .time
     mov [abs sum], r8d
-    jmp far [abs .back_pointer]
+    jmp far dword [abs .back_pointer]   ; without REX.W, on which processors differ
 .back_pointer:
     dd .back
     dw CODE0
