@@ -158,7 +158,8 @@ extension DiskBuffers {
         var skip = offset, left = count
         var result: [UnsafeMutableRawBufferPointer] = unsafe []
         // SAFETY: cut from our own parts, which stay valid as long as this value's.
-        for unsafepart in unsafe parts where left > 0 {
+        for index in unsafe parts.indices where left > 0 {
+            let part = unsafe parts[index]
             guard part.count > skip else {
                 skip -= part.count
                 continue
