@@ -2,8 +2,8 @@ internal import CLinux
 internal import Glibc
 internal import Synchronization
 
-/// Runs operations on one file without making the caller wait: on io_uring, or on a few threads where the host
-/// refuses that. Completions come on a thread of the queue.
+/// Runs operations on one file without making the caller wait: on io_uring, or on a few threads where the
+/// host refuses that. Completions come on a thread of the queue.
 ///
 /// Confinement: any thread. A thread that submits must outlive its operations (see `IOUring`).
 public final class AsyncFileQueue: Sendable {
@@ -40,8 +40,8 @@ public final class AsyncFileQueue: Sendable {
     private let state: Mutex<State>
     private static let stopToken = UInt64.max
 
-    /// A queue for `file`: all its operations name that descriptor. `depth` operations run at once in the ring
-    /// (or `threadCount` on threads); `limit` may be outstanding.
+    /// A queue for `file`: all its operations name that descriptor. `depth` operations run at once in the
+    /// ring (or `threadCount` on threads); `limit` may be outstanding.
     public init(
         name: String, file: Descriptor, depth: Int = 128, limit: Int = 2048, prefer: Method = .ring,
         threadCount: Int = 4

@@ -115,8 +115,8 @@ internal import Synchronization
         guard result >= 0 else { throw .last("fencing an io_uring in") }
     }
 
-    /// Hands `operation`, which is on the ring's file, to the kernel; its completion carries `token`. False when `capacity` operations are
-    /// under way or the kernel has no memory for it now.
+    /// Hands `operation`, which is on the ring's file, to the kernel; its completion carries `token`. False
+    /// when `capacity` operations are under way or the kernel has no memory for it now.
     /// - Safety: see `FileOperation`.
     @unsafe public func submit(_ operation: FileOperation, token: UInt64) -> Bool {
         unsafe precondition(operation.descriptor == file.number, "an operation on a file of another ring")

@@ -7,7 +7,8 @@ import Testing
 /// boots. `OSPITE_FUZZ_ROUNDS` makes the walks longer (a round is 20 steps), `OSPITE_FUZZ_SEED` others.
 @Suite(.serialized) struct BusFuzzTests {
     private static let stepsPerRound = 20
-    /// Bytes that the process may grow by from the first tenth of a walk to its end; other tests run meanwhile.
+    /// Bytes that the process may grow by from the first tenth of a walk to its end; other tests run
+    /// meanwhile.
     private static let growthLimit = 64 << 20
 
     private func setting(_ name: String) -> Int? { getenv(name).flatMap { Int(String(cString: $0)) } }
