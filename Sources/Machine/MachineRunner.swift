@@ -18,7 +18,7 @@ public enum MachineRunner {
     ///   building needs can be given up.
     /// - `commands`: power button, stop, pause and resume arrive on the control thread.
     /// - Each thread that the machine starts is fenced in by its name (`HostThread.onStart`, which the
-    /// process   sets; `ThreadClass` in VMMSandbox has the names).
+    ///   process sets; `ThreadClass` in VMMSandbox has the names).
     /// - `events` may be called from any thread. `.exited` or `.failed` is the last one.
     public static func run(
         spec: MachineSpec, resources: MachineResources, commands: CommandInbox, whenBuilt: () -> Void = {},
