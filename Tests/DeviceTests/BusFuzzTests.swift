@@ -51,7 +51,7 @@ import Testing
         #expect(fuzzer.answeredKicks * 20 > fuzzer.kicks && target.faults > 0, "the walk does not arrive")
         #expect(losers.isEmpty, "lost their state when it was saved and restored: \(losers.sorted())")
         let growth = try residentSize(target) - size
-        #expect(growth < Self.growthLimit, "the process grew by \(growth) bytes")
+        judge(growth)
         try expectLife(of: target)
         watch.end()
         print(
@@ -82,7 +82,7 @@ import Testing
         for thread in threads { thread.join() }
         #expect(target.overfullQueues.isEmpty)
         let growth = try residentSize(target) - before
-        #expect(growth < Self.growthLimit, "the process grew by \(growth) bytes")
+        judge(growth)
         try expectLife(of: target)
         watch.end()
         print("\(watch.summary), \(growth >> 10) KiB more")
@@ -92,6 +92,16 @@ import Testing
         #expect(try target.boots())
         let sectors = try #require(try target.firstSectors(), "the disk does not answer")
         #expect(sectors.guest == sectors.host)
+    }
+
+    /// Growth says something about the board only when no other test shares the process: Scripts/run-tests
+    /// runs this suite in a process of its own and says so.
+    private func judge(_ growth: Int) {
+        if getenv("OSPITE_ALONE") != nil {
+            #expect(growth < Self.growthLimit, "the process grew by \(growth) bytes")
+        } else {
+            print("growth is not judged: other tests share this process (Scripts/run-tests runs them apart)")
+        }
     }
 
     /// Bytes of the process that are in memory, all of the guest's among them.
