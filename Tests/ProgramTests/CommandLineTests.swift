@@ -173,6 +173,6 @@ import Testing
         for threadClass in ["main", "vCPU", "deviceWorker", "timer", "control"] {
             #expect(text.contains("\(threadClass): "))
         }
-        #expect(text.matches(of: /all 7 forbidden calls fail/).count == 5, "\(text)")
+        #expect(text.matches(of: /all 8 forbidden calls fail/).count == 5, "\(text)")
     }
 }
