@@ -80,7 +80,11 @@ import Testing
     @Test(.enabled(if: hasKVM, withKVM))
     func `a guest that resets on KVM starts over there`() throws {
         let machine = try machine("ends", "c", ["--accel", "kvm"])
-        machine.type("xx")
+        // A reset empties the serial port: what is typed before the guest asks is lost.
+        #expect(machine.read(until: "e\n"))
+        machine.type("x")
+        #expect(machine.read(until: "y\n"))
+        machine.type("x")
         #expect(machine.end() == 0, "\(machine.errorText)")
         #expect(machine.outputText == "abcde\nfghijklmnopqrstuvwxy\nz")
     }
