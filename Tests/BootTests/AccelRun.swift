@@ -63,7 +63,16 @@ final class AccelMachine {
         _ = FileManager.default.createFile(atPath: errors, contents: nil)
         process.standardError = FileHandle(forWritingAtPath: errors)
         try process.run()
+        // A machine that hangs must fail its test, not stop all of them.
+        Thread.detachNewThread { [process] in
+            let end = Date(timeIntervalSinceNow: Self.longestRun)
+            while process.isRunning, Date() < end { Thread.sleep(forTimeInterval: 1) }
+            if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+        }
     }
+
+    /// In seconds, of host time: the slowest machine here needs a quarter of it.
+    private static let longestRun: TimeInterval = 240
 
     deinit { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
 
