@@ -146,8 +146,7 @@ extension SoftVCPU {
         appendFallThrough(&draft, physical, mode)
         let opBytes = draft.count * MemoryLayout<MicroOp>.stride
         guard let space = cache.allocate(Self.blockBytes + opBytes) else {
-            cache.clear()
-            cpu.s.linkSlot = 0
+            clearCode()
             return try buildBlock(linear, physical, mode)
         }
         let ops = space + UInt(Self.blockBytes)

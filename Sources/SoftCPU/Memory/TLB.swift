@@ -2,14 +2,21 @@ import GuestMemory
 import Synchronization
 import X86Architecture
 
-/// One cached translation for data. A tag is the page's linear address, or `TLB.invalid`, which no page has.
+/// One cached translation for data. A tag is the page's linear address, or `TLB.invalidTag`.
+///
+/// Translated code reads it: `linear ^ tag` is the offset in the page when the tag fits, and a large number
+/// when not.
 struct TLBEntry: BitwiseCopyable {
     var readTag: UInt64
     var writeTag: UInt64
-    /// Host address minus linear address.
-    var addend: UInt64
+    /// Host address of the page.
+    var host: UInt
     /// Guest-physical page address.
     var physical: UInt64
+
+    @inline(__always) func hostAddress(_ linear: UInt64) -> UInt {
+        host &+ UInt(truncatingIfNeeded: linear & 0xFFF)
+    }
 }
 
 /// One cached translation for instruction fetch.
@@ -21,18 +28,24 @@ struct ExecutionTLBEntry: BitwiseCopyable {
 
 /// Direct-mapped translation caches: four data contexts (see `CPUState.tlbContext`), one for fetches.
 enum TLB {
+    /// In an `ExecutionTLBEntry`.
     static let invalid: UInt64 = .max
     static let entries = 1024
     static let contexts = 4
     static let contextBytes = entries * MemoryLayout<TLBEntry>.stride
     static let executionEntries = 512
-    static let bytes = contexts * contextBytes
     static let executionBytes = executionEntries * MemoryLayout<ExecutionTLBEntry>.stride
     static let pageMask: UInt64 = ~0xFFF
 
     static let kernel: UInt32 = 0, kernelWithUser: UInt32 = 1, user: UInt32 = 2
     /// User mode with alignment checks: never filled, so that every access takes the slow path that checks.
     static let userAligned: UInt32 = 3
+
+    /// A tag that no access which looks at the entry for `linear` compares equal to: it belongs two entries
+    /// further on, and an access that crosses a page ends one entry further on.
+    @inline(__always) static func invalidTag(_ linear: UInt64) -> UInt64 {
+        ((linear >> 12) &+ 2) & UInt64(entries - 1) << 12
+    }
 }
 
 extension CPU {
@@ -52,7 +65,7 @@ extension CPU {
 
     /// Address of the first entry of `context`.
     @inline(__always) func tlbBase(_ context: UInt32) -> UInt {
-        s.tlb &+ (UInt(context) &- UInt(s.tlbContext)) &* UInt(TLB.contextBytes)
+        s.tlb &+ (UInt(context) &- UInt(s.tlbContext)) &* UInt(StateWindows.stride)
     }
 
     /// Sets a bit of one of the used-entry maps: contexts 0...3, then fetches.
@@ -73,8 +86,9 @@ extension CPU {
             (linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
     }
 
-    /// Calls `body` with each entry of each context that may be filled.
-    @inline(__always) private func forEachUsedEntry(_ body: (UnsafeMutablePointer<TLBEntry>) -> Void) {
+    /// Calls `body` with each entry of each context that may be filled, and the tag that makes it invalid.
+    @inline(__always)
+    private func forEachUsedEntry(_ body: (UnsafeMutablePointer<TLBEntry>, UInt64) -> Void) {
         let chunk = TLB.entries / 64
         for context in 0..<TLB.contexts {
             var used = s.tlbUsed[context]
@@ -85,8 +99,8 @@ extension CPU {
                 for slot in first..<(first + chunk) {
                     // SAFETY: inside the allocation of `TLB.bytes`.
                     unsafe body(
-                        UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped
-                    )
+                        UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped,
+                        TLB.invalidTag(UInt64(slot) << 12))
                 }
             }
         }
@@ -96,9 +110,9 @@ extension CPU {
     /// were filled since the last time are visited.
     func flushTLB() {
         s.flushCount &+= 1
-        forEachUsedEntry { entry in
-            unsafe entry.pointee.readTag = TLB.invalid
-            unsafe entry.pointee.writeTag = TLB.invalid
+        forEachUsedEntry { entry, invalid in
+            unsafe entry.pointee.readTag = invalid
+            unsafe entry.pointee.writeTag = invalid
         }
         let chunk = TLB.executionEntries / 64
         var used = s.tlbUsed[TLB.contexts]
@@ -112,6 +126,8 @@ extension CPU {
             }
         }
         s.tlbUsed = .init(repeating: 0)
+        flushTargets()
+        s.returnsStale = true
         s.endBlock = true
         s.linkSlot = 0
     }
@@ -120,10 +136,12 @@ extension CPU {
     func flushPage(_ linear: UInt64) {
         for context in 0..<UInt32(TLB.contexts) {
             let entry = unsafe Self.entry(tlbBase(context), linear)
-            unsafe entry.pointee.readTag = TLB.invalid
-            unsafe entry.pointee.writeTag = TLB.invalid
+            unsafe entry.pointee.readTag = TLB.invalidTag(linear)
+            unsafe entry.pointee.writeTag = TLB.invalidTag(linear)
         }
         unsafe executionEntry(linear).pointee.tag = TLB.invalid
+        flushTargets(ofPage: linear)
+        s.returnsStale = true
         s.endBlock = true
         s.linkSlot = 0
     }
@@ -133,9 +151,9 @@ extension CPU {
     @discardableResult
     func flushWrites(toPhysicalPage physical: UInt64) -> Bool {
         var found = false
-        forEachUsedEntry { entry in
-            if unsafe entry.pointee.physical == physical, unsafe entry.pointee.writeTag != TLB.invalid {
-                unsafe entry.pointee.writeTag = TLB.invalid
+        forEachUsedEntry { entry, invalid in
+            if unsafe entry.pointee.physical == physical, unsafe entry.pointee.writeTag != invalid {
+                unsafe entry.pointee.writeTag = invalid
                 found = true
             }
         }

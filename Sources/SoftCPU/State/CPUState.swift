@@ -141,4 +141,9 @@ struct CPUState: BitwiseCopyable {
     var deliveringVector: UInt8 = 0xFF
     /// Scratch words for emitted one-instruction code: operand buffer of 64 bytes, MXCSR and result words.
     var scratch: InlineArray<16, UInt64> = .init(repeating: 0)
+    var translated = TranslatedState()
+    /// For contexts 0...3: which 64ths of the branch targets may be filled (BranchTargets.swift).
+    var targetsUsed: InlineArray<4, UInt64> = .init(repeating: .max)
+    /// Mappings changed: what the return stacks hold may be wrong.
+    var returnsStale: Bool = false
 }
