@@ -141,4 +141,7 @@ struct CPUState: BitwiseCopyable {
     var deliveringVector: UInt8 = 0xFF
     /// Scratch words for emitted one-instruction code: operand buffer of 64 bytes, MXCSR and result words.
     var scratch: InlineArray<16, UInt64> = .init(repeating: 0)
+    /// Protection-key rights of user and of supervisor pages (ProtectionKeys.swift).
+    var pkru: UInt32 = 0
+    var pkrs: UInt32 = 0
 }
