@@ -27,7 +27,7 @@ struct DeviceEntry: Sendable {
 let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(ResetControl.kind)  { $0.add(ResetControl($0.context)) },
     DeviceEntry(PIT8254.kind)  { $0.add(PIT8254($0.context)) },
-    DeviceEntry(RTC.kind)  { $0.add(RTC($0.context, $0.clockConfiguration)) },
+    DeviceEntry(RTC.kind)  { $0.addClock() },
     DeviceEntry(HPET.kind)  { $0.addHPET() },
     DeviceEntry(PanicNotifier.kind)  { $0.add(PanicNotifier($0.context)) },
     DeviceEntry(POSTPort.kind)  { $0.add(POSTPort($0.context)) },
@@ -49,6 +49,11 @@ extension BoardAssembly {
         let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
         return RTC.Configuration(
             memoryBelow4GiB: memory.ramSize - above, memoryAbove4GiB: above, processorCount: spec.cpuCount)
+    }
+
+    /// Its alarm wakes the machine.
+    mutating func addClock() {
+        add(RTC(context, clockConfiguration) { [power] in power.noteAlarm() })
     }
 
     /// In legacy replacement mode it takes the lines of the PIT and the clock.
