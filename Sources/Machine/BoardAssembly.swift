@@ -64,6 +64,11 @@ struct BoardAssembly {
         serial.append(backend)
     }
 
+    mutating func add(_ function: any VirtioFunction, _ backend: any CharacterBackend) {
+        add(function)
+        serial.append(backend)
+    }
+
     mutating func add(_ function: any VirtioFunction, _ image: any DiskImage) {
         add(function)
         images.append(image)

@@ -36,6 +36,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
     DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
 ]
@@ -76,7 +77,7 @@ extension BoardAssembly {
     mutating func addSerialPorts() throws(BoardError) {
         let places = PlatformDescription.SerialPort.standard
         for (port, place) in zip(spec.serialPorts, places) {
-            let backend = try serialBackend(port)
+            let backend = try characterBackend(port, "A serial port")
             let uart = UART16550(
                 context, base: place.port, line: Int(place.interrupt), transmit: { backend.write($0) },
                 onReceiveSpace: { backend.receiverHasRoom() })
@@ -85,7 +86,17 @@ extension BoardAssembly {
         }
     }
 
-    private func serialBackend(_ port: SerialBackend) throws(BoardError) -> any CharacterBackend {
+    mutating func addConsole() throws(BoardError) {
+        guard let port = spec.console else { return }
+        let backend = try characterBackend(port, "The console")
+        let console = VirtioConsole(context, sink: ConsoleSink(backend)) { backend.receiverHasRoom() }
+        backend.start { [weak console] bytes in console?.receive(Array(bytes)) ?? bytes.count }
+        add(VirtioPCI(console), backend)
+    }
+
+    private func characterBackend(
+        _ port: SerialBackend, _ name: String
+    ) throws(BoardError) -> any CharacterBackend {
         do throws(HostError) {
             switch port {
             case .none: return NullBackend()
@@ -97,7 +108,7 @@ extension BoardAssembly {
                 return try SocketBackend(listener: Descriptor(adopting: resources[socket]), loop: eventLoop)
             }
         } catch {
-            throw BoardError("A serial port cannot be connected: \(error).")
+            throw BoardError("\(name) cannot be connected: \(error).")
         }
     }
 
@@ -122,5 +133,15 @@ extension BoardAssembly {
             name: name)
         guard let overlay = disk.overlay, !disk.isReadOnly else { return image }
         return try OverlayImage(image, overlay: Descriptor(adopting: resources[overlay]), name: name + "-ov")
+    }
+}
+
+/// A backend takes everything, as it does from a serial port.
+private final class ConsoleSink: ByteSink {
+    private let backend: any CharacterBackend
+    init(_ backend: any CharacterBackend) { self.backend = backend }
+    func write(_ bytes: [UInt8]) -> Int {
+        backend.write(bytes)
+        return bytes.count
     }
 }
