@@ -9,6 +9,7 @@ internal import LinuxHost
 internal import MachineControl
 internal import MachineSpec
 internal import PCIBus
+internal import Synchronization
 internal import VCPUEngine
 
 /// Why a machine cannot be built: one plain sentence.
@@ -36,6 +37,8 @@ final class Board: Sendable {
     private let platformDescription: PlatformDescription
     private let kernel: Descriptor?
     private let initialRAMDisk: Descriptor?
+    /// Guest address of the FACS, once tables are placed.
+    let firmwareControl = Atomic<UInt64>(0)
 
     /// I/O port window for BARs, above the fixed devices.
     private static let ioWindow: Range<UInt64> = 0xC000..<0xFF00
@@ -77,7 +80,8 @@ final class Board: Sendable {
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
         power = ACPIPowerManagement(context)
         var assembly = BoardAssembly(
-            spec: spec, resources: resources, context: context, platform: platform, eventLoop: eventLoop)
+            spec: spec, resources: resources, context: context, platform: platform, power: power,
+            eventLoop: eventLoop)
         for entry in deviceCatalog { try entry.build(&assembly) }
         platform.ports.attach(pic)
         platform.ports.attach(power)
@@ -106,13 +110,9 @@ final class Board: Sendable {
     /// Returns the state of the boot processor.
     func powerOn() throws(BoardError) -> BootPlan {
         for device in devices { device.reset() }
+        try assignResources()
         guard let boot = spec.boot, let kernelBytes = try Self.contents(kernel, "kernel") else {
             throw BoardError("There is nothing to boot: this version starts kernels; use --kernel.")
-        }
-        do throws(PCIResourceError) {
-            try bridge.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
-        } catch {
-            throw BoardError("The PCI devices do not fit: \(error).")
         }
         let tables: PlacedFirmwareTables
         do throws(FirmwareTableError) {
@@ -123,14 +123,26 @@ final class Board: Sendable {
         } catch {
             throw BoardError("The firmware tables cannot be placed: \(error).")
         }
+        let control = tables.tables.first { $0.name == "FACS" }
+        firmwareControl.store(control?.start.raw ?? 0, ordering: .relaxed)
         var request = BootRequest(
             kernel: kernelBytes, initrd: try Self.contents(initialRAMDisk, "initial RAM disk"),
             commandLine: boot.commandLine)
         request.rsdp = tables.rsdp
         do throws(BootError) {
-            return try KernelImage.load(request, into: memory)
+            let plan = try KernelImage.load(request, into: memory)
+            if plan.bootProtocol == .multiboot { leaveTimerTick() }
+            return plan
         } catch {
             throw BoardError("\(error)")
+        }
+    }
+
+    func assignResources() throws(BoardError) {
+        do throws(PCIResourceError) {
+            try bridge.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
+        } catch {
+            throw BoardError("The PCI devices do not fit: \(error).")
         }
     }
 

@@ -1,4 +1,5 @@
 internal import CharacterBackends
+internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
 internal import GuestMemory
@@ -17,6 +18,7 @@ struct BoardAssembly {
     let memory: GuestMemory
     let eventLoop: EventLoop
     let platform: BoardPlatform
+    let power: ACPIPowerManagement
     private(set) var devices: [any Device] = []
     private(set) var virtio: [any VirtioFunction] = []
     private(set) var serial: [any CharacterBackend] = []
@@ -24,12 +26,13 @@ struct BoardAssembly {
 
     init(
         spec: MachineSpec, resources: MachineResources, context: DeviceContext, platform: BoardPlatform,
-        eventLoop: EventLoop
+        power: ACPIPowerManagement, eventLoop: EventLoop
     ) {
         self.spec = spec
         self.resources = resources
         self.context = context
         self.platform = platform
+        self.power = power
         self.eventLoop = eventLoop
         memory = context.memory
     }
@@ -58,6 +61,11 @@ struct BoardAssembly {
 
     mutating func add(_ device: some PortDevice, _ backend: any CharacterBackend) {
         add(device)
+        serial.append(backend)
+    }
+
+    mutating func add(_ function: any VirtioFunction, _ backend: any CharacterBackend) {
+        add(function)
         serial.append(backend)
     }
 

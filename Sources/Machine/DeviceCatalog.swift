@@ -27,7 +27,7 @@ struct DeviceEntry: Sendable {
 let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(ResetControl.kind)  { $0.add(ResetControl($0.context)) },
     DeviceEntry(PIT8254.kind)  { $0.add(PIT8254($0.context)) },
-    DeviceEntry(RTC.kind)  { $0.add(RTC($0.context, $0.clockConfiguration)) },
+    DeviceEntry(RTC.kind)  { $0.addClock() },
     DeviceEntry(HPET.kind)  { $0.addHPET() },
     DeviceEntry(PanicNotifier.kind)  { $0.add(PanicNotifier($0.context)) },
     DeviceEntry(POSTPort.kind)  { $0.add(POSTPort($0.context)) },
@@ -36,6 +36,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
     DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
 ]
@@ -49,6 +50,11 @@ extension BoardAssembly {
         let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
         return RTC.Configuration(
             memoryBelow4GiB: memory.ramSize - above, memoryAbove4GiB: above, processorCount: spec.cpuCount)
+    }
+
+    /// Its alarm wakes the machine.
+    mutating func addClock() {
+        add(RTC(context, clockConfiguration) { [power] in power.noteAlarm() })
     }
 
     /// In legacy replacement mode it takes the lines of the PIT and the clock.
@@ -71,7 +77,7 @@ extension BoardAssembly {
     mutating func addSerialPorts() throws(BoardError) {
         let places = PlatformDescription.SerialPort.standard
         for (port, place) in zip(spec.serialPorts, places) {
-            let backend = try serialBackend(port)
+            let backend = try characterBackend(port, "A serial port")
             let uart = UART16550(
                 context, base: place.port, line: Int(place.interrupt), transmit: { backend.write($0) },
                 onReceiveSpace: { backend.receiverHasRoom() })
@@ -80,7 +86,17 @@ extension BoardAssembly {
         }
     }
 
-    private func serialBackend(_ port: SerialBackend) throws(BoardError) -> any CharacterBackend {
+    mutating func addConsole() throws(BoardError) {
+        guard let port = spec.console else { return }
+        let backend = try characterBackend(port, "The console")
+        let console = VirtioConsole(context, sink: ConsoleSink(backend)) { backend.receiverHasRoom() }
+        backend.start { [weak console] bytes in console?.receive(Array(bytes)) ?? bytes.count }
+        add(VirtioPCI(console), backend)
+    }
+
+    private func characterBackend(
+        _ port: SerialBackend, _ name: String
+    ) throws(BoardError) -> any CharacterBackend {
         do throws(HostError) {
             switch port {
             case .none: return NullBackend()
@@ -92,7 +108,7 @@ extension BoardAssembly {
                 return try SocketBackend(listener: Descriptor(adopting: resources[socket]), loop: eventLoop)
             }
         } catch {
-            throw BoardError("A serial port cannot be connected: \(error).")
+            throw BoardError("\(name) cannot be connected: \(error).")
         }
     }
 
@@ -117,5 +133,15 @@ extension BoardAssembly {
             name: name)
         guard let overlay = disk.overlay, !disk.isReadOnly else { return image }
         return try OverlayImage(image, overlay: Descriptor(adopting: resources[overlay]), name: name + "-ov")
+    }
+}
+
+/// A backend takes everything, as it does from a serial port.
+private final class ConsoleSink: ByteSink {
+    private let backend: any CharacterBackend
+    init(_ backend: any CharacterBackend) { self.backend = backend }
+    func write(_ bytes: [UInt8]) -> Int {
+        backend.write(bytes)
+        return bytes.count
     }
 }

@@ -97,7 +97,7 @@ extension MachineSpec {
     public var resourceIndices: [ResourceIndex] {
         var all: [ResourceIndex?] = [kvm, boot?.kernel, boot?.initialRAMDisk]
         for disk in disks { all += [disk.image, disk.overlay] }
-        for port in serialPorts {
+        for port in serialPorts + (console.map { [$0] } ?? []) {
             switch port {
             case .none: break
             case .stream(let input, let output): all += [input, output]

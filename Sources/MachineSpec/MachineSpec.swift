@@ -72,7 +72,7 @@ public struct DiskSpec: Equatable, Sendable {
     }
 }
 
-/// The host's end of a serial port. The descriptors may be shared with other programs: nobody sets
+/// The host's end of a serial port or of the virtio console. The descriptors may be shared with other programs: nobody sets
 /// `O_NONBLOCK` on them.
 public enum SerialBackend: Equatable, Sendable {
     /// The port exists and nothing is connected.
@@ -123,6 +123,8 @@ public struct MachineSpec: Equatable, Sendable {
     public var disks: [DiskSpec] = []
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []
+    /// The host's end of the virtio console; nil: the guest has none.
+    public var console: SerialBackend?
     public var display: DisplaySpec = .none
     public var options: RunOptions = []
     /// Bytes of host memory for translated code.

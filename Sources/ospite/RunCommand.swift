@@ -45,8 +45,15 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A disk: FILE[,format=raw][,bus=virtio][,readonly][,snapshot].")
     var disk: [String] = []
 
-    @Option(help: "A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio)")
+    @Option(
+        help: """
+            A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio, or none when \
+            --console has the terminal)
+            """)
     var serial: [String] = []
+
+    @Option(help: "A virtio console, hvc0 in Linux: stdio, file:PATH or unix:PATH.")
+    var console: String?
 
     @Flag(help: "Add the debug-exit port 0xf4.")
     var debugExit = false

@@ -38,6 +38,8 @@ private struct Walk {
     let access: PageAccess
     var permissions = Entry.writable | Entry.user
     var noExecute = false
+    /// What the leaf's protection key denies.
+    var denial: ProtectionKeys.Denial = []
 }
 
 extension CPU {
@@ -62,12 +64,15 @@ extension CPU {
     }
 
     /// A page fault with its error code; sets CR2.
-    func pageFault(_ linear: UInt64, _ access: PageAccess, present: Bool, reserved: Bool = false) -> Fault {
+    func pageFault(
+        _ linear: UInt64, _ access: PageAccess, present: Bool, reserved: Bool = false, byKey: Bool = false
+    ) -> Fault {
         s.cr2 = linear
         var code: UInt32 = present ? PageFaultError.present : 0
         if access.contains(.write) { code |= PageFaultError.write }
         if access.contains(.user) { code |= PageFaultError.user }
         if reserved { code |= PageFaultError.reserved | PageFaultError.present }
+        if byKey { code |= PageFaultError.protectionKey }
         let fetchReported =
             s.efer & EFER.noExecuteEnable != 0 && s.cr4 & CR4.physicalAddressExtension != 0
             || s.cr4 & CR4.supervisorExecutionPrevention != 0
@@ -99,6 +104,10 @@ extension CPU {
             walk.permissions &= entry
             if entry & Entry.noExecute != 0 { walk.noExecute = true }
             if isLeaf {
+                if s.cr4 & ProtectionKeys.controls != 0 {
+                    let isUserPage = walk.permissions & Entry.user != 0
+                    walk.denial = keyDenial(entry, isUserPage: isUserPage)
+                }
                 let writable = try checkPermissions(walk)
                 let wanted = Entry.accessed | (access.contains(.write) ? Entry.dirty : 0)
                 entry = setBits(UInt64.self, wanted, in: entry, at: address)
@@ -147,8 +156,11 @@ extension CPU {
         let userPage = walk.permissions & Entry.user != 0
         let writablePage = walk.permissions & Entry.writable != 0
         let isUser = access.contains(.user)
-        let writable = writablePage || (!isUser && s.cr0 & CR0.writeProtect == 0)
+        let obeysWrites = isUser || s.cr0 & CR0.writeProtect != 0
+        let keyDeniesWrites = obeysWrites && walk.denial.contains(.write)
+        let writable = writablePage || !obeysWrites
         var allowed = userPage || !isUser
+        var byKey = false
         if access.contains(.fetch) {
             if walk.noExecute { allowed = false }
             if !isUser, userPage, s.cr4 & CR4.supervisorExecutionPrevention != 0 { allowed = false }
@@ -158,9 +170,10 @@ extension CPU {
                 allowed = false
             }
             if access.contains(.write), !writable { allowed = false }
+            byKey = walk.denial.contains(.access) || (access.contains(.write) && keyDeniesWrites)
         }
-        guard allowed else { throw pageFault(walk.linear, access, present: true) }
-        return writable
+        guard allowed, !byKey else { throw pageFault(walk.linear, access, present: true, byKey: byKey) }
+        return writable && !keyDeniesWrites
     }
 
     /// Atomically sets `bits` in a page-table entry that was read as `seen`; returns the entry's value then.

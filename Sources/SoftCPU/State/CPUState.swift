@@ -146,4 +146,7 @@ struct CPUState: BitwiseCopyable {
     var targetsUsed: InlineArray<4, UInt64> = .init(repeating: .max)
     /// Mappings changed: what the return stacks hold may be wrong.
     var returnsStale: Bool = false
+    /// Protection-key rights of user and of supervisor pages (ProtectionKeys.swift).
+    var pkru: UInt32 = 0
+    var pkrs: UInt32 = 0
 }
