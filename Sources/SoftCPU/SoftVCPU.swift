@@ -52,6 +52,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let draftOps: UInt
     let parker = Parker()
     unowned let engine: SoftEngine
+    private(set) var threshold: UInt16 = 16
     /// Pages of other vCPUs' new code that this one may still have permission to store to.
     let newCodePages = Mutex<[UInt64]>([])
 
@@ -68,6 +69,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     ) throws(HostError) {
         self.index = index
         self.engine = engine
+        threshold = engine.translationThreshold
         self.vcpuCount = engine.vcpuCount
         self.tscFrequency = engine.tscFrequency
         self.limits = engine.limits
@@ -100,7 +102,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         }
         unsafe cpu.s.owner = UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
         cpu.flushTLB()
-        if engine.translates { try startTranslation(size: engine.codeCacheSize / 2, counts: engine.counts) }
+        if engine.translates { try startTranslation(size: engine.codeCacheSize / 2, options: engine.options) }
         load(VCPUState())
         if index != 0 { cpu.s.activity = .waitingForStartup }
     }
@@ -187,8 +189,9 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     let limits: ProcessorLimits?
     /// Translate what runs often; else interpret everything.
     let translates: Bool
-    /// Count instructions in translated code too.
-    let counts: Bool
+    let options: TranslationOptions
+    /// Runs of a block before it is translated.
+    let translationThreshold: UInt16
     let decoder = Decoder()
     /// Serialises locked accesses that cross a page or reach a device.
     let splitLock = Mutex<Void>(())
@@ -198,7 +201,8 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     /// - Parameter limits: what another engine's guest knows of its processor.
     public init(
         memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20,
-        limits: ProcessorLimits? = nil, translates: Bool = true, counts: Bool = false
+        limits: ProcessorLimits? = nil, translates: Bool = true, options: TranslationOptions = [],
+        translationThreshold: UInt16 = 16
     ) {
         precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
         self.memory = memory
@@ -206,7 +210,8 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         self.tscFrequency = tscFrequency
         self.codeCacheSize = codeCacheSize
         self.limits = limits
-        self.counts = counts
+        self.options = options
+        self.translationThreshold = translationThreshold
         self.translates = translates && HostFeatures.shared.canTranslate
         memory.pages.onCodeStore { [weak self] index in self?.codeStored(inPage: index) }
     }

@@ -94,7 +94,7 @@ extension SoftVCPU {
         }
         if block.b.code == 0 {
             block.b.runs &+= 1
-            guard block.b.runs >= Self.translationThreshold else {
+            guard block.b.runs >= threshold else {
                 followUp = TranslatedFollowUp()
                 return false
             }

@@ -248,6 +248,7 @@ extension CPU {
         let word = owner.pages.word(region.firstPage + Int((found.page &- region.start) >> 12))
         let storable = found.storable && region.isRAM && word & 1 == 0
         noteUse(context, linear)
+        if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
         unsafe entry.pointee = TLBEntry(
             readTag: tag, writeTag: storable ? tag : TLB.invalidTag(linear), host: host,
             physical: found.page)

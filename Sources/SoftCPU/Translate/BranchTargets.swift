@@ -33,14 +33,14 @@ extension CPU {
     /// Remembers that code for `linear` in the current context starts at `code`.
     func enterTarget(_ linear: UInt64, _ code: UInt) {
         unsafe Self.target(s.tlb, linear).pointee = BranchTarget(tag: linear, code: code)
-        s.targetsUsed[Int(s.tlbContext)] |= 1 &<< (linear >> 10 & 63)
+        s.targetsUsed[window(s.tlbContext)] |= 1 &<< (linear >> 10 & 63)
     }
 
-    /// Empties the table of `context`, or of it the 64ths that are set in `chunks`.
-    func flushTargets(_ context: UInt32, _ chunks: UInt64 = .max) {
-        var used = s.targetsUsed[Int(context)] & chunks
-        s.targetsUsed[Int(context)] &= ~used
-        let base = tlbBase(context)
+    /// Empties the table of window `number`, or of it the 64ths that are set in `chunks`.
+    func flushTargets(_ number: Int, _ chunks: UInt64 = .max) {
+        var used = s.targetsUsed[number] & chunks
+        s.targetsUsed[number] &= ~used
+        let base = windowBase(number)
         while used != 0 {
             let first = UInt64(used.trailingZeroBitCount) << 10
             used &= used &- 1
@@ -54,8 +54,10 @@ extension CPU {
     /// Forgets the targets in one page: they share four 64ths with those of few other pages.
     func flushTargets(ofPage linear: UInt64) {
         let chunks: UInt64 = 0xF &<< (linear >> 10 & 60)
-        for context in 0..<UInt32(TLB.contexts) { flushTargets(context, chunks) }
+        for number in 0..<StateWindows.count where s.targetsUsed[number] & chunks != 0 {
+            flushTargets(number, chunks)
+        }
     }
 
-    func flushTargets() { for context in 0..<UInt32(TLB.contexts) { flushTargets(context) } }
+    func flushTargets() { for number in 0..<StateWindows.count { flushTargets(number) } }
 }

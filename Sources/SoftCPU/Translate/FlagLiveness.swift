@@ -16,7 +16,16 @@ extension Translator {
         if shape.treatment == .escape, row.endsBlock || !row.attributes.isDisjoint(with: [.string, .branch]) {
             needed = Self.status
         }
+        if options.contains(.exactFlags), mayFault(i, shape, row) { needed = Self.status }
         return needed & Self.status
+    }
+
+    private func mayFault(_ i: Instruction, _ shape: RowShape, _ row: InstructionRow) -> Bool {
+        switch shape.treatment {
+        case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret: true
+        case .lea, .nothing: false
+        default: i.hasMemoryOperand || shape.level != 0
+        }
     }
 
     private func flagsReplaced(_ i: Instruction) -> UInt16 {

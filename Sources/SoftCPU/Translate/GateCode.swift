@@ -13,6 +13,8 @@ enum TranslatedExit {
     static let done: UInt64 = 4
     /// As `interpret`, for an indirect branch whose target is not in the table.
     static let branch: UInt64 = 5
+    /// As `goOn`, from the entry of a block that is not valid any more.
+    static let stale: UInt64 = 6
 }
 
 /// The code between Swift and translated code, emitted once at the bottom of each arena.
@@ -24,8 +26,11 @@ struct GateCode {
     private(set) var exitLink: UInt = 0
     private(set) var exitInterpret: UInt = 0
     private(set) var exitBranch: UInt = 0
+    private(set) var exitStale: UInt = 0
     /// Jumped to with the target in R10.
     private(set) var exitTarget: UInt = 0
+    /// Where a return goes that matches the words at the bottom of a return stack.
+    private(set) var bottom: UInt = 0
     /// Called with R10 = op and R11 = page offset of the block: runs the op's body.
     private(set) var escape: UInt = 0
     /// Called on a TLB miss, by size and kind of access (`fillIndex`); behind the call: a jump of five bytes
@@ -58,6 +63,7 @@ struct GateCode {
         exitLink = emitExit(&code, TranslatedExit.link)
         exitInterpret = emitExit(&code, TranslatedExit.interpret)
         exitBranch = emitExit(&code, TranslatedExit.branch)
+        exitStale = emitExit(&code, TranslatedExit.stale)
         emitTargets(&code)
         emitEscape(&code)
         emitFills(&code)
@@ -210,6 +216,10 @@ struct GateCode {
         code.store(HostRegister.address, .state(layout.rip))
         code.constant(HostRegister.address, TranslatedExit.target)
         code.jump(leave)
+
+        bottom = code.here
+        code.arithmetic(5, .register(HostRegister.rsp), 8)
+        code.jump(exitTarget)
     }
 
     /// R11 = the table's entry for linear address R10; the branch at the returned site is taken when it is

@@ -29,6 +29,8 @@ struct RowShape: BitwiseCopyable {
     var vvvvOperand: UInt8 = 4
     /// Vector state that must be in the registers: 0 none, 1 SSE, 2 AVX, 3 x87 or MMX.
     var level: UInt8 = 0
+    /// The operand that the last byte's bits 7...4 name.
+    var lastByteOperand: UInt8?
     /// The accumulator is an explicit operand of a form without ModRM (ADD AL, imm8).
     var hasFixedAccumulator = false
 
@@ -49,7 +51,8 @@ struct RowShape: BitwiseCopyable {
             case .vvvvGeneral: (vvvv, vvvvOperand) = (.general, UInt8(position))
             case .vvvvVector: (vvvv, vvvvOperand) = (.vector, UInt8(position))
             case .fixedGeneral: hasFixedAccumulator = !row.hasModRM
-            case .none, .immediate, .signedImmediate, .one, .fixedVector, .lastByteVector, .fixedST: break
+            case .lastByteVector: lastByteOperand = UInt8(position)
+            case .none, .immediate, .signedImmediate, .one, .fixedVector, .fixedST: break
             default: isPlain = false
             }
         }

@@ -12,9 +12,9 @@ extension Translator {
         var copy = CopyPlan(reg: i.modRM >> 3 & 7, rm: rm)
         chooseRegisters(item, &copy)
         placeFlags(item, needsRAX: copy.usesRAX)
-        for step in copy.before { run(step) }
+        run(copy.before)
         emitInstruction(i, shape, copy)
-        for step in copy.after { run(step) }
+        run(copy.after)
     }
 
     /// What has to happen around the copied instruction.
@@ -24,8 +24,18 @@ extension Translator {
         var vvvv: UInt8 = 0
         var forceREX = false
         var usesRAX = false
-        var before: [Step] = []
-        var after: [Step] = []
+        var before = Steps()
+        var after = Steps()
+    }
+
+    /// At most one for each field of an encoding.
+    struct Steps {
+        var count = 0
+        var steps: InlineArray<3, Step> = .init(repeating: .load(0, guest: 0))
+        mutating func append(_ step: Step) {
+            steps[count] = step
+            count += 1
+        }
     }
 
     /// Moves between a guest register and the host register that stands in for it.
@@ -35,12 +45,14 @@ extension Translator {
         case loadHigh(UInt8, host: UInt8), storeHigh(UInt8, host: UInt8)
     }
 
-    private mutating func run(_ step: Step) {
-        switch step {
-        case .load(let register, let guest): code.load(register, layout.register(guest))
-        case .store(let register, let guest): code.store(register, layout.register(guest))
-        case .loadHigh(let register, let host): code.rotateRight(register, host, 8)
-        case .storeHigh(let register, let host): code.rotateRight(host, register, 56)
+    private mutating func run(_ steps: Steps) {
+        for position in 0..<steps.count {
+            switch steps.steps[position] {
+            case .load(let register, let guest): code.load(register, layout.register(guest))
+            case .store(let register, let guest): code.store(register, layout.register(guest))
+            case .loadHigh(let register, let host): code.rotateRight(register, host, 8)
+            case .storeHigh(let register, let host): code.rotateRight(host, register, 56)
+            }
         }
     }
 
@@ -58,7 +70,7 @@ extension Translator {
         } else if shape.reg == .general, shape.rm == .general {
             // Two stand-ins for one register that the instruction writes twice would not agree.
             let a = i.operand(Int(shape.regOperand)), b = i.operand(Int(shape.rmOperand))
-            if a.register == b.register, a.kind != b.kind { return false }
+            if a.register == b.register, a.kind != b.kind || a.isWritten && b.isWritten { return false }
         }
         return true
     }
@@ -80,13 +92,17 @@ extension Translator {
         }
         if !i.hasMemoryOperand {
             switch shape.rm {
-            case .general: copy.rm = registerOperand(i.operand(Int(shape.rmOperand)), &copy)
+            case .general: copy.rm = registerOperand(i, i.operand(Int(shape.rmOperand)), &copy)
             case .vector: copy.rm = .register(i.operand(Int(shape.rmOperand)).register)
             default: break
             }
         }
         switch shape.vvvv {
-        case .general: copy.vvvv = standIn(i.operand(Int(shape.vvvvOperand)), HostRegister.index, &copy)
+        case .general:
+            let operand = i.operand(Int(shape.vvvvOperand))
+            // MULX may name one register twice.
+            let isSame = copy.usesRAX && operand.register == i.operand(Int(shape.regOperand)).register
+            copy.vvvv = isSame ? copy.reg : standIn(operand, HostRegister.index, &copy)
         case .vector: copy.vvvv = i.operand(Int(shape.vvvvOperand)).register
         default: break
         }
@@ -115,8 +131,11 @@ extension Translator {
     }
 
     /// The same for ModRM.rm, which may name the guest register's place in memory.
-    private func registerOperand(_ operand: Operand, _ copy: inout CopyPlan) -> HostOperand {
-        if operand.kind == .gpr, HostRegister.of(operand.register) == HostRegister.none,
+    private func registerOperand(
+        _ i: Instruction, _ operand: Operand, _ copy: inout CopyPlan
+    ) -> HostOperand {
+        // The bit offset of BT and its relatives would reach out of a memory operand.
+        if !i.attributes.contains(.bitString), operand.kind == .gpr, HostRegister.of(operand.register) == HostRegister.none,
             !operand.isWritten || operand.size != 4
         {
             return layout.register(operand.register)
@@ -152,6 +171,10 @@ extension Translator {
     }
 
     mutating func emitImmediate(_ i: Instruction) {
+        if let last = shapes[Int(i.row)].lastByteOperand {
+            code.byte(i.operand(Int(last)).register << 4)
+            return
+        }
         switch i.immediateSize {
         case 0: break
         case 1: code.byte(UInt8(truncatingIfNeeded: i.immediate))

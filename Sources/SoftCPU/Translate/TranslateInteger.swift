@@ -199,6 +199,8 @@ extension Translator {
         guard item.shape.rm == .general else { return .register(0) }
         let operand = i.operand(Int(item.shape.rmOperand))
         let host = HostRegister.of(operand.register)
+        // CMPXCHG with RAX as its destination would need it in two places.
+        if write, operand.register == 0 { return nil }
         if host != HostRegister.none { return .register(host) }
         // CMPXCHG r32 would have to clear the upper half of a register in memory.
         return write && operand.size == 4 ? nil : layout.register(operand.register)

@@ -24,13 +24,13 @@ final class TranslationCache {
     private(set) var invalidations = 0
     private(set) var flushes = 0
     /// Exits by kind.
-    var exits: [UInt64] = .init(repeating: 0, count: 6)
+    var exits: InlineArray<7, UInt64> = .init(repeating: 0)
 
     private static let returnStackBytes = 256 << 10
     /// Left free below the limit, for calls out of translated code and signal frames.
     private static let returnStackReserve: UInt = 64 << 10
 
-    init(size: Int, decoder: Decoder, counts: Bool) throws(HostError) {
+    init(size: Int, decoder: Decoder, options: TranslationOptions) throws(HostError) {
         var arena = try CodeArena(size: max(size, 1 << 20))
         guard var code = arena.assembler(room: 16 << 10) else {
             preconditionFailure("an arena has room for its gates")
@@ -39,14 +39,18 @@ final class TranslationCache {
         arena.commit(code)
         gateBytes = arena.used
         self.arena = arena
-        translator = Translator(gates: gates, decoder: decoder, code: code, counts: counts)
+        translator = Translator(gates: gates, decoder: decoder, code: code, options: options)
         returnStacks = try MemoryMapping(anonymous: 2 * Self.returnStackBytes)
         returns = [0, 0]
         resetReturns()
     }
 
-    /// The highest RSP of a return stack; above it are words that match no address.
-    private func top(_ stack: Int) -> UInt {
+    /// The address in the frames at a return stack's bottom: any would do that is canonical, since a return
+    /// that matches it goes to `GateCode.bottom`.
+    private static let bottomAddress: UInt64 = 0x7FFF_FFFF_FFFF
+
+    /// The highest RSP of a return stack; above it are frames without a call.
+    func top(_ stack: Int) -> UInt {
         unsafe UInt(bitPattern: returnStacks.base) + UInt((stack + 1) * Self.returnStackBytes) - 128
     }
     /// The lowest RSP at which a call may push.
@@ -60,7 +64,7 @@ final class TranslationCache {
         for word in 0..<16 as Range<UInt> {
             // SAFETY: the last 128 bytes of the stack.
             unsafe UnsafeMutablePointer<UInt64>(bitPattern: top(stack) + word * 8).unsafelyUnwrapped.pointee =
-                1 << 63
+                word & 1 == 0 ? UInt64(gates.bottom) : Self.bottomAddress
         }
     }
     func resetReturns() {
@@ -68,12 +72,17 @@ final class TranslationCache {
         resetReturns(1)
     }
 
-    /// Translates `block`; false when the arena is full.
+    var isFull: Bool { arena.size - arena.used < Translator.mostBlockBytes }
+
+    /// Translates `block`; false when it cannot be. The arena must not be full.
     func translate(_ block: BlockView, page: UInt) -> Bool {
-        guard let code = arena.assembler(room: Translator.mostBlockBytes) else { return false }
+        guard let code = arena.assembler(room: Translator.mostBlockBytes) else {
+            preconditionFailure("the arena is full")
+        }
         let start = code.here
         translator.code = code
-        block.b.code = translator.translate(block, page: page)
+        guard let entry = translator.translate(block, page: page) else { return false }
+        block.b.code = entry
         precondition(translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
         arena.commit(translator.code)
         blocksTranslated += 1
@@ -102,7 +111,8 @@ final class TranslationCache {
         return "\(blocksTranslated) blocks translated, \(guestBytes) bytes became \(hostBytes)"
             + " (\((expansion * 10).rounded() / 10) times), \(invalidations) invalidated,"
             + " emptied \(flushes) times; exits: go on \(exits[0]), link \(exits[1]), interpret \(exits[2]),"
-            + " target \(exits[3]), done \(exits[4]), branch \(exits[5])"
+            + " target \(exits[3]), done \(exits[4]), branch \(exits[5]),"
+            + " stale \(exits[6])"
     }
 
     func clear() {
@@ -126,11 +136,8 @@ extension SoftVCPU {
         var interpretsNext = false
     }
 
-    /// Runs of a block before it is translated.
-    static let translationThreshold: UInt16 = 16
-
-    func startTranslation(size: Int, counts: Bool) throws(HostError) {
-        let cache = try TranslationCache(size: size, decoder: decoder, counts: counts)
+    func startTranslation(size: Int, options: TranslationOptions) throws(HostError) {
+        let cache = try TranslationCache(size: size, decoder: decoder, options: options)
         translations = cache
         cpu.s.translated.state = cpu.address
         cpu.s.translated.fill = TranslatedCalls.address(TranslatedCalls.fill)
@@ -148,9 +155,12 @@ extension SoftVCPU {
         guard block.b.secondWord == 0, block.b.physical != .max else { return false }
         let host = cpu.hostPage(block.b.physical & TLB.pageMask)
         guard host != 0 else { return false }
-        if cache.translate(block, page: host) { return true }
-        clearCode()
-        return false
+        if cache.isFull {
+            // The block's own memory goes too.
+            clearCode()
+            return false
+        }
+        return cache.translate(block, page: host)
     }
 
     /// Forgets all decoded and translated code.
@@ -166,12 +176,15 @@ extension SoftVCPU {
     func enterTranslated(_ code: UInt, _ cache: TranslationCache) {
         let cpu = self.cpu
         let stack = cpu.s.cpl == 3 ? 1 : 0
-        if cpu.s.returnsStale {
-            cpu.s.returnsStale = false
-            cache.resetReturns()
+        if cpu.s.staleReturns != 0 {
+            if cpu.s.staleReturns & 1 != 0 { cache.resetReturns(0) }
+            if cpu.s.staleReturns & 2 != 0 { cache.resetReturns(1) }
+            cpu.s.staleReturns = 0
         }
         let limit = cache.limit(stack)
-        if cache.returns[stack] < limit { cache.resetReturns(stack) }
+        if cache.returns[stack] < limit || cache.returns[stack] > cache.top(stack) {
+            cache.resetReturns(stack)
+        }
         if unsafe cpu.callLimit.pointee.load(ordering: .relaxed) != limit {
             _ = unsafe cpu.callLimit.pointee.exchange(limit, ordering: .sequentiallyConsistent)
             // Whoever wants attention raises the limit last.
@@ -193,6 +206,9 @@ extension SoftVCPU {
         let data = cpu.s.translated.exitData
         switch exit {
         case TranslatedExit.target: followUp.isTarget = true
+        case TranslatedExit.stale:
+            setOffset(cache.arena.word(data))
+            followUp.isTarget = true
         case TranslatedExit.done: break
         case TranslatedExit.link:
             setOffset(cache.arena.word(data + 4))

@@ -16,6 +16,16 @@ struct BlockInstruction {
     var nextOffset: Int { pageOffset + Int(instruction.length) }
 }
 
+/// How blocks are translated.
+public struct TranslationOptions: OptionSet, Sendable {
+    public let rawValue: UInt8
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// Count the instructions of every block.
+    public static let counts = TranslationOptions(rawValue: 1)
+    /// Status flags are right at every instruction that may fault, also those that nobody reads any more.
+    public static let exactFlags = TranslationOptions(rawValue: 2)
+}
+
 /// Where the guest's status flags are while a block is emitted.
 enum FlagsPlace { case host, saved, dead }
 
@@ -34,8 +44,7 @@ struct Translator {
     let shapes = RowShape.all
     let gates: GateCode
     let decoder: Decoder
-    /// Emit an instruction count in every block.
-    let counts: Bool
+    let options: TranslationOptions
     var code: Assembler
     var flags = FlagsPlace.dead
     var block: [BlockInstruction] = []
@@ -73,37 +82,33 @@ struct Translator {
         var pageOffset: Int
     }
 
-    init(gates: GateCode, decoder: Decoder, code: Assembler, counts: Bool) {
+    init(gates: GateCode, decoder: Decoder, code: Assembler, options: TranslationOptions) {
         self.gates = gates
         self.decoder = decoder
         self.code = code
-        self.counts = counts
+        self.options = options
     }
 
     // MARK: A whole block
 
-    /// Translates the block at `view`, whose page is at host address `page`; returns its entry.
-    mutating func translate(_ view: BlockView, page: UInt) -> UInt {
+    /// Translates the block at `view`, whose page is at host address `page`; returns its entry, or nil when
+    /// its first instruction is undefined.
+    mutating func translate(_ view: BlockView, page: UInt) -> UInt? {
         self.page = page
         physical = view.b.physical
         stubs.removeAll(keepingCapacity: true)
         decodeBlock(view)
+        guard !block.isEmpty else { return nil }
         analyseFlags()
         let start = Int(view.b.physical & 0xFFF)
         code.align(16)
         // The way out for a block that is not valid any more: `SoftVCPU.invalidate` makes the entry go here.
-        code.byte(0x90)
-        code.byte(0x90)
-        code.byte(0x90)
-        code.byte(0x90)
-        code.byte(0x90)
-        code.byte(0x90)
-        code.byte(0x90)
-        code.call(gates.exitGoOn)
+        for _ in 0..<7 { code.byte(0xCC) }
+        code.call(gates.exitStale)
         code.word32(Int32(start))
         let entry = code.here
         code.bytes(0x66, 0x90)
-        if counts {
+        if options.contains(.counts) {
             code.arithmetic(0, .state(layout.instructionCount), Int32(block.count))
         }
         level = 0
