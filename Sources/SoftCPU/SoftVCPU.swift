@@ -81,7 +81,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         try VectorLowering.start()
         windows = try StateWindows()
         storage = try MemoryMapping(anonymous: TLB.executionBytes + ExtendedState.allocationSize)
-        cache = try BlockCache(size: engine.codeCacheSize / max(1, engine.vcpuCount))
+        let share = engine.codeCacheSize / max(1, engine.vcpuCount)
+        cache = try BlockCache(size: share)
         let regions = engine.memory.regions
         mapCount = regions.count
         mapStorage = try MemoryMapping(anonymous: 4096 + Self.draftBytes)
@@ -102,7 +103,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         }
         unsafe cpu.s.owner = UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
         cpu.flushTLB()
-        if engine.translates { try startTranslation(size: engine.codeCacheSize / 2, options: engine.options) }
+        if engine.translates { try startTranslation(size: share / 2, options: engine.options) }
         load(VCPUState())
         if index != 0 { cpu.s.activity = .waitingForStartup }
     }

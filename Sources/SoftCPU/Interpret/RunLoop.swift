@@ -56,7 +56,7 @@ extension SoftVCPU {
 
     /// Whether the next instruction must run alone: debug features are on, or interrupts are held back for
     /// it. Whatever makes this true requests attention, so that `runBlocks` comes back here.
-    private var needsSingleStep: Bool {
+    var needsSingleStep: Bool {
         cpu.s.interruptShadow || cpu.s.otherFlags & RFlags.trap.rawValue != 0 || cpu.hasBreakpoints
     }
 
@@ -209,7 +209,11 @@ extension SoftVCPU {
             cpu.requestAttention()
             return
         }
-        guard cpu.interruptFlag, !cpu.s.interruptShadow else { return }
+        guard cpu.interruptFlag, !cpu.s.interruptShadow else {
+            cpu.s.interruptHeld = true
+            return
+        }
+        cpu.s.interruptHeld = false
         if platform.hasExternalInterrupt(vcpu: index), let vector = platform.acknowledgeExternalInterrupt() {
             cpu.s.activity = .running
             cpu.deliverInterrupt(vector)

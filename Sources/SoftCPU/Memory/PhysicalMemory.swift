@@ -100,6 +100,7 @@ extension CPU {
     func writeDevice(_ address: UInt64, _ size: Int, _ value: UInt64) {
         defer { if hasAttention { s.codeModified = true } }
         if address & TLB.pageMask == owner.apicPage {
+            s.interruptHeld = true
             owner.apic.writePage(
                 offset: UInt32(address & 0xFFF), width: Self.width(size),
                 value: UInt32(truncatingIfNeeded: value))

@@ -161,6 +161,8 @@ struct CPUState: BitwiseCopyable {
     var lastUserTag: UInt64 = 8
     /// Supervisor translations that are not global may be cached.
     var kernelHasLocal: Bool = false
+    /// An interrupt may have been held back by RFLAGS.IF: whoever sets it must look.
+    var interruptHeld: Bool = true
     /// Protection-key rights of user and of supervisor pages (ProtectionKeys.swift).
     var pkru: UInt32 = 0
     var pkrs: UInt32 = 0

@@ -63,6 +63,7 @@ extension CPU {
         default:
             guard value & ~0xF == 0 else { throw .protection() }
             owner.apic.taskPriority = UInt8(value)
+            s.interruptHeld = true
             if interruptFlag { requestAttention() }
         }
         s.endBlock = true

@@ -65,6 +65,6 @@ extension CPU {
 
     /// RFLAGS.IF, once delivery may have become possible: makes the run loop look at interrupts.
     func interruptsMayHaveOpened(was before: Bool) {
-        if interruptFlag, !before { requestAttention() }
+        if interruptFlag, !before, s.interruptHeld { requestAttention() }
     }
 }

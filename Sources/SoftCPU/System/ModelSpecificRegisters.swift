@@ -70,6 +70,7 @@ extension CPU {
             owner.refreshAPICPage()
         case MSR.tscDeadline, MSR.x2apicFirst...MSR.x2apicLast:
             guard owner.apic.writeMSR(number, value) else { throw .protection() }
+            s.interruptHeld = true
             if interruptFlag { requestAttention() }
         case MSR.efer: try writeEFER(value)
         case MSR.fsBase: setSegmentBase(Segment.fs, try canonical(value))

@@ -80,6 +80,7 @@ extension CPU {
             return
         }
         settleResumeFlag()
+        s.interruptHeld = true
         if interruptFlag { requestAttention() }
         if image.traps {
             reportDebug(DebugStatus.taskSwitch)

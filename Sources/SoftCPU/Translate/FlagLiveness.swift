@@ -22,7 +22,9 @@ extension Translator {
 
     private func mayFault(_ i: Instruction, _ shape: RowShape, _ row: InstructionRow) -> Bool {
         switch shape.treatment {
-        case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret: true
+        case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret, .repeatMove,
+            .repeatStore, .pushFlags, .clearInterrupts, .setInterrupts, .swapGS:
+            true
         case .lea, .nothing: false
         default: i.hasMemoryOperand || shape.level != 0
         }

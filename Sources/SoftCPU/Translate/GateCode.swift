@@ -41,6 +41,11 @@ struct GateCode {
     /// Called when vector state is not in the registers, with the level 1...3 pushed; laid out like `fill`.
     private(set) var ensure: UInt = 0
 
+    /// Called for REP MOVS and REP STOS by the logarithm of the element's size: returns when it is done, or
+    /// five bytes further on when it is not possible this way.
+    private(set) var moves: [UInt] = []
+    private(set) var stores: [UInt] = []
+
     private let layout = StateLayout.shared
     private let hasAVX: Bool
     private var leave: UInt = 0
@@ -62,6 +67,8 @@ struct GateCode {
         emitEscape(&code)
         emitFills(&code)
         emitEnsure(&code)
+        for size in 0..<4 as Range<UInt8> { moves.append(emitRepeat(&code, size, isMove: true)) }
+        for size in 0..<4 as Range<UInt8> { stores.append(emitRepeat(&code, size, isMove: false)) }
     }
 
     // MARK: Registers
@@ -253,13 +260,78 @@ struct GateCode {
         let tlb = MemoryLayout<CPUState>.offset(of: \.tlb).unsafelyUnwrapped
         loadGS(&code, from: .state(Int32(tlb - StateWindows.stateBytes)))
         loadPinned(&code, HostRegister.pinned)
-        code.encode(wide: false, 0x85, HostRegister.address, .register(HostRegister.address))
-        let over = code.shortJumpIf(5)
+        code.arithmetic(7, .register(HostRegister.address), 1, wide: false)
+        let over = code.shortJumpIf(3)
         code.byte(0xC3)
         code.land(over)
+        let chain = code.shortJumpIf(5)
         code.arithmetic(0, .register(HostRegister.rsp), 8)
         code.constant(HostRegister.address, TranslatedExit.done)
         code.jump(leave)
+        // 2: on at RIP, maybe in another context and on its return stack.
+        code.land(chain)
+        code.load(HostRegister.address, .state(layout.rip))
+        code.resolve(emitTargetProbe(&code), to: exitTarget)
+        emitTargetJump(&code)
+    }
+
+    // MARK: String instructions
+
+    private func emitRepeat(_ code: inout Assembler, _ size: UInt8, isMove: Bool) -> UInt {
+        let rax = HostRegister.rax, address = HostRegister.address
+        let start = code.here
+        // PUSH RAX: the guest's flags.
+        code.byte(0x50)
+        code.move(rax, HostRegister.of(1))
+        code.arithmetic(7, .register(rax), 0x1000 >> Int32(size))
+        var slow = [code.pendingJumpIf(7)]
+        if size != 0 {
+            code.encode(wide: false, 0xC1, 4, .register(rax))
+            code.byte(size)
+        }
+        slow += emitRangeProbe(&code, HostRegister.rdi, write: true)
+        code.store(address, .state(layout.spill))
+        if isMove { slow += emitRangeProbe(&code, HostRegister.rsi, write: false) }
+        // PUSH RDI; PUSH RSI
+        code.bytes(0x57, 0x56)
+        if isMove { code.move(HostRegister.rsi, address) }
+        code.move(address, rax)
+        code.load(HostRegister.rdi, .state(layout.spill))
+        if !isMove { code.move(rax, HostRegister.guestRAX) }
+        code.byte(0xF3)
+        if size == 1 { code.byte(0x66) } else if size == 3 { code.byte(0x48) }
+        code.byte((isMove ? 0xA4 : 0xAA) | (size == 0 ? 0 : 1))
+        // POP RSI; POP RDI
+        code.bytes(0x5E, 0x5F)
+        code.encode(wide: true, 0x03, HostRegister.rdi, .register(address))
+        if isMove { code.encode(wide: true, 0x03, HostRegister.rsi, .register(address)) }
+        code.bytes(0x58, 0xC3)
+        for site in slow { code.resolve(site, to: code.here) }
+        code.byte(0x58)
+        // ADD QWORD [RSP], 5
+        code.bytes(0x48, 0x83, 0x04, 0x24)
+        code.bytes(5, 0xC3)
+        return start
+    }
+
+    /// R10 = host address of the RAX bytes at the linear address in `register`; the branches at the returned
+    /// sites are taken when they are not in one page that the cache knows.
+    private func emitRangeProbe(
+        _ code: inout Assembler, _ register: UInt8, write: Bool
+    ) -> [Assembler.Site] {
+        let address = HostRegister.address, index = HostRegister.index
+        code.rotateRight(index, register, 7)
+        code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
+        code.move(address, register)
+        code.encode(wide: true, 0x33, address, .cache(index, write ? 8 : 0))
+        code.arithmetic(7, .register(address), 0xFFF)
+        let other = code.pendingJumpIf(7)
+        code.encode(wide: true, 0x03, address, .register(HostRegister.rax))
+        code.arithmetic(7, .register(address), 0x1000)
+        let crossing = code.pendingJumpIf(7)
+        code.load(address, .cache(index, 16))
+        code.encode(wide: true, 0x03, address, .register(register))
+        return [other, crossing]
     }
 
     /// A call from a stub that cannot be served: R10D holds the exit, the call's argument lies below its

@@ -12,6 +12,9 @@ enum Treatment: UInt8 {
     case convert
     case loadFlags, storeFlags
     case fence
+    case clearInterrupts, setInterrupts, pushFlags, swapGS
+    /// MOVS and STOS, with REP.
+    case repeatMove, repeatStore
     case nothing
 }
 
@@ -144,6 +147,12 @@ struct RowShape: BitwiseCopyable {
             .prefetcht2, .lfence, .sfence, .cld:
             .nothing
         case .mfence: .fence
+        case .cli: .clearInterrupts
+        case .sti: .setInterrupts
+        case .pushf: .pushFlags
+        case .swapgs: .swapGS
+        case .movs: .repeatMove
+        case .stos: .repeatStore
         default: nil
         }
     }

@@ -186,6 +186,20 @@ extension SoftVCPU {
     /// Runs translated code from the block at RIP on.
     func enterTranslated(_ code: UInt, _ cache: TranslationCache) {
         let cpu = self.cpu
+        guard selectReturns(cache) else { return }
+        cpu.s.translated.codePage = cpu.s.rip & TLB.pageMask
+        cpu.s.translated.flags = cpu.savedFlags
+        // SAFETY: the gate and the code are emitted code of this vCPU; it keeps to its state and guest memory.
+        let exit = unsafe ospite_call2(
+            UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
+        cache.returns[Int(cpu.s.translated.stackIndex)] = cpu.s.translated.returnStack
+        cpu.loadSavedFlags(cpu.s.translated.flags)
+        cache.exits[Int(exit)] &+= 1
+        leaveTranslated(exit, cache)
+    }
+
+    /// Prepares the return stack of the current privilege. False when something wants attention.
+    private func selectReturns(_ cache: TranslationCache) -> Bool {
         let stack = cpu.s.cpl == 3 ? 1 : 0
         if cpu.s.staleReturns != 0 {
             if cpu.s.staleReturns & 1 != 0 { cache.resetReturns(0) }
@@ -196,21 +210,34 @@ extension SoftVCPU {
         if cache.returns[stack] < limit || cache.returns[stack] > cache.top(stack) {
             cache.resetReturns(stack)
         }
+        cpu.s.translated.stackIndex = UInt32(stack)
+        cpu.s.translated.returnStack = cache.returns[stack]
         if unsafe cpu.callLimit.pointee.load(ordering: .relaxed) != limit {
             _ = unsafe cpu.callLimit.pointee.exchange(limit, ordering: .sequentiallyConsistent)
             // Whoever wants attention raises the limit last.
-            if cpu.hasAttention { return }
+            return !cpu.hasAttention
         }
-        cpu.s.translated.returnStack = cache.returns[stack]
-        cpu.s.translated.codePage = cpu.s.rip & TLB.pageMask
-        cpu.s.translated.flags = cpu.savedFlags
-        // SAFETY: the gate and the code are emitted code of this vCPU; it keeps to its state and guest memory.
-        let exit = unsafe ospite_call2(
-            UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
-        cache.returns[stack] = cpu.s.translated.returnStack
-        cpu.loadSavedFlags(cpu.s.translated.flags)
-        cache.exits[Int(exit)] &+= 1
-        leaveTranslated(exit, cache)
+        return true
+    }
+
+    /// An instruction that ended its block was executed by a body, called from translated code: whether the
+    /// next one may run without a way back through the run loop. Its return address is still on the stack.
+    func staysTranslated() -> Bool {
+        guard let translations, runsTranslated, !cpu.hasAttention, !needsSingleStep, !cpu.s.shutdown,
+            cpu.s.activity == .running
+        else { return false }
+        let before = cpu.s.translated.returnStack
+        translations.returns[Int(cpu.s.translated.stackIndex)] = before &+ 8
+        let index = cpu.s.translated.stackIndex
+        guard selectReturns(translations) else {
+            // Leaving pops the return address itself.
+            cpu.s.translated.stackIndex = index
+            cpu.s.translated.returnStack = before
+            cpu.s.staleReturns = 3
+            return false
+        }
+        cpu.s.otherFlags &= ~RFlags.resume.rawValue
+        return true
     }
 
     private func leaveTranslated(_ exit: UInt64, _ cache: TranslationCache) {

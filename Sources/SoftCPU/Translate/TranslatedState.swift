@@ -23,6 +23,8 @@ struct TranslatedState: BitwiseCopyable {
     var fillLinear: UInt64 = 0
     /// The page of an indirect call's target, while the return address is pushed.
     var targetPage: UInt64 = 0
+    /// Which return stack is in use: 0 the kernel's, 1 the user's.
+    var stackIndex: UInt32 = 0
     /// Whether the vector registers hold the guest's: 0 no, 1 SSE may be used, 2 AVX too.
     var vectorLevel: UInt32 = 0
     /// Whether the x87 registers hold the guest's; the vector registers then do too.
@@ -58,6 +60,12 @@ struct StateLayout: Sendable {
     let effectiveBase = offset(\.effectiveBase)
     let rip = offset(\.rip)
     let xsave = offset(\.xsave)
+    let otherFlags = offset(\.otherFlags)
+    let privilege = offset(\.cpl)
+    let interruptHeld = offset(\.interruptHeld)
+    let kernelGSBase = offset(\.kernelGSBase)
+    /// The base of GS in `segments`.
+    let gsBase = offset(\.segments) + Int32(Segment.gs * MemoryLayout<SegmentCache>.stride)
     let state = translated(\.state)
     let hostStack = translated(\.hostStack)
     let returnStack = translated(\.returnStack)

@@ -185,6 +185,13 @@ struct Translator {
         case .accumulator, .divide, .signedDivide, .byteSwap, .exchangeShort:
             if usesHighByte(i) || i.mnemonic == .bswap && i.operandSize == 2 { treatment = .escape }
             if treatment == .divide || treatment == .signedDivide, i.operand0.size == 1 { treatment = .escape }
+        case .pushFlags: if i.operandSize != 8 { treatment = .escape }
+        case .repeatMove, .repeatStore:
+            if i.prefixes.isDisjoint(with: [.rep, .repne]) || i.addressSize != 8
+                || i.segment >= SegmentNumber.fs
+            {
+                treatment = .escape
+            }
         default: break
         }
         block[index].shape.treatment = treatment
@@ -232,6 +239,11 @@ struct Translator {
         case .loadFlags: emitLoadFlags(item)
         case .storeFlags: emitStoreFlags(item)
         case .fence: code.bytes(0x0F, 0xAE, 0xF0)
+        case .clearInterrupts: emitClearInterrupts(item)
+        case .setInterrupts: emitSetInterrupts(item)
+        case .pushFlags: emitPushFlags(item)
+        case .swapGS: emitSwapGS(item)
+        case .repeatMove, .repeatStore: emitRepeat(item)
         case .nothing: break
         }
         if flags == .host || flags == .saved, item.liveAfter == 0 { flags = .dead }
