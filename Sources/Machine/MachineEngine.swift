@@ -47,7 +47,8 @@ final class MachineEngine {
         SoftEngine(
             memory: board.memory, vcpuCount: spec.cpuCount, tscFrequency: tscFrequency,
             codeCacheSize: Int(clamping: codeCache), limits: limits,
-            translates: !spec.options.contains(.noTranslate), options: spec.options.contains(.statistics) ? [.counts] : [])
+            translates: !spec.options.contains(.noTranslate),
+            options: spec.options.contains(.statistics) ? [.counts] : [])
     }
 
     /// CPUID for KVM, from a software vCPU that lives only here.

@@ -39,6 +39,15 @@ import Testing
         #expect(cases >= 2_000_000)
     }
 
+    @Test func `translated code agrees with the host's processor in half a million cases`() throws {
+        let (status, output) = try run(
+            ["--translated", "--mode", "64", "--cases", "500000", "--seed", "2", "--shown", "4"])
+        #expect(status == 0, Comment(rawValue: output))
+        #expect(output.contains(" 0 mismatches"))
+        let cases = output.split(separator: " ").first.flatMap { Int($0) } ?? 0
+        #expect(cases >= 490_000)
+    }
+
     @Test func `a single case can be repeated`() throws {
         let (status, output) = try run(["--mode", "64", "--seed", "1", "--case", "1"])
         #expect(status == 0)

@@ -229,7 +229,9 @@ extension CPU {
         guard let region = owner.region(at: found.page) else { return nil }
         let index = region.firstPage + Int((found.page &- region.start) >> 12)
         if write {
-            guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else { return nil }
+            guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else {
+                return nil
+            }
             noteStore(found.page, region)
         }
         let host = region.host &+ UInt(found.page &- region.start)

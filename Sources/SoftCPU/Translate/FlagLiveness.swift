@@ -94,7 +94,9 @@ extension Translator {
 
     /// The instruction at a page offset, from the block itself if it is in there.
     private func decoded(at offset: Int) -> Instruction? {
-        if let first = block.first, offset >= first.pageOffset, let last = block.last, offset <= last.pageOffset {
+        if let first = block.first, offset >= first.pageOffset, let last = block.last,
+            offset <= last.pageOffset
+        {
             for item in block where item.pageOffset == offset { return item.instruction }
         }
         return instruction(at: offset)

@@ -133,7 +133,8 @@ struct GateCode {
         code.encode(wide: false, map: 1, 0xAE, 2, .state(layout.hostMXCSR))
         for number in 0..<16 as Range<UInt8> {
             code.encode(
-                wide: false, map: 1, 0x11, number, .memory(image, Int32(ExtendedState.xmm) + Int32(number) * 16))
+                wide: false, map: 1, 0x11, number,
+                .memory(image, Int32(ExtendedState.xmm) + Int32(number) * 16))
         }
         if hasAVX {
             for number in 0..<16 as Range<UInt8> { moveUpper(&code, 0x19, number) }
@@ -150,7 +151,8 @@ struct GateCode {
         code.encode(wide: false, map: 1, 0xAE, 2, .memory(image, Int32(ExtendedState.mxcsr)))
         for number in 0..<16 as Range<UInt8> {
             code.encode(
-                wide: false, map: 1, 0x10, number, .memory(image, Int32(ExtendedState.xmm) + Int32(number) * 16))
+                wide: false, map: 1, 0x10, number,
+                .memory(image, Int32(ExtendedState.xmm) + Int32(number) * 16))
         }
         if hasAVX { for number in 0..<16 as Range<UInt8> { moveUpper(&code, 0x18, number) } }
         code.byte(0xC3)

@@ -7,7 +7,8 @@ extension Translator {
         if i.hasMemoryOperand {
             let memory = memoryOperand(i)
             rm = emitMemoryOperand(
-                item, size: Int(memory.size), write: memory.isWritten, alignmentMask: alignmentMask(i, memory),
+                item, size: Int(memory.size), write: memory.isWritten,
+                alignmentMask: alignmentMask(i, memory),
                 folds: shape.vvvv == .general)
         }
         var copy = CopyPlan(reg: i.modRM >> 3 & 7, rm: rm)
@@ -134,7 +135,8 @@ extension Translator {
         _ i: Instruction, _ operand: Operand, _ copy: inout CopyPlan
     ) -> HostOperand {
         // The bit offset of BT and its relatives would reach out of a memory operand.
-        if !i.attributes.contains(.bitString), operand.kind == .gpr, HostRegister.of(operand.register) == HostRegister.none,
+        if !i.attributes.contains(.bitString), operand.kind == .gpr,
+            HostRegister.of(operand.register) == HostRegister.none,
             !operand.isWritten || operand.size != 4
         {
             return layout.register(operand.register)

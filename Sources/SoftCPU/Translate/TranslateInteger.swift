@@ -87,7 +87,8 @@ extension Translator {
         let index = i.index < 16 ? HostRegister.of(i.index) : HostRegister.none
         let displacement = Int32(truncatingIfNeeded: i.displacement)
         code.lea(
-            target, base: base, index: index, scaleShift: i.scaleShift, displacement, wide: i.operandSize == 8)
+            target, base: base, index: index, scaleShift: i.scaleShift, displacement, wide: i.operandSize == 8
+        )
     }
 
     /// Writes `register` to a guest register as x86 does.
@@ -118,7 +119,8 @@ extension Translator {
             return
         }
         if operand.size < 4 {
-            let place: HostOperand = host == HostRegister.none ? layout.register(operand.register) : .register(host)
+            let place: HostOperand =
+                host == HostRegister.none ? layout.register(operand.register) : .register(host)
             if operand.size == 2 { code.byte(0x66) }
             code.encode(
                 wide: false, operand.size == 1 ? 0xC6 : 0xC7, 0, place, forceREX: host >= 4 && host < 8)
@@ -200,7 +202,8 @@ extension Translator {
             default: size = Int(memoryOperand(i).size)
             }
             return emitMemoryOperand(
-                item, size: size, write: write, alignmentMask: i.mnemonic == .cmpxchg16b ? 15 : 0, folds: true)
+                item, size: size, write: write, alignmentMask: i.mnemonic == .cmpxchg16b ? 15 : 0, folds: true
+            )
         }
         guard item.shape.rm == .general else { return .register(0) }
         let operand = i.operand(Int(item.shape.rmOperand))

@@ -25,7 +25,8 @@ extension Translator {
         let wide = i.addressSize == 8
         if i.base == Instruction.ripBase {
             code.load(target, .state(layout.codePage))
-            emitLea(target, base: target, index: HostRegister.none, 0, i.displacement + Int64(nextOffset), wide)
+            emitLea(
+                target, base: target, index: HostRegister.none, 0, i.displacement + Int64(nextOffset), wide)
             return
         }
         var base = HostRegister.none, index = HostRegister.none
@@ -153,7 +154,8 @@ extension Translator {
     /// Emits a stub for a probe that missed.
     mutating func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, pageOffset: Int) {
         if isFolded {
-            code.encode(wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, probe.write ? 8 : 0))
+            code.encode(
+                wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, probe.write ? 8 : 0))
         } else if probe.linear != HostRegister.address {
             code.move(HostRegister.address, probe.linear)
         }

@@ -83,7 +83,8 @@ final class TranslationCache {
         translator.code = code
         guard let entry = translator.translate(block, page: page) else { return false }
         block.b.code = entry
-        precondition(translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
+        precondition(
+            translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
         arena.commit(translator.code)
         blocksTranslated += 1
         guestBytes += Int(block.b.byteLength)

@@ -136,7 +136,11 @@ struct Translator {
         } else {
             for index in 0..<count {
                 let byte = CPU.loadHost(page &+ UInt(offset + index), 1)
-                if index < 8 { low |= byte << UInt64(index * 8) } else { high |= byte << UInt64(index * 8 - 64) }
+                if index < 8 {
+                    low |= byte << UInt64(index * 8)
+                } else {
+                    high |= byte << UInt64(index * 8 - 64)
+                }
             }
         }
         let bytes = InstructionBytes(low: low, high: high, count: count)
@@ -184,7 +188,9 @@ struct Translator {
             if i.operandSize == 2 { treatment = .escape }
         case .accumulator, .divide, .signedDivide, .byteSwap, .exchangeShort:
             if usesHighByte(i) || i.mnemonic == .bswap && i.operandSize == 2 { treatment = .escape }
-            if treatment == .divide || treatment == .signedDivide, i.operand0.size == 1 { treatment = .escape }
+            if treatment == .divide || treatment == .signedDivide, i.operand0.size == 1 {
+                treatment = .escape
+            }
         case .pushFlags: if i.operandSize != 8 { treatment = .escape }
         case .repeatMove, .repeatStore:
             if i.prefixes.isDisjoint(with: [.rep, .repne]) || i.addressSize != 8
