@@ -18,8 +18,8 @@ struct BoardError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together. It knows how to
-/// start over; what runs it is `MachineRunner`.
+/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together; or the micro machine,
+/// a PC without PCI, 8259, 8254 and HPET. It knows how to start over; what runs it is `MachineRunner`.
 final class Board: Sendable {
     let spec: MachineSpec
     let memory: GuestMemory
@@ -28,7 +28,8 @@ final class Board: Sendable {
     let apics: [LocalAPIC]
     let links: [VCPULink]
     let power: ACPIPowerManagement
-    let bridge: PCIHostBridge
+    /// Nil on a board without PCI.
+    let bridge: PCIHostBridge?
     /// Every device, in the order of building: reset, pause and save go through it.
     let devices: [any Device]
     let images: [any DiskImage]
@@ -74,7 +75,8 @@ final class Board: Sendable {
         }
         self.links = links
         apicBus.connect(apics)
-        let pic = PIC8259Pair(context) { asserted in if asserted { links[0].wake() } }
+        let isPC = spec.machineType == .pc
+        let pic = isPC ? PIC8259Pair(context) { asserted in if asserted { links[0].wake() } } : nil
         router.connect(pic: pic, ioapic: ioapic)
         platform.connect(pic: pic, apics: apics)
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
@@ -83,22 +85,31 @@ final class Board: Sendable {
             spec: spec, resources: resources, context: context, platform: platform, power: power,
             eventLoop: eventLoop)
         for entry in deviceCatalog { try entry.build(&assembly) }
-        platform.ports.attach(pic)
+        if let pic { platform.ports.attach(pic) }
         platform.ports.attach(power)
         // After the reset control register, which lies inside the bridge's ports.
-        bridge = PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports)
-        for (index, function) in assembly.virtio.enumerated() {
-            bridge.insert(function.function, slot: 1 + index)
+        bridge = isPC ? PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports) : nil
+        for (index, function) in assembly.functions.enumerated() {
+            bridge?.insert(function.function, slot: 1 + index)
         }
-        devices = apics.map { $0 } + [ioapic, pic, power, bridge] + assembly.devices
+        let chipset: [(any Device)?] = [ioapic, pic, power, bridge]
+        devices = apics.map { $0 } + chipset.compactMap { $0 } + assembly.devices
         serial = assembly.serial
         images = assembly.images
-        platformDescription = Self.describe(spec)
+        platformDescription = Self.describe(spec, assembly.places)
     }
 
-    private static func describe(_ spec: MachineSpec) -> PlatformDescription {
+    private static func describe(
+        _ spec: MachineSpec, _ virtio: [PlatformDescription.VirtioPlace]
+    ) -> PlatformDescription {
         var platform = PlatformDescription(processors: spec.cpuCount)
-        platform.hasKeyboardController = spec.machineType == .pc
+        if spec.machineType == .micro {
+            platform.hasPCI = false
+            platform.hasLegacyController = false
+            platform.hasKeyboardController = false
+            platform.hpetAddress = nil
+            platform.virtio = virtio
+        }
         platform.serialPorts = Array(PlatformDescription.SerialPort.standard.prefix(spec.serialPorts.count))
         platform.powerManagement.timerHas32Bits = true
         return platform
@@ -140,7 +151,7 @@ final class Board: Sendable {
 
     func assignResources() throws(BoardError) {
         do throws(PCIResourceError) {
-            try bridge.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
+            try bridge?.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
         } catch {
             throw BoardError("The PCI devices do not fit: \(error).")
         }

@@ -26,24 +26,28 @@ struct DeviceEntry: Sendable {
 // swift-format-ignore
 let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(ResetControl.kind)  { $0.add(ResetControl($0.context)) },
-    DeviceEntry(PIT8254.kind)  { $0.add(PIT8254($0.context)) },
+    DeviceEntry(PIT8254.kind)  { if $0.isPC { $0.add(PIT8254($0.context)) } },
     DeviceEntry(RTC.kind)  { $0.addClock() },
-    DeviceEntry(HPET.kind)  { $0.addHPET() },
+    DeviceEntry(HPET.kind)  { if $0.isPC { $0.addHPET() } },
     DeviceEntry(PanicNotifier.kind)  { $0.add(PanicNotifier($0.context)) },
     DeviceEntry(POSTPort.kind)  { $0.add(POSTPort($0.context)) },
-    DeviceEntry(I8042.kind)  { if $0.spec.machineType == .pc { $0.add(I8042($0.context)) } },
+    DeviceEntry(I8042.kind)  { if $0.isPC { $0.add(I8042($0.context)) } },
     DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
-    DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
-    DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
+    DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in
+        try board.add(VirtioEntropy(board.context) { Entropy.bytes($0) })
+    },
+    DeviceEntry(VirtioBalloon.kind)  { board throws(BoardError) in try board.add(VirtioBalloon(board.context)) },
 ]
 
 // MARK: Rows that are longer than a line
 
 extension BoardAssembly {
+    /// Has the devices of a PC that the micro machine leaves out.
+    var isPC: Bool { spec.machineType == .pc }
     var hasDebugExit: Bool { spec.options.contains(.debugExit) }
 
     var clockConfiguration: RTC.Configuration {
@@ -91,7 +95,7 @@ extension BoardAssembly {
         let backend = try characterBackend(port, "The console")
         let console = VirtioConsole(context, sink: ConsoleSink(backend)) { backend.receiverHasRoom() }
         backend.start { [weak console] bytes in console?.receive(Array(bytes)) ?? bytes.count }
-        add(VirtioPCI(console), backend)
+        try add(console, backend)
     }
 
     private func characterBackend(
@@ -114,15 +118,14 @@ extension BoardAssembly {
 
     mutating func addDisks() throws(BoardError) {
         for (index, disk) in spec.disks.enumerated() {
+            let image: any DiskImage
             do throws(HostError) {
-                let image = try diskImage(disk, name: "disk\(index)")
-                let block = VirtioBlock(
-                    context, backend: DiskBackend(image),
-                    options: VirtioBlock.Options(serial: "ospite-disk\(index)"))
-                add(VirtioPCI(block), image)
+                image = try diskImage(disk, name: "disk\(index)")
             } catch {
                 throw BoardError("Disk \(index + 1) cannot be used: \(error).")
             }
+            let options = VirtioBlock.Options(serial: "ospite-disk\(index)")
+            try add(VirtioBlock(context, backend: DiskBackend(image), options: options), image)
         }
     }
 

@@ -12,6 +12,8 @@ extension MachineSpec {
     public static let mostSerialPorts = 4
     /// One PCI bus less the devices of the board.
     public static let mostDisks = 24
+    /// Lines of the IOAPIC less those of the micro machine's other devices.
+    public static let mostMicroDisks = 15
     /// Descriptors that one machine may come with.
     public static let mostResources = 96
 
@@ -23,8 +25,10 @@ extension MachineSpec {
         }
         try validateSizes()
         try validateBoot()
-        guard disks.count <= Self.mostDisks else {
-            throw SpecError("A machine has at most \(Self.mostDisks) disks: leave out some --disk options.")
+        let mostDisks = machineType == .micro ? Self.mostMicroDisks : Self.mostDisks
+        guard disks.count <= mostDisks else {
+            throw SpecError(
+                "A \(machineType) machine has at most \(mostDisks) disks: leave out some --disk options.")
         }
         for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
         guard serialPorts.count <= Self.mostSerialPorts else {
