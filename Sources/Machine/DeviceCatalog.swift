@@ -36,10 +36,8 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
-    DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in
-        try board.add(VirtioEntropy(board.context) { Entropy.bytes($0) })
-    },
-    DeviceEntry(VirtioBalloon.kind)  { board throws(BoardError) in try board.add(VirtioBalloon(board.context)) },
+    DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
+    DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
 ]
 
 // MARK: Rows that are longer than a line
@@ -111,6 +109,10 @@ extension BoardAssembly {
             let options = VirtioBlock.Options(serial: "ospite-disk\(index)")
             try add(VirtioBlock(context, backend: DiskBackend(image), options: options), image)
         }
+    }
+
+    mutating func addEntropySource() throws(BoardError) {
+        try add(VirtioEntropy(context) { Entropy.bytes($0) })
     }
 
     /// With an overlay the image itself is only read.
