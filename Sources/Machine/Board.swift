@@ -18,8 +18,9 @@ struct BoardError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together; or the micro machine,
-/// a PC without PCI, 8259, 8254 and HPET. It knows how to start over; what runs it is `MachineRunner`.
+/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together; or the micro
+/// machine, which is one without PCI, 8259, 8254 and HPET. It knows how to start over; what runs it is
+/// `MachineRunner`.
 final class Board: Sendable {
     let spec: MachineSpec
     let memory: GuestMemory

@@ -37,10 +37,8 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
-    DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in
-        try board.add(VirtioEntropy(board.context) { Entropy.bytes($0) })
-    },
-    DeviceEntry(VirtioBalloon.kind)  { board throws(BoardError) in try board.add(VirtioBalloon(board.context)) },
+    DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
+    DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
 ]
 
 // MARK: Rows that are longer than a line
@@ -127,6 +125,10 @@ extension BoardAssembly {
             let options = VirtioBlock.Options(serial: "ospite-disk\(index)")
             try add(VirtioBlock(context, backend: DiskBackend(image), options: options), image)
         }
+    }
+
+    mutating func addEntropySource() throws(BoardError) {
+        try add(VirtioEntropy(context) { Entropy.bytes($0) })
     }
 
     /// With an overlay the image itself is only read.

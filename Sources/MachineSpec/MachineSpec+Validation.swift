@@ -12,7 +12,7 @@ extension MachineSpec {
     public static let mostSerialPorts = 4
     /// One PCI bus less the devices of the board.
     public static let mostDisks = 24
-    /// Lines of the IOAPIC less those of the micro machine's other devices.
+    /// Lines of the IOAPIC less those of the micro machine's other devices; a console takes one of these.
     public static let mostMicroDisks = 15
     /// Descriptors that one machine may come with.
     public static let mostResources = 96
@@ -25,7 +25,8 @@ extension MachineSpec {
         }
         try validateSizes()
         try validateBoot()
-        let mostDisks = machineType == .micro ? Self.mostMicroDisks : Self.mostDisks
+        let mostDisks =
+            machineType == .micro ? Self.mostMicroDisks - (console == nil ? 0 : 1) : Self.mostDisks
         guard disks.count <= mostDisks else {
             throw SpecError(
                 "A \(machineType) machine has at most \(mostDisks) disks: leave out some --disk options.")

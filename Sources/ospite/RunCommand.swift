@@ -30,7 +30,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Guest memory: MiB, or a number with K, M, G or T.")
     var memory = "1G"
 
-    @Option(help: "The board: pc or micro.")
+    @Option(help: "The board: pc, or micro: virtio devices in memory, no PCI and no legacy devices.")
     var machine = "pc"
 
     @Option(help: "A Linux kernel (bzImage or ELF) to boot without firmware.")

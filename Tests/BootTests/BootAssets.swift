@@ -99,7 +99,8 @@ enum BootAssets {
         let fixed = folder + "/fixed"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         try fixedFile.write(to: URL(fileURLWithPath: fixed))
-        let modules = ["virtio_pci", "virtio_blk", "button", "evdev", "ext4"].flatMap { ["--module", $0] }
+        let names = ["virtio_pci", "virtio_mmio", "virtio_blk", "button", "evdev", "ext4"]
+        let modules = names.flatMap { ["--module", $0] }
         try script(
             [
                 "Scripts/make-initramfs", "--output", output, "--init", "Scripts/guest/" + program,

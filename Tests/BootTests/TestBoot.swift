@@ -3,6 +3,8 @@ struct TestBoot {
     var kernel = InstalledKernel.cloud
     /// What the guest does: a name that Scripts/guest/test-init knows.
     var test: String
+    /// pc or micro.
+    var machine = "pc"
     var cpus = 1
     var memory = "256M"
     var disk: String?
@@ -12,7 +14,8 @@ struct TestBoot {
     /// The accelerator is named, so that a host with KVM tests the software CPU, too.
     func arguments() throws -> [String] {
         var arguments = [
-            "--accel", "soft", "--no-reboot", "--stats", "--cpus", "\(cpus)", "--memory", memory,
+            "--accel", "soft", "--machine", machine, "--no-reboot", "--stats", "--cpus", "\(cpus)",
+            "--memory", memory,
             "--kernel", kernel.path, "--initrd", try BootAssets.initialRAMDisk(kernel),
             "--append", "console=ttyS0 quiet panic=-1 ospite.test=\(test) \(words)",
         ]

@@ -37,8 +37,9 @@ enum BoardBench {
     }
 
     /// A board with every device that a machine can have.
-    static func full(at first: Int32) throws -> Board {
+    static func full(_ type: MachineType = .pc, at first: Int32) throws -> Board {
         var spec = try spec()
+        spec.machineType = type
         spec.serialPorts = [.none, .none, .none, .none]
         spec.console = SerialBackend.none
         spec.disks = [

@@ -18,18 +18,30 @@ import VCPUEngine
 
 /// One virtio device of the board, with what the fuzzer needs of it.
 struct FuzzedFunction: Sendable {
-    let function: PCIFunction
+    /// How a guest reaches its registers.
+    enum Transport: Sendable { case pci(PCIFunction), memory(any MemoryMappedDevice) }
+    let transport: Transport
     let link: VirtioLink
     let features: UInt64
 
     private init(known device: VirtioPCI<some VirtioDevice>) {
-        function = device.function
-        link = device.device.link
-        features = device.device.features | VirtioFeature.transport
+        self.init(.pci(device.function), device.device)
     }
 
-    init?(_ device: any VirtioFunction) {
+    private init(known device: VirtioMMIO<some VirtioDevice>) { self.init(.memory(device), device.device) }
+
+    private init(_ transport: Transport, _ device: some VirtioDevice) {
+        self.transport = transport
+        link = device.link
+        features = device.features | VirtioFeature.transport
+    }
+
+    init?(_ device: any Device) {
         switch device {
+        case let disk as VirtioMMIO<VirtioBlock>: self.init(known: disk)
+        case let generator as VirtioMMIO<VirtioEntropy>: self.init(known: generator)
+        case let balloon as VirtioMMIO<VirtioBalloon>: self.init(known: balloon)
+        case let console as VirtioMMIO<VirtioConsole>: self.init(known: console)
         case let disk as VirtioPCI<VirtioBlock>: self.init(known: disk)
         case let generator as VirtioPCI<VirtioEntropy>: self.init(known: generator)
         case let balloon as VirtioPCI<VirtioBalloon>: self.init(known: balloon)
@@ -37,6 +49,44 @@ struct FuzzedFunction: Sendable {
         default: return nil
         }
     }
+
+    var function: PCIFunction? { if case .pci(let function) = transport { function } else { nil } }
+
+    /// Writes a register that `CommonRegister` names, wherever the transport has it.
+    func write(_ register: Int, _ width: AccessWidth, _ value: UInt64) {
+        switch transport {
+        case .pci(let function):
+            function.write(region: VirtioBAR.registers, offset: UInt64(register), width: width, value: value)
+        case .memory(let device):
+            guard let place = Self.places[register] else { return }
+            device.write(region: 0, offset: place, width: .dword, value: value & 0xFFFF_FFFF)
+            guard width == .qword else { return }
+            device.write(region: 0, offset: place + 4, width: .dword, value: value >> 32)
+        }
+    }
+
+    func kick(_ queue: Int) {
+        switch transport {
+        case .pci:
+            write(Int(VirtioBAR.notify) + queue * Int(VirtioBAR.notifyMultiplier), .word, UInt64(queue))
+        case .memory(let device):
+            device.write(region: 0, offset: MMIORegister.queueNotify, width: .dword, value: UInt64(queue))
+        }
+    }
+
+    private static let places: [Int: UInt64] = [
+        CommonRegister.deviceFeatureSelect: MMIORegister.deviceFeatureSelect,
+        CommonRegister.driverFeatureSelect: MMIORegister.driverFeatureSelect,
+        CommonRegister.driverFeature: MMIORegister.driverFeatures,
+        CommonRegister.deviceStatus: MMIORegister.status,
+        CommonRegister.queueSelect: MMIORegister.queueSelect,
+        CommonRegister.queueSize: MMIORegister.queueSize,
+        CommonRegister.queueEnable: MMIORegister.queueReady,
+        CommonRegister.queueDescriptors: MMIORegister.queueDescriptorsLow,
+        CommonRegister.queueDriver: MMIORegister.queueDriverLow,
+        CommonRegister.queueDevice: MMIORegister.queueDeviceLow,
+        CommonRegister.queueReset: MMIORegister.queueReset,
+    ]
 }
 
 /// A whole board as a machine's process builds it: two vCPUs that nobody runs, serial lines, two disks, one
@@ -72,7 +122,7 @@ final class FuzzedBoard: Sendable {
         }
     }
 
-    init() throws {
+    init(_ type: MachineType = .pc) throws {
         let kernel = try Descriptor.memory("kernel", size: 0)
         try kernel.write(Self.kernelFile, at: 0)
         disk = try Descriptor.memory("disk", size: Self.diskSize)
@@ -84,6 +134,7 @@ final class FuzzedBoard: Sendable {
         serialInput = inputWriter
         serialOutput = outputReader
         var spec = MachineSpec(name: try MachineName("fuzz"), uuid: .random())
+        spec.machineType = type
         spec.cpuCount = 2
         spec.memory = MemorySize(bytes: Self.ram)
         spec.options = [.debugExit]
@@ -101,10 +152,16 @@ final class FuzzedBoard: Sendable {
         board = try Board(
             spec: spec, resources: MachineResources(count: 256), tscFrequency: 1_000_000_000,
             report: { events.note($0) })
-        console = board.devices.compactMap { $0 as? VirtioPCI<VirtioConsole> }[0].device
         devices = board.devices
-        functions = devices.compactMap { ($0 as? any VirtioFunction).flatMap { FuzzedFunction($0) } }
-        balloon = devices.compactMap { $0 as? VirtioPCI<VirtioBalloon> }[0].device
+        functions = devices.compactMap { FuzzedFunction($0) }
+        console =
+            devices.compactMap {
+                ($0 as? VirtioPCI<VirtioConsole>)?.device ?? ($0 as? VirtioMMIO<VirtioConsole>)?.device
+            }[0]
+        balloon =
+            devices.compactMap {
+                ($0 as? VirtioPCI<VirtioBalloon>)?.device ?? ($0 as? VirtioMMIO<VirtioBalloon>)?.device
+            }[0]
         engine = SoftEngine(memory: board.memory, vcpuCount: 2, tscFrequency: 1_000_000_000)
         var vcpus: [any VCPU] = []
         for index in 0..<2 {

@@ -86,7 +86,9 @@ struct BusFuzzer {
         case 8: return 0xFFFF_FFFF &- UInt64(random.below(16))
         case 9: return FuzzedQueue.firstArea &+ UInt64(random.below(20)) * 0x1_0000
         case 10, 11:
-            let function = target.functions[random.below(target.functions.count)].function
+            guard let function = target.functions[random.below(target.functions.count)].function else {
+                return MicroBoard.virtioAddress &+ UInt64(random.below(0x5010))
+            }
             let bar = random.chance(2) ? VirtioBAR.msix : VirtioBAR.registers
             return (function.decodedAddress(ofBAR: bar) ?? 0) &+ UInt64(random.below(0x4010))
         default: return random.next() >> UInt64(random.below(64))
@@ -110,7 +112,7 @@ struct BusFuzzer {
     // MARK: PCI configuration
 
     private mutating func configurePCI() {
-        let present = target.board.bridge.functions
+        guard let present = target.board.bridge?.functions else { return accessMemory() }
         let place = present[random.below(present.count)]
         let slot = random.chance(10) ? random.below(32) : place.slot
         let number = random.chance(10) ? random.below(8) : 0
