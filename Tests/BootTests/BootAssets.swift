@@ -99,7 +99,9 @@ enum BootAssets {
         let fixed = folder + "/fixed"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         try fixedFile.write(to: URL(fileURLWithPath: fixed))
-        let modules = ["virtio_pci", "virtio_blk", "button", "evdev", "ext4"].flatMap { ["--module", $0] }
+        let modules = ["virtio_pci", "virtio_blk", "virtio_console", "button", "evdev", "ext4"].flatMap {
+            ["--module", $0]
+        }
         try script(
             [
                 "Scripts/make-initramfs", "--output", output, "--init", "Scripts/guest/" + program,
