@@ -122,13 +122,17 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         [
             "vCPU \(index): \(cpu.s.instructionCount) instructions, \(cache.blocksBuilt) blocks decoded,"
                 + " cache emptied \(cache.flushes) times,"
-                + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills"
+                + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills,"
+                + " \(cpu.s.endsInMemory) interrupts ended in memory"
         ]
     }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
 
-    public func state() -> VCPUState { cpu.saveState() }
+    public func state() -> VCPUState {
+        cpu.settleEndOfInterrupt()
+        return cpu.saveState()
+    }
 
     public func load(_ state: VCPUState) {
         cpu.loadState(state)
