@@ -72,8 +72,8 @@ public struct DiskSpec: Equatable, Sendable {
     }
 }
 
-/// The host's end of a serial port or of the virtio console. The descriptors may be shared with other programs: nobody sets
-/// `O_NONBLOCK` on them.
+/// The host's end of a serial port or of the virtio console. The descriptors may be shared with other
+/// programs: nobody sets `O_NONBLOCK` on them.
 public enum SerialBackend: Equatable, Sendable {
     /// The port exists and nothing is connected.
     case none

@@ -29,7 +29,8 @@ struct MachineRequest {
             console = try command.console.map { text throws(SpecError) in
                 try SerialOption(parsing: text, option: "--console")
             }
-            let given = command.serial.isEmpty ? [console == .standardStreams ? "none" : "stdio"] : command.serial
+            let first = console == .standardStreams ? "none" : "stdio"
+            let given = command.serial.isEmpty ? [first] : command.serial
             serial = try given.map { text throws(SpecError) in try SerialOption(parsing: text) }
             guard (serial + [console]).count(where: { $0 == .standardStreams }) <= 1 else {
                 throw SpecError(

@@ -99,7 +99,9 @@ enum BootAssets {
         let fixed = folder + "/fixed"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         try fixedFile.write(to: URL(fileURLWithPath: fixed))
-        let names = ["virtio_pci", "virtio_mmio", "virtio_blk", "button", "evdev", "ext4"]
+        let names = [
+            "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "button", "evdev", "ext4",
+        ]
         let modules = names.flatMap { ["--module", $0] }
         try script(
             [
