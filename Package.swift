@@ -46,6 +46,7 @@ let package = Package(
         // Floor 3: devices.
         library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout", "VCPUEngine"]),
         library("PCIBus", ["DeviceModel", "ByteLayout"]),
+        library("Q35Chipset", ["PCIBus", "DeviceModel", "GuestMemory"]),
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
         library("CharacterBackends", ["LinuxHost"]),
@@ -61,7 +62,7 @@ let package = Package(
             "Machine",
             [
                 "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
-                "PCIBus", "VirtioDevices",
+                "PCIBus", "Q35Chipset", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
         // Floor 6: programs.
@@ -94,7 +95,7 @@ let package = Package(
         .testTarget(
             name: "DeviceTests",
             dependencies: [
-                "ChipsetDevices", "PCIBus", "Virtio", "VirtioDevices", "Machine", "TestKit", "StateCodec",
+                "ChipsetDevices", "PCIBus", "Q35Chipset", "Virtio", "VirtioDevices", "Machine", "TestKit", "StateCodec",
                 "LinuxHost", "MachineControl", "MachineSpec",
             ],
             swiftSettings: plain),

@@ -9,7 +9,9 @@ internal import LinuxHost
 internal import MachineControl
 internal import MachineSpec
 internal import PCIBus
+internal import Q35Chipset
 internal import VCPUEngine
+internal import X86Architecture
 
 /// Why a machine cannot be built: one plain sentence.
 struct BoardError: Error, CustomStringConvertible {
@@ -33,7 +35,8 @@ final class Board: Sendable {
     let images: [any DiskImage]
     let serial: [any CharacterBackend]
     let eventLoop: EventLoop
-    private let platformDescription: PlatformDescription
+    /// What the tables say; with firmware, where the firmware put ECAM is added when it reads them.
+    let platformDescription: PlatformDescription
     private let kernel: Descriptor?
     private let initialRAMDisk: Descriptor?
 
@@ -48,8 +51,9 @@ final class Board: Sendable {
         self.spec = spec
         kernel = spec.boot.map { Descriptor(adopting: resources[$0.kernel]) }
         initialRAMDisk = spec.boot?.initialRAMDisk.map { Descriptor(adopting: resources[$0]) }
+        let firmware = try FirmwareImage(spec, resources)
         do throws(HostError) {
-            memory = try GuestMemory(GuestMemory.pcLayout(ram: spec.memory.bytes & ~0xFFF))
+            memory = try GuestMemory(Self.memoryLayout(spec, firmware))
             clock = try HostClock()
             eventLoop = try EventLoop(name: "devices")
         } catch {
@@ -74,22 +78,41 @@ final class Board: Sendable {
         let pic = PIC8259Pair(context) { asserted in if asserted { links[0].wake() } }
         router.connect(pic: pic, ioapic: ioapic)
         platform.connect(pic: pic, apics: apics)
+        let platformDescription = Self.describe(spec)
+        self.platformDescription = platformDescription
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
         power = ACPIPowerManagement(context)
         var assembly = BoardAssembly(
-            spec: spec, resources: resources, context: context, platform: platform, eventLoop: eventLoop)
+            spec: spec, resources: resources, context: context, platform: platform, eventLoop: eventLoop,
+            tables: BoardTables(platformDescription, Self.systemDescription(spec, memory)))
         for entry in deviceCatalog { try entry.build(&assembly) }
         platform.ports.attach(pic)
         platform.ports.attach(power)
         // After the reset control register, which lies inside the bridge's ports.
-        bridge = PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports)
+        let shadow = try firmware?.install(in: memory)
+        bridge = Self.makeBridge(context, platform, shadow)
+        assembly.tables.connect(bridge)
         for (index, function) in assembly.virtio.enumerated() {
             bridge.insert(function.function, slot: 1 + index)
         }
-        devices = apics.map { $0 } + [ioapic, pic, power, bridge] + assembly.devices
+        for place in assembly.functions {
+            bridge.insert(place.function, slot: place.slot, function: place.number)
+        }
+        // The shadow memory comes before the bridge, which decides what it shows.
+        let chipset: [any Device] = [ioapic, pic, power] + (shadow.map { [$0] } ?? []) + [bridge]
+        devices = apics.map { $0 } + chipset + assembly.devices
         serial = assembly.serial
         images = assembly.images
-        platformDescription = Self.describe(spec)
+    }
+
+    private static func makeBridge(
+        _ context: DeviceContext, _ platform: BoardPlatform, _ shadow: ShadowMemory?
+    ) -> PCIHostBridge {
+        guard let shadow else {
+            return PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports)
+        }
+        return MemoryControllerHub.makeBridge(
+            context: context, mmio: platform.mmio, portBus: platform.ports, shadow: shadow)
     }
 
     private static func describe(_ spec: MachineSpec) -> PlatformDescription {
@@ -103,11 +126,13 @@ final class Board: Sendable {
     // MARK: Start and reset
 
     /// The state after power-on: devices reset, PCI resources assigned, tables and kernel in memory.
-    /// Returns the state of the boot processor.
-    func powerOn() throws(BoardError) -> BootPlan {
+    /// Returns the state of the boot processor. With firmware that is the processor's own, and the rest is the
+    /// firmware's business.
+    func powerOn() throws(BoardError) -> VCPUState {
         for device in devices { device.reset() }
+        if spec.firmware != nil { return VCPUState() }
         guard let boot = spec.boot, let kernelBytes = try Self.contents(kernel, "kernel") else {
-            throw BoardError("There is nothing to boot: this version starts kernels; use --kernel.")
+            throw BoardError("There is nothing to boot: use --firmware or --kernel.")
         }
         do throws(PCIResourceError) {
             try bridge.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
@@ -116,10 +141,8 @@ final class Board: Sendable {
         }
         let tables: PlacedFirmwareTables
         do throws(FirmwareTableError) {
-            let system = SystemDescription(
-                uuid: spec.uuid.bytes, ram: memory.regions.map { $0.start..<$0.end },
-                processors: spec.cpuCount)
-            tables = try FirmwareTableArea.place(platformDescription, system, in: memory)
+            tables = try FirmwareTableArea.place(
+                platformDescription, Self.systemDescription(spec, memory), in: memory)
         } catch {
             throw BoardError("The firmware tables cannot be placed: \(error).")
         }
@@ -128,14 +151,14 @@ final class Board: Sendable {
             commandLine: boot.commandLine)
         request.rsdp = tables.rsdp
         do throws(BootError) {
-            return try KernelImage.load(request, into: memory)
+            return try KernelImage.load(request, into: memory).state
         } catch {
             throw BoardError("\(error)")
         }
     }
 
     /// The whole of a file; nil stays nil for a file that there is not.
-    private static func contents(_ file: Descriptor?, _ what: String) throws(BoardError) -> [UInt8]? {
+    static func contents(_ file: Descriptor?, _ what: String) throws(BoardError) -> [UInt8]? {
         guard let file else { return nil }
         do throws(HostError) {
             let size = try file.facts().size

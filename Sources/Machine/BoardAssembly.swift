@@ -21,11 +21,15 @@ struct BoardAssembly {
     private(set) var virtio: [any VirtioFunction] = []
     private(set) var serial: [any CharacterBackend] = []
     private(set) var images: [any DiskImage] = []
+    /// Functions with a place of their own on the PCI bus.
+    private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
+    let tables: BoardTables
 
     init(
         spec: MachineSpec, resources: MachineResources, context: DeviceContext, platform: BoardPlatform,
-        eventLoop: EventLoop
+        eventLoop: EventLoop, tables: BoardTables
     ) {
+        self.tables = tables
         self.spec = spec
         self.resources = resources
         self.context = context
@@ -47,6 +51,11 @@ struct BoardAssembly {
 
     mutating func add(_ device: some MemoryMappedDevice, at address: UInt64, size: UInt64) {
         platform.mmio.map(device, at: address, size: size)
+        devices.append(device)
+    }
+
+    mutating func add(_ device: some Device, _ function: PCIFunction, slot: Int, number: Int = 0) {
+        functions.append((function, slot, number))
         devices.append(device)
     }
 

@@ -5,6 +5,7 @@ internal import DiskImages
 internal import FirmwareTables
 internal import LinuxHost
 internal import MachineSpec
+internal import Q35Chipset
 internal import Virtio
 internal import VirtioDevices
 
@@ -34,6 +35,9 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(I8042.kind)  { if $0.spec.machineType == .pc { $0.add(I8042($0.context)) } },
     DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
+    DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
+    DeviceEntry(FirmwareConfig.kind)  { board throws(BoardError) in try board.addFirmwareConfig() },
+    DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
     DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
@@ -46,9 +50,11 @@ extension BoardAssembly {
     var hasDebugExit: Bool { spec.options.contains(.debugExit) }
 
     var clockConfiguration: RTC.Configuration {
-        let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
+        let ram = Board.memoryRanges(memory)
         return RTC.Configuration(
-            memoryBelow4GiB: memory.ramSize - above, memoryAbove4GiB: above, processorCount: spec.cpuCount)
+            memoryBelow4GiB: ram[0].upperBound,
+            memoryAbove4GiB: ram.dropFirst().reduce(0) { $0 + UInt64($1.count) },
+            processorCount: spec.cpuCount)
     }
 
     /// In legacy replacement mode it takes the lines of the PIT and the clock.

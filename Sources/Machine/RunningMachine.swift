@@ -105,12 +105,12 @@ final class RunningMachine {
     /// Devices and vCPUs as after power-on, kernel loaded; every vCPU is held.
     private func powerOn() throws(BoardError) {
         for thread in threads { thread.waitUntilHeld() }
-        let plan = try board.powerOn()
+        let start = try board.powerOn()
         engine.clockBegins()
         // The guest's time-stamp counters start near zero, all at one value: they must never differ.
         let tscOffset = 0 &- TimeStampCounter.now
         for (index, thread) in threads.enumerated() {
-            var state = index == 0 ? plan.state : VCPUState()
+            var state = index == 0 ? start : VCPUState()
             state.tscOffset = tscOffset
             state.activity = index == 0 ? .running : .waitingForStartup
             thread.restart(state)

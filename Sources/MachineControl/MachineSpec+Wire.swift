@@ -18,6 +18,7 @@ extension MachineSpec {
         writer.put(boot?.kernel)
         writer.put(boot?.initialRAMDisk)
         writer.put(boot?.commandLine ?? "")
+        firmware.write(to: &writer)
         writer.put(UInt8(clamping: disks.count))
         for disk in disks { disk.write(to: &writer) }
         writer.put(UInt8(clamping: serialPorts.count))
@@ -47,6 +48,7 @@ extension MachineSpec {
         sandbox = try reader.takeCase(of: SandboxMode.self)
         kvm = try reader.takeResource()
         boot = try Self.takeBoot(&reader)
+        firmware = try FirmwareSpec?(reading: &reader)
         for _ in 0..<(try reader.takeCount(atMost: Self.mostDisks)) {
             disks.append(try DiskSpec(reading: &reader))
         }
@@ -66,6 +68,26 @@ extension MachineSpec {
             return nil
         }
         return KernelBoot(kernel: kernel, initialRAMDisk: initialRAMDisk, commandLine: commandLine)
+    }
+}
+
+extension FirmwareSpec? {
+    fileprivate func write(to writer: inout WireWriter) {
+        writer.put(self?.image)
+        guard let firmware = self else { return }
+        writer.put(firmware.kind.rawValue)
+        writer.put(firmware.log)
+        writer.put(UInt8(firmware.hasBootMenu ? 1 : 0))
+    }
+
+    fileprivate init(reading reader: inout WireReader) throws(WireError) {
+        guard let image = try reader.takeResource() else {
+            self = nil
+            return
+        }
+        self = FirmwareSpec(
+            kind: try reader.takeCase(of: FirmwareKind.self), image: image, log: try reader.takeResource(),
+            hasBootMenu: try reader.takeFlag())
     }
 }
 

@@ -7,6 +7,9 @@ public struct DiskOption: Equatable, Sendable {
     public var isReadOnly = false
     public var isSnapshot = false
 
+    /// A raw image on a virtio disk.
+    public init(path: String) { self.path = path }
+
     public init(parsing text: String) throws(SpecError) {
         var fields = Self.fields(of: text)
         path = fields.removeFirst()

@@ -51,6 +51,12 @@ extension MachineSpec {
     }
 
     private func validateBoot() throws(SpecError) {
+        guard firmware == nil || machineType == .pc else {
+            throw SpecError("--machine micro has no firmware: use --machine pc.")
+        }
+        guard firmware == nil || boot == nil else {
+            throw SpecError("--firmware and --kernel are two ways to boot: give one of them.")
+        }
         guard let boot else { return }
         guard boot.commandLine.utf8.count <= Self.longestCommandLine else {
             throw SpecError("--append is too long: Linux takes at most \(Self.longestCommandLine) bytes.")
@@ -95,7 +101,9 @@ extension MachineSpec {
 
     /// All descriptors that the description names.
     public var resourceIndices: [ResourceIndex] {
-        var all: [ResourceIndex?] = [kvm, boot?.kernel, boot?.initialRAMDisk]
+        var all: [ResourceIndex?] = [
+            kvm, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.log,
+        ]
         for disk in disks { all += [disk.image, disk.overlay] }
         for port in serialPorts {
             switch port {

@@ -42,6 +42,31 @@ public struct KernelBoot: Equatable, Sendable {
     }
 }
 
+/// Which firmware a machine starts.
+public enum FirmwareKind: UInt8, Sendable, CaseIterable {
+    /// A PC BIOS in one ROM: SeaBIOS.
+    case bios = 0
+}
+
+/// The firmware that a machine starts, as an image of its ROM.
+public struct FirmwareSpec: Equatable, Sendable {
+    public var kind: FirmwareKind
+    public var image: ResourceIndex
+    /// Takes what the firmware says about itself.
+    public var log: ResourceIndex?
+    /// The firmware waits for a key and offers its boot menu.
+    public var hasBootMenu: Bool
+
+    public init(
+        kind: FirmwareKind = .bios, image: ResourceIndex, log: ResourceIndex? = nil, hasBootMenu: Bool = false
+    ) {
+        self.kind = kind
+        self.image = image
+        self.log = log
+        self.hasBootMenu = hasBootMenu
+    }
+}
+
 /// The bytes of a disk on the host.
 public enum DiskFormat: UInt8, Sendable, CaseIterable { case raw = 0, qcow2, vmdk, vdi, vhd, vhdx }
 
@@ -120,6 +145,7 @@ public struct MachineSpec: Equatable, Sendable {
     public var memory = MemorySize.mebibytes(1024)
     public var machineType: MachineType = .pc
     public var boot: KernelBoot?
+    public var firmware: FirmwareSpec?
     public var disks: [DiskSpec] = []
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []

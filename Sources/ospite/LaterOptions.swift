@@ -3,20 +3,11 @@ internal import ArgumentParser
 /// Options whose names are settled and that this version does not have yet: each is refused by name, so that
 /// nobody runs a machine that lacks what was asked for.
 struct LaterOptions: ParsableArguments {
-    @Argument(help: .hidden)
-    var image: String?
-
-    @Option(help: .hidden)
-    var firmware: String?
-
     @Option(help: .hidden)
     var uefiVars: String?
 
     @Option(help: .hidden)
     var boot: String?
-
-    @Flag(help: .hidden)
-    var bootMenu = false
 
     @Option(help: .hidden)
     var cdrom: [String] = []
@@ -38,11 +29,10 @@ struct LaterOptions: ParsableArguments {
 
     /// The sentence for the first option that is not there yet.
     var refusal: String? {
-        let firmwareAdvice = "this version has no firmware yet: boot a Linux kernel with --kernel instead."
-        if let image { return "\(image) cannot be booted: \(firmwareAdvice)" }
-        if firmware != nil { return "--firmware cannot be used: \(firmwareAdvice)" }
-        if uefiVars != nil { return "--uefi-vars cannot be used: \(firmwareAdvice)" }
-        if boot != nil || bootMenu { return "--boot and --boot-menu cannot be used: \(firmwareAdvice)" }
+        if uefiVars != nil { return "This version has no UEFI yet: leave out --uefi-vars." }
+        if boot != nil {
+            return "This version boots the disks in the order in which they are given: leave out --boot."
+        }
         if !cdrom.isEmpty {
             return "This version has no CD drives yet: give the image as --disk FILE,readonly instead."
         }

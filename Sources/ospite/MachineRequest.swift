@@ -11,18 +11,22 @@ struct MachineRequest {
     private let initialRAMDisk: String?
     private let commandLine: String
     private let isSnapshot: Bool
+    private let starting: FirmwareOptions
+    private let usesFirmware: Bool
 
     init(_ command: RunCommand) throws(RunFailure) {
         if let refusal = command.later.refusal { throw .usage(refusal) }
-        guard command.kernel != nil || command.idle else {
-            throw .usage("There is nothing to boot: give a Linux kernel with --kernel.")
-        }
+        starting = command.starting
+        usesFirmware = try Self.usesFirmware(command)
         guard command.kernel != nil || (command.initrd == nil && command.append == nil) else {
             throw .usage("--initrd and --append go with --kernel.")
         }
         do throws(SpecError) {
             spec = try Self.spec(command)
-            disks = try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) }
+            let image = command.starting.image.map { DiskOption(path: $0) }
+            disks =
+                (image.map { [$0] } ?? [])
+                + (try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) })
             let given = command.serial.isEmpty ? ["stdio"] : command.serial
             serial = try given.map { text throws(SpecError) in try SerialOption(parsing: text) }
             guard serial.count(where: { $0 == .standardStreams }) <= 1 else {
@@ -36,6 +40,24 @@ struct MachineRequest {
         commandLine = command.append ?? ""
         isSnapshot = command.snapshot
         try checkCounts()
+    }
+
+    /// A machine without a kernel starts its firmware.
+    private static func usesFirmware(_ command: RunCommand) throws(RunFailure) -> Bool {
+        let starting = command.starting
+        if let name = starting.firmware, name != "bios" {
+            throw .usage("--firmware '\(name)' is unknown: this version has bios.")
+        }
+        let asksForFirmware =
+            starting.image != nil || starting.firmware != nil || starting.bootMenu
+            || starting.firmwareLog != nil
+        guard command.kernel == nil || !asksForFirmware else {
+            throw .usage("IMAGE, --firmware and --boot-menu do not go with --kernel: choose one way to boot.")
+        }
+        guard command.kernel != nil || command.idle || asksForFirmware || !command.disk.isEmpty else {
+            throw .usage("There is nothing to boot: give an IMAGE or a --disk, or a kernel with --kernel.")
+        }
+        return command.kernel == nil && !command.idle
     }
 
     /// Wrong usage is found before any file is created or emptied.
@@ -64,6 +86,12 @@ struct MachineRequest {
                 try files.addFile(path, option: "--initrd")
             }
             opened.boot = KernelBoot(kernel: image, initialRAMDisk: initial, commandLine: commandLine)
+        }
+        if usesFirmware {
+            opened.firmware = FirmwareSpec(
+                image: try files.addFirmware(FirmwareOptions.biosImage, package: "seabios"),
+                log: try starting.firmwareLog.map { path throws(RunFailure) in try files.addLog(path) },
+                hasBootMenu: starting.bootMenu)
         }
         opened.disks = try disks.map { disk throws(RunFailure) in
             try files.addDisk(disk, snapshot: isSnapshot)

@@ -31,6 +31,27 @@ struct OpenedFiles {
         }
     }
 
+    /// An image that a package of the host's distribution has put there.
+    mutating func addFirmware(_ path: String, package: String) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            return add(try Descriptor.open(path, flags: O_RDONLY | Self.carefully))
+        } catch {
+            throw .host("The firmware cannot be used: \(error). On Debian, install the package \(package).")
+        }
+    }
+
+    /// A file that is written from its beginning.
+    mutating func addLog(_ path: String) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            let file = try Descriptor.open(
+                path, flags: O_WRONLY | O_CREAT | O_TRUNC | Self.carefully, mode: 0o666)
+            try file.setNonBlocking(false)
+            return add(file)
+        } catch {
+            throw .host("--firmware-log cannot be used: \(error). Give a path that you may write.")
+        }
+    }
+
     /// A disk image or a block device, locked against other machines.
     mutating func addDisk(_ option: DiskOption, snapshot: Bool) throws(RunFailure) -> DiskSpec {
         let keepsImage = option.isReadOnly || option.isSnapshot || snapshot

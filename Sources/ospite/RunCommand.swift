@@ -75,6 +75,8 @@ struct RunCommand: ParsableCommand {
     @Flag(help: .private)
     var idle = false
 
+    @OptionGroup var starting: FirmwareOptions
+
     @OptionGroup var later: LaterOptions
 
     func run() throws {

@@ -160,9 +160,8 @@ final class FuzzedBoard: Sendable {
     /// As `RunningMachine` does it when the guest asks for a reset. The boot processor is ready to run.
     func reset() throws {
         for device in devices { device.pause() }
-        let plan = try board.powerOn()
+        var state = try board.powerOn()
         devices.last?.reset()
-        var state = plan.state
         state.activity = .running
         vcpus[0].load(state)
         for device in devices { device.resume() }
