@@ -46,6 +46,7 @@ let package = Package(
         // Floor 3: devices.
         library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout", "VCPUEngine"]),
         library("PCIBus", ["DeviceModel", "ByteLayout"]),
+        library("DisplayDevices", ["PCIBus", "DeviceModel", "LinuxHost"]),
         library("Q35Chipset", ["PCIBus", "DeviceModel", "GuestMemory"]),
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
@@ -62,7 +63,7 @@ let package = Package(
             "Machine",
             [
                 "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
-                "PCIBus", "Q35Chipset", "VirtioDevices",
+                "PCIBus", "Q35Chipset", "DisplayDevices", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
         // Floor 6: programs.
@@ -95,8 +96,8 @@ let package = Package(
         .testTarget(
             name: "DeviceTests",
             dependencies: [
-                "ChipsetDevices", "PCIBus", "Q35Chipset", "Virtio", "VirtioDevices", "Machine", "TestKit", "StateCodec",
-                "LinuxHost", "MachineControl", "MachineSpec",
+                "ChipsetDevices", "PCIBus", "Q35Chipset", "DisplayDevices", "Virtio", "VirtioDevices",
+                "Machine", "TestKit", "StateCodec", "LinuxHost", "MachineControl", "MachineSpec",
             ],
             swiftSettings: plain),
         .testTarget(

@@ -2,7 +2,8 @@ public import DeviceModel
 import Synchronization
 
 /// The fixed ACPI hardware (ACPI 6.5 §4.8): PM1a event block at 600h, PM1a control at 604h, PM timer at 608h,
-/// GPE0 block of 2 + 2 bytes at 620h, SMI enable and status at 630h, and the SMI command port B2h that switches ACPI mode on and off.
+/// GPE0 block of 2 + 2 bytes at 620h, SMI enable and status at 630h, and the SMI command port B2h that
+/// switches ACPI mode on and off.
 /// The system control interrupt is line 9, level-triggered.
 ///
 /// Confinement: any thread.

@@ -126,8 +126,8 @@ final class Board: Sendable {
     // MARK: Start and reset
 
     /// The state after power-on: devices reset, PCI resources assigned, tables and kernel in memory.
-    /// Returns the state of the boot processor. With firmware that is the processor's own, and the rest is the
-    /// firmware's business.
+    /// Returns the state of the boot processor. With firmware that is the processor's own after a reset, and
+    /// the rest is the firmware's business.
     func powerOn() throws(BoardError) -> VCPUState {
         for device in devices { device.reset() }
         if spec.firmware != nil { return VCPUState() }

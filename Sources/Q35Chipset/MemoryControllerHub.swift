@@ -2,9 +2,9 @@ public import DeviceModel
 public import PCIBus
 internal import Synchronization
 
-/// The host bridge of Intel's Q35 chipset at 0:0.0 (data sheet 316966 §5.1), as far as firmware uses it: where
-/// ECAM is, and what the addresses from C0000h to FFFFFh show. It says that it is in a virtual machine by its
-/// subsystem, as SeaBIOS and OVMF expect. There is no SMRAM: its registers hold what is written.
+/// The host bridge of Intel's Q35 chipset at 0:0.0 (data sheet 316966 §5.1), as far as firmware uses it:
+/// where ECAM is, and what the addresses from C0000h to FFFFFh show. It says that it is in a virtual machine
+/// by its subsystem, as SeaBIOS and OVMF expect. There is no SMRAM: its registers hold what is written.
 ///
 /// Confinement: any thread. Its lock comes before the function's, the bus's and the shadow memory's.
 public final class MemoryControllerHub: PCIFunctionHandler {

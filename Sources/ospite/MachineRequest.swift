@@ -70,6 +70,7 @@ struct MachineRequest {
         if kernel != nil {
             rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
         }
+        if usesFirmware { rehearsal.firmware = FirmwareSpec(image: ResourceIndex(0)) }
         do throws(SpecError) {
             try rehearsal.validate(resourceCount: MachineSpec.mostResources)
         } catch {

@@ -72,9 +72,10 @@ final class FuzzedBoard: Sendable {
         }
     }
 
-    init() throws {
-        let kernel = try Descriptor.memory("kernel", size: 0)
-        try kernel.write(Self.kernelFile, at: 0)
+    /// With firmware instead of a kernel it is the board of a PC.
+    init(hasFirmware: Bool = false) throws {
+        let code = try Descriptor.memory("code", size: 0)
+        try code.write(hasFirmware ? Self.firmwareFile : Self.kernelFile, at: 0)
         disk = try Descriptor.memory("disk", size: Self.diskSize)
         let readOnly = try Descriptor.memory("read-only disk", size: Self.diskSize)
         let (input, inputWriter) = try Descriptor.pipe()
@@ -87,7 +88,11 @@ final class FuzzedBoard: Sendable {
         spec.cpuCount = 2
         spec.memory = MemorySize(bytes: Self.ram)
         spec.options = [.debugExit]
-        spec.boot = KernelBoot(kernel: try Self.resource(kernel), commandLine: "fuzz")
+        if hasFirmware {
+            spec.firmware = FirmwareSpec(image: try Self.resource(code))
+        } else {
+            spec.boot = KernelBoot(kernel: try Self.resource(code), commandLine: "fuzz")
+        }
         spec.disks = [
             DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
             DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
@@ -130,6 +135,13 @@ final class FuzzedBoard: Sendable {
             throw HostError("finding a free descriptor", code: EMFILE)
         }
         return ResourceIndex(index)
+    }
+
+    /// A ROM whose last bytes are real-mode code: `mov al, 2Ah; out F4h, al; hlt`, then a jump back.
+    private static var firmwareFile: [UInt8] {
+        let code: [UInt8] = [0xB0, UInt8(signOfLife), 0xE6, 0xF4, 0xF4, 0xEB, 0xF9]
+        let rom = [UInt8](repeating: 0xF4, count: 0x1_0000 - 16) + code
+        return rom + [UInt8](repeating: 0, count: 0x1_0000 - rom.count)
     }
 
     /// A PVH kernel of 32-bit code: `mov al, 2Ah; mov dx, F4h; out dx, al; hlt`, then a jump back.

@@ -21,13 +21,19 @@ import Testing
         try walk(.buses, rounds: rounds(300_000), seed: seed(0xB05))
     }
 
+    @Test func `a guest that does anything to a machine with firmware cannot stop it`() throws {
+        try walk(.buses, rounds: rounds(150_000), seed: seed(0xB105), hasFirmware: true)
+    }
+
     @Test func `a guest that builds impossible queues cannot stop the machine`() throws {
         try walk(.queues, rounds: rounds(100_000), seed: seed(0x9E0E))
     }
 
     /// One walk on one thread, with resets and saved states on the way.
-    private func walk(_ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64) throws {
-        let target = try FuzzedBoard()
+    private func walk(
+        _ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64, hasFirmware: Bool = false
+    ) throws {
+        let target = try FuzzedBoard(hasFirmware: hasFirmware)
         defer { target.close() }
         #expect(try target.boots())
         var fuzzer = BusFuzzer(target, aim: aim, seed: seed)

@@ -30,9 +30,12 @@ import Testing
 
     @Test func `commands survive the wire`() throws {
         let plain = MachineSpec(name: try MachineName("plain"), uuid: .random())
+        var firmware = plain
+        firmware.firmware = FirmwareSpec(
+            image: ResourceIndex(0), log: ResourceIndex(1), hasBootMenu: true)
         let commands: [MachineCommand] = [
             .configure(try Self.fullSpec(), resourceCount: 10), .configure(plain, resourceCount: 0),
-            .powerButton,
+            .configure(firmware, resourceCount: 2), .powerButton,
             .stop, .pause, .resume,
         ]
         for command in commands { #expect(try MachineCommand(frame: command.frame) == command) }
