@@ -1,6 +1,7 @@
 internal import ByteLayout
 internal import CharacterBackends
 internal import ChipsetDevices
+internal import DisplayDevices
 internal import FirmwareTables
 internal import GuestMemory
 internal import LinuxHost
@@ -40,10 +41,19 @@ struct FirmwareImage {
 }
 
 extension Board {
+    var screen: VGA? {
+        for device in devices { if let screen = device as? VGA { return screen } }
+        return nil
+    }
+
     /// Firmware puts PCI devices below 4 GiB wherever it wants above 2 GiB.
     static let firmwareHole: UInt64 = 0x8000_0000
     /// What the screen's memory covers, when there is a screen.
     private static let screen: Range<UInt64> = 0xA_0000..<0xC_0000
+
+    static let screenSlot = 1
+    /// Virtio devices come after the screen, if there is one.
+    static func firstVirtioSlot(_ spec: MachineSpec) -> Int { spec.firmware == nil ? 1 : screenSlot + 1 }
 
     static func memoryLayout(_ spec: MachineSpec, _ firmware: FirmwareImage?) -> [GuestMemory.Layout] {
         let ram = spec.memory.bytes & ~0xFFF
@@ -118,6 +128,26 @@ extension BoardAssembly {
         add(bridge, bridge.function, slot: LPCBridge.slot)
     }
 
+    mutating func addVGA() throws(BoardError) {
+        guard let firmware = spec.firmware else { return }
+        let file = firmware.videoROM.map { Descriptor(adopting: resources[$0]) }
+        let rom = try Board.contents(file, "video BIOS") ?? []
+        guard rom.count <= Self.largestVideoROM else {
+            throw BoardError("The video BIOS is too large: it has \(rom.count) bytes.")
+        }
+        do throws(HostError) {
+            let vga = try VGA(context, rom: rom)
+            platform.mmio.map(vga, at: VGA.windowStart, size: VGA.windowSize)
+            platform.ports.attach(vga)
+            add(vga, vga.function, slot: Board.screenSlot)
+        } catch {
+            throw BoardError("The screen cannot have its memory: \(error).")
+        }
+    }
+
+    /// What fits below 1 MiB with room for others.
+    private static let largestVideoROM = 0x1_0000
+
     mutating func addFirmwareLog() throws(BoardError) {
         guard let log = spec.firmware?.log else { return }
         do throws(HostError) {
@@ -178,7 +208,8 @@ extension BoardAssembly {
 
     /// Open Firmware paths of what may be booted, one a line, the first one first.
     private var bootOrder: String {
-        spec.disks.indices.map { "/pci@i0cf8/scsi@\(String(1 + $0, radix: 16))/disk@0,0" }
+        let first = Board.firstVirtioSlot(spec)
+        return spec.disks.indices.map { "/pci@i0cf8/scsi@\(String(first + $0, radix: 16))/disk@0,0" }
             .joined(separator: "\n")
     }
 }

@@ -93,7 +93,7 @@ final class Board: Sendable {
         bridge = Self.makeBridge(context, platform, shadow)
         assembly.tables.connect(bridge)
         for (index, function) in assembly.virtio.enumerated() {
-            bridge.insert(function.function, slot: 1 + index)
+            bridge.insert(function.function, slot: Self.firstVirtioSlot(spec) + index)
         }
         for place in assembly.functions {
             bridge.insert(place.function, slot: place.slot, function: place.number)
@@ -118,6 +118,7 @@ final class Board: Sendable {
     private static func describe(_ spec: MachineSpec) -> PlatformDescription {
         var platform = PlatformDescription(processors: spec.cpuCount)
         platform.hasKeyboardController = spec.machineType == .pc
+        platform.hasVGA = spec.firmware != nil
         platform.serialPorts = Array(PlatformDescription.SerialPort.standard.prefix(spec.serialPorts.count))
         platform.powerManagement.timerHas32Bits = true
         return platform

@@ -2,6 +2,7 @@ internal import CharacterBackends
 internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
+internal import DisplayDevices
 internal import FirmwareTables
 internal import LinuxHost
 internal import MachineSpec
@@ -36,6 +37,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
+    DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addVGA() },
     DeviceEntry(FirmwareConfig.kind)  { board throws(BoardError) in try board.addFirmwareConfig() },
     DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },

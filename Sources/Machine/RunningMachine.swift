@@ -1,5 +1,6 @@
 internal import CharacterBackends
 internal import DeviceModel
+internal import DisplayDevices
 internal import KVMEngine
 internal import LinuxHost
 internal import MachineControl
@@ -20,6 +21,7 @@ final class RunningMachine {
     private let threads: [VCPUThread]
     /// Said once the machine has started.
     private let notice: String?
+    private let screenText: Descriptor?
     private var isPaused = false
     /// The host's time-stamp counter when the machine was paused.
     private var pausedAt: UInt64 = 0
@@ -32,6 +34,7 @@ final class RunningMachine {
         self.spec = spec
         self.inbox = inbox
         self.events = events
+        screenText = spec.firmware?.screenText.map { Descriptor(adopting: resources[$0]) }
         let (system, notice) = try Self.acceleration(spec, resources)
         self.notice = notice
         let tscFrequency = TimeStampCounter.frequency()
@@ -141,9 +144,16 @@ final class RunningMachine {
         for device in board.devices { device.pause() }
         for backend in board.serial { backend.close() }
         for image in board.images { image.close() }
+        if let screenText { writeScreen(to: screenText) }
         if spec.options.contains(.statistics) { reportStatistics() }
         events(.exited(reason))
         return reason.exitStatus
+    }
+
+    /// What a VGA in text mode shows; nothing in other modes.
+    private func writeScreen(to file: Descriptor) {
+        let text = board.screen?.textScreen?.text ?? ""
+        try? file.write(Array((text + "\n").utf8), at: 0)
     }
 
     private func reportStatistics() {

@@ -76,7 +76,9 @@ extension FirmwareSpec? {
         writer.put(self?.image)
         guard let firmware = self else { return }
         writer.put(firmware.kind.rawValue)
+        writer.put(firmware.videoROM)
         writer.put(firmware.log)
+        writer.put(firmware.screenText)
         writer.put(UInt8(firmware.hasBootMenu ? 1 : 0))
     }
 
@@ -86,8 +88,9 @@ extension FirmwareSpec? {
             return
         }
         self = FirmwareSpec(
-            kind: try reader.takeCase(of: FirmwareKind.self), image: image, log: try reader.takeResource(),
-            hasBootMenu: try reader.takeFlag())
+            kind: try reader.takeCase(of: FirmwareKind.self), image: image,
+            videoROM: try reader.takeResource(), log: try reader.takeResource(),
+            screenText: try reader.takeResource(), hasBootMenu: try reader.takeFlag())
     }
 }
 

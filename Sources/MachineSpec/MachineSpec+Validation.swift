@@ -102,7 +102,8 @@ extension MachineSpec {
     /// All descriptors that the description names.
     public var resourceIndices: [ResourceIndex] {
         var all: [ResourceIndex?] = [
-            kvm, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.log,
+            kvm, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.videoROM,
+            firmware?.log, firmware?.screenText,
         ]
         for disk in disks { all += [disk.image, disk.overlay] }
         for port in serialPorts {

@@ -52,14 +52,21 @@ public enum FirmwareKind: UInt8, Sendable, CaseIterable {
 public struct FirmwareSpec: Equatable, Sendable {
     public var kind: FirmwareKind
     public var image: ResourceIndex
+    /// The video BIOS; without it the screen is there, but a BIOS cannot use it.
+    public var videoROM: ResourceIndex?
     /// Takes what the firmware says about itself.
     public var log: ResourceIndex?
+    /// Takes the text on the screen when the machine ends.
+    public var screenText: ResourceIndex?
     /// The firmware waits for a key and offers its boot menu.
     public var hasBootMenu: Bool
 
     public init(
-        kind: FirmwareKind = .bios, image: ResourceIndex, log: ResourceIndex? = nil, hasBootMenu: Bool = false
+        kind: FirmwareKind = .bios, image: ResourceIndex, videoROM: ResourceIndex? = nil,
+        log: ResourceIndex? = nil, screenText: ResourceIndex? = nil, hasBootMenu: Bool = false
     ) {
+        self.videoROM = videoROM
+        self.screenText = screenText
         self.kind = kind
         self.image = image
         self.log = log

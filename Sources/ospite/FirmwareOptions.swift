@@ -14,6 +14,10 @@ struct FirmwareOptions: ParsableArguments {
     @Option(help: "A file for what the firmware says about itself.")
     var firmwareLog: String?
 
-    /// Where Debian's package puts the image.
+    @Option(help: "A file for the text on the screen when the machine ends.")
+    var screenText: String?
+
+    /// Where Debian's package puts the images.
     static let biosImage = "/usr/share/seabios/bios-256k.bin"
+    static let videoImage = "/usr/share/seabios/vgabios-stdvga.bin"
 }

@@ -50,7 +50,7 @@ struct MachineRequest {
         }
         let asksForFirmware =
             starting.image != nil || starting.firmware != nil || starting.bootMenu
-            || starting.firmwareLog != nil
+            || starting.firmwareLog != nil || starting.screenText != nil
         guard command.kernel == nil || !asksForFirmware else {
             throw .usage("IMAGE, --firmware and --boot-menu do not go with --kernel: choose one way to boot.")
         }
@@ -91,7 +91,13 @@ struct MachineRequest {
         if usesFirmware {
             opened.firmware = FirmwareSpec(
                 image: try files.addFirmware(FirmwareOptions.biosImage, package: "seabios"),
-                log: try starting.firmwareLog.map { path throws(RunFailure) in try files.addLog(path) },
+                videoROM: try files.addFirmware(FirmwareOptions.videoImage, package: "seabios"),
+                log: try starting.firmwareLog.map { path throws(RunFailure) in
+                    try files.addLog(path, option: "--firmware-log")
+                },
+                screenText: try starting.screenText.map { path throws(RunFailure) in
+                    try files.addLog(path, option: "--screen-text")
+                },
                 hasBootMenu: starting.bootMenu)
         }
         opened.disks = try disks.map { disk throws(RunFailure) in

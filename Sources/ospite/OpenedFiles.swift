@@ -41,14 +41,14 @@ struct OpenedFiles {
     }
 
     /// A file that is written from its beginning.
-    mutating func addLog(_ path: String) throws(RunFailure) -> ResourceIndex {
+    mutating func addLog(_ path: String, option: String) throws(RunFailure) -> ResourceIndex {
         do throws(HostError) {
             let file = try Descriptor.open(
                 path, flags: O_WRONLY | O_CREAT | O_TRUNC | Self.carefully, mode: 0o666)
             try file.setNonBlocking(false)
             return add(file)
         } catch {
-            throw .host("--firmware-log cannot be used: \(error). Give a path that you may write.")
+            throw .host("\(option) cannot be used: \(error). Give a path that you may write.")
         }
     }
 
