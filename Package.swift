@@ -49,9 +49,12 @@ let package = Package(
         library("DisplayDevices", ["PCIBus", "DeviceModel", "LinuxHost"]),
         library("Q35Chipset", ["PCIBus", "DeviceModel", "GuestMemory"]),
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
+        library("BlockStorage", ["GuestMemory"]),
+        library(
+            "StorageDevices", ["BlockStorage", "PCIBus", "DeviceModel", "GuestMemory", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
         library("CharacterBackends", ["LinuxHost"]),
-        library("VirtioDevices", ["Virtio", "PCIBus", "DeviceModel", "ByteLayout"]),
+        library("VirtioDevices", ["Virtio", "PCIBus", "BlockStorage", "DeviceModel", "ByteLayout"]),
         // Floor 3: firmware.
         library("FirmwareTables", ["GuestMemory", "ByteLayout"]),
         library("BootLoaders", ["GuestMemory", "X86Architecture", "ByteLayout"]),
@@ -63,7 +66,8 @@ let package = Package(
             "Machine",
             [
                 "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
-                "PCIBus", "Q35Chipset", "DisplayDevices", "VirtioDevices",
+                "PCIBus", "Q35Chipset", "DisplayDevices", "BlockStorage",
+                "StorageDevices", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
         // Floor 6: programs.
@@ -97,6 +101,7 @@ let package = Package(
             name: "DeviceTests",
             dependencies: [
                 "ChipsetDevices", "PCIBus", "Q35Chipset", "DisplayDevices", "Virtio", "VirtioDevices",
+                "BlockStorage", "StorageDevices",
                 "Machine", "TestKit", "StateCodec", "LinuxHost", "MachineControl", "MachineSpec",
             ],
             swiftSettings: plain),

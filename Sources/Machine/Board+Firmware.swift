@@ -208,8 +208,18 @@ extension BoardAssembly {
 
     /// Open Firmware paths of what may be booted, one a line, the first one first.
     private var bootOrder: String {
-        let first = Board.firstVirtioSlot(spec)
-        return spec.disks.indices.map { "/pci@i0cf8/scsi@\(String(first + $0, radix: 16))/disk@0,0" }
-            .joined(separator: "\n")
+        var slot = Board.firstVirtioSlot(spec), port = 0
+        func sata() -> String {
+            defer { port += 1 }
+            return "/pci@i0cf8/pci8086,2922@1f,2/drive@\(port)/disk@0"
+        }
+        let disks = spec.disks.map { disk in
+            guard disk.bus == .virtio else { return sata() }
+            defer { slot += 1 }
+            return "/pci@i0cf8/scsi@\(String(slot, radix: 16))/disk@0,0"
+        }
+        let drives = spec.drives.map { _ in sata() }
+        let first = spec.firmware?.bootsDrivesFirst == true
+        return (first ? drives + disks : disks + drives).joined(separator: "\n")
     }
 }

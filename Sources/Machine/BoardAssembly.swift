@@ -70,6 +70,9 @@ struct BoardAssembly {
         serial.append(backend)
     }
 
+    /// An image of a device that was added, or will be: closed with the machine.
+    mutating func keep(_ image: any DiskImage) { images.append(image) }
+
     mutating func add(_ function: any VirtioFunction, _ image: any DiskImage) {
         add(function)
         images.append(image)

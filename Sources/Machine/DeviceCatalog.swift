@@ -7,6 +7,7 @@ internal import FirmwareTables
 internal import LinuxHost
 internal import MachineSpec
 internal import Q35Chipset
+internal import StorageDevices
 internal import Virtio
 internal import VirtioDevices
 
@@ -42,6 +43,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
     DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
     DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
 ]
@@ -105,7 +107,7 @@ extension BoardAssembly {
     }
 
     mutating func addDisks() throws(BoardError) {
-        for (index, disk) in spec.disks.enumerated() {
+        for (index, disk) in spec.disks.enumerated() where disk.bus == .virtio {
             do throws(HostError) {
                 let image = try diskImage(disk, name: "disk\(index)")
                 let block = VirtioBlock(
@@ -116,6 +118,36 @@ extension BoardAssembly {
                 throw BoardError("Disk \(index + 1) cannot be used: \(error).")
             }
         }
+    }
+
+    /// The disks' ports come first, then the drives'.
+    mutating func addSATA() throws(BoardError) {
+        guard spec.hasSATA else { return }
+        var attachments: [AHCIController.Attachment] = []
+        for (index, disk) in spec.disks.enumerated() where disk.bus == .sata {
+            do throws(HostError) {
+                let image = try diskImage(disk, name: "disk\(index)")
+                keep(image)
+                attachments.append(.disk(DiskBackend(image), serial: "ospite-disk\(index)"))
+            } catch {
+                throw BoardError("Disk \(index + 1) cannot be used: \(error).")
+            }
+        }
+        for (index, drive) in spec.drives.enumerated() {
+            do throws(HostError) {
+                let image = try drive.disc.map { disc throws(HostError) in
+                    try RawImage(Descriptor(adopting: resources[disc]), readOnly: true, name: "cd\(index)")
+                }
+                if let image { keep(image) }
+                attachments.append(.drive(CDTray(image.map { DiskBackend($0) })))
+            } catch {
+                throw BoardError("CD \(index + 1) cannot be used: \(error).")
+            }
+        }
+        let controller = AHCIController(context, attachments)
+        add(
+            controller, controller.function, slot: AHCIController.slot,
+            number: AHCIController.functionNumber)
     }
 
     /// With an overlay the image itself is only read.

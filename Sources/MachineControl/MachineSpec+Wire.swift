@@ -21,6 +21,8 @@ extension MachineSpec {
         firmware.write(to: &writer)
         writer.put(UInt8(clamping: disks.count))
         for disk in disks { disk.write(to: &writer) }
+        writer.put(UInt8(clamping: drives.count))
+        for drive in drives { writer.put(drive.disc) }
         writer.put(UInt8(clamping: serialPorts.count))
         for port in serialPorts { port.write(to: &writer) }
     }
@@ -52,6 +54,9 @@ extension MachineSpec {
         for _ in 0..<(try reader.takeCount(atMost: Self.mostDisks)) {
             disks.append(try DiskSpec(reading: &reader))
         }
+        for _ in 0..<(try reader.takeCount(atMost: Self.sataPorts)) {
+            drives.append(DriveSpec(disc: try reader.takeResource()))
+        }
         for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
             serialPorts.append(try SerialBackend(reading: &reader))
         }
@@ -80,6 +85,7 @@ extension FirmwareSpec? {
         writer.put(firmware.log)
         writer.put(firmware.screenText)
         writer.put(UInt8(firmware.hasBootMenu ? 1 : 0))
+        writer.put(UInt8(firmware.bootsDrivesFirst ? 1 : 0))
     }
 
     fileprivate init(reading reader: inout WireReader) throws(WireError) {
@@ -87,10 +93,12 @@ extension FirmwareSpec? {
             self = nil
             return
         }
-        self = FirmwareSpec(
+        var firmware = FirmwareSpec(
             kind: try reader.takeCase(of: FirmwareKind.self), image: image,
             videoROM: try reader.takeResource(), log: try reader.takeResource(),
             screenText: try reader.takeResource(), hasBootMenu: try reader.takeFlag())
+        firmware.bootsDrivesFirst = try reader.takeFlag()
+        self = firmware
     }
 }
 

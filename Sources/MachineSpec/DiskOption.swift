@@ -7,8 +7,11 @@ public struct DiskOption: Equatable, Sendable {
     public var isReadOnly = false
     public var isSnapshot = false
 
-    /// A raw image on a virtio disk.
-    public init(path: String) { self.path = path }
+    /// A raw image.
+    public init(path: String, bus: DiskBus = .virtio) {
+        self.path = path
+        self.bus = bus
+    }
 
     public init(parsing text: String) throws(SpecError) {
         var fields = Self.fields(of: text)
@@ -41,13 +44,13 @@ public struct DiskOption: Equatable, Sendable {
             guard let known = Self.buses.first(where: { $0.name == name }) else {
                 throw SpecError("--disk bus \(name.quoted) is unknown: use \(Self.buses.map(\.name).listed).")
             }
-            guard known.value == .virtio else {
-                throw SpecError("This version has virtio disks only: leave out bus=\(name).")
+            guard known.value == .virtio || known.value == .sata else {
+                throw SpecError("This version has virtio and SATA disks: leave out bus=\(name).")
             }
             bus = known.value
         default:
             throw SpecError(
-                "--disk does not know \(field.quoted): use format=raw, bus=virtio, readonly or snapshot, "
+                "--disk does not know \(field.quoted): use format=raw, bus=virtio or sata, readonly or snapshot, "
                     + "and write a comma in a file name twice.")
         }
     }

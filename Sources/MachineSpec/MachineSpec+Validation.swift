@@ -12,6 +12,8 @@ extension MachineSpec {
     public static let mostSerialPorts = 4
     /// One PCI bus less the devices of the board.
     public static let mostDisks = 24
+    /// Ports of the SATA controller.
+    public static let sataPorts = 6
     /// Descriptors that one machine may come with.
     public static let mostResources = 96
 
@@ -25,6 +27,12 @@ extension MachineSpec {
         try validateBoot()
         guard disks.count <= Self.mostDisks else {
             throw SpecError("A machine has at most \(Self.mostDisks) disks: leave out some --disk options.")
+        }
+        let sataDevices = disks.count { $0.bus == .sata } + drives.count
+        guard sataDevices <= Self.sataPorts else {
+            throw SpecError(
+                "A machine has \(Self.sataPorts) places for SATA disks and CD drives: leave out some of them."
+            )
         }
         for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
         guard serialPorts.count <= Self.mostSerialPorts else {
@@ -70,8 +78,9 @@ extension MachineSpec {
         guard disk.format == .raw else {
             throw SpecError("Disk \(number): this version reads raw images only; convert it to raw first.")
         }
-        guard disk.bus == .virtio else {
-            throw SpecError("Disk \(number): this version has virtio disks only; use bus=virtio.")
+        guard disk.bus == .virtio || disk.bus == .sata else {
+            throw SpecError(
+                "Disk \(number): this version has virtio and SATA disks; use bus=virtio or bus=sata.")
         }
         guard disk.byteCount >= 512 else {
             throw SpecError("Disk \(number) is smaller than one sector of 512 bytes: give it a size first.")
@@ -106,6 +115,7 @@ extension MachineSpec {
             firmware?.log, firmware?.screenText,
         ]
         for disk in disks { all += [disk.image, disk.overlay] }
+        for drive in drives { all.append(drive.disc) }
         for port in serialPorts {
             switch port {
             case .none: break

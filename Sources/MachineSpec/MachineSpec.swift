@@ -60,6 +60,8 @@ public struct FirmwareSpec: Equatable, Sendable {
     public var screenText: ResourceIndex?
     /// The firmware waits for a key and offers its boot menu.
     public var hasBootMenu: Bool
+    /// The drives come before the disks in the order of booting.
+    public var bootsDrivesFirst = false
 
     public init(
         kind: FirmwareKind = .bios, image: ResourceIndex, videoROM: ResourceIndex? = nil,
@@ -102,6 +104,12 @@ public struct DiskSpec: Equatable, Sendable {
         self.bus = bus
         self.isReadOnly = isReadOnly
     }
+}
+
+/// A CD or DVD drive on the SATA controller, with or without a disc in it.
+public struct DriveSpec: Equatable, Sendable {
+    public var disc: ResourceIndex?
+    public init(disc: ResourceIndex? = nil) { self.disc = disc }
 }
 
 /// The host's end of a serial port. The descriptors may be shared with other programs: nobody sets
@@ -154,6 +162,7 @@ public struct MachineSpec: Equatable, Sendable {
     public var boot: KernelBoot?
     public var firmware: FirmwareSpec?
     public var disks: [DiskSpec] = []
+    public var drives: [DriveSpec] = []
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []
     public var display: DisplaySpec = .none
@@ -168,4 +177,7 @@ public struct MachineSpec: Equatable, Sendable {
         self.name = name
         self.uuid = uuid
     }
+
+    /// Whether there is a SATA controller.
+    public var hasSATA: Bool { !drives.isEmpty || disks.contains { $0.bus == .sata } }
 }

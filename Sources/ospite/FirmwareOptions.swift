@@ -2,7 +2,7 @@ internal import ArgumentParser
 
 /// What starts the machine when there is no kernel.
 struct FirmwareOptions: ParsableArguments {
-    @Argument(help: "A disk image to boot, by the firmware.")
+    @Argument(help: "A disk image or the ISO image of a CD, to boot by the firmware.")
     var image: String?
 
     @Option(help: "The firmware: bios. (default with IMAGE or without --kernel: bios)")

@@ -10,9 +10,6 @@ struct LaterOptions: ParsableArguments {
     var boot: String?
 
     @Option(help: .hidden)
-    var cdrom: [String] = []
-
-    @Option(help: .hidden)
     var floppy: [String] = []
 
     @Option(help: "The network: this version has only none.")
@@ -32,9 +29,6 @@ struct LaterOptions: ParsableArguments {
         if uefiVars != nil { return "This version has no UEFI yet: leave out --uefi-vars." }
         if boot != nil {
             return "This version boots the disks in the order in which they are given: leave out --boot."
-        }
-        if !cdrom.isEmpty {
-            return "This version has no CD drives yet: give the image as --disk FILE,readonly instead."
         }
         if !floppy.isEmpty { return "This version has no floppy drives yet: leave out --floppy." }
         if net.contains(where: { $0 != "none" }) {

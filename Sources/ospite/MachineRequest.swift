@@ -7,6 +7,9 @@ struct MachineRequest {
     private(set) var spec: MachineSpec
     let serial: [SerialOption]
     private let disks: [DiskOption]
+    /// Paths of discs in CD drives; "none" is an empty drive.
+    private let discs: [String]
+    private let bootsDisc: Bool
     private let kernel: String?
     private let initialRAMDisk: String?
     private let commandLine: String
@@ -23,9 +26,11 @@ struct MachineRequest {
         }
         do throws(SpecError) {
             spec = try Self.spec(command)
-            let image = command.starting.image.map { DiskOption(path: $0) }
+            let image = command.starting.image, isDisc = image.map { OpenedFiles.isDisc($0) } ?? false
+            bootsDisc = isDisc
+            discs = (isDisc ? image.map { [$0] } ?? [] : []) + command.cdrom
             disks =
-                (image.map { [$0] } ?? [])
+                (isDisc ? [] : image.map { [DiskOption(path: $0, bus: .sata)] } ?? [])
                 + (try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) })
             let given = command.serial.isEmpty ? ["stdio"] : command.serial
             serial = try given.map { text throws(SpecError) in try SerialOption(parsing: text) }
@@ -54,7 +59,10 @@ struct MachineRequest {
         guard command.kernel == nil || !asksForFirmware else {
             throw .usage("IMAGE, --firmware and --boot-menu do not go with --kernel: choose one way to boot.")
         }
-        guard command.kernel != nil || command.idle || asksForFirmware || !command.disk.isEmpty else {
+        guard
+            command.kernel != nil || command.idle || asksForFirmware || !command.disk.isEmpty
+                || !command.cdrom.isEmpty
+        else {
             throw .usage("There is nothing to boot: give an IMAGE or a --disk, or a kernel with --kernel.")
         }
         return command.kernel == nil && !command.idle
@@ -64,8 +72,10 @@ struct MachineRequest {
     private func checkCounts() throws(RunFailure) {
         var rehearsal = spec
         rehearsal.disks = disks.enumerated().map { place, disk in
-            DiskSpec(image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512)
+            DiskSpec(
+                image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512, bus: disk.bus)
         }
+        rehearsal.drives = discs.map { _ in DriveSpec() }
         rehearsal.serialPorts = serial.map { _ in .none }
         if kernel != nil {
             rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
@@ -99,9 +109,13 @@ struct MachineRequest {
                     try files.addLog(path, option: "--screen-text")
                 },
                 hasBootMenu: starting.bootMenu)
+            opened.firmware?.bootsDrivesFirst = bootsDisc
         }
         opened.disks = try disks.map { disk throws(RunFailure) in
             try files.addDisk(disk, snapshot: isSnapshot)
+        }
+        opened.drives = try discs.map { path throws(RunFailure) in
+            DriveSpec(disc: path == "none" ? nil : try files.addFile(path, option: "--cdrom"))
         }
         opened.serialPorts = try serial.map { option throws(RunFailure) in
             try files.addSerial(option, keyboard: keyboard)

@@ -31,6 +31,17 @@ struct OpenedFiles {
         }
     }
 
+    /// Whether a file is the image of a CD: an ISO 9660 volume descriptor in sector 16 (ECMA-119 §8.1). What
+    /// cannot be read is none, and whoever opens it says why.
+    static func isDisc(_ path: String) -> Bool {
+        guard let file = try? Descriptor.open(path, flags: O_RDONLY | carefully) else { return false }
+        var bytes = [UInt8](repeating: 0, count: 6)
+        guard let count = try? file.read(at: 16 * 2048, into: &bytes), count == bytes.count else {
+            return false
+        }
+        return bytes[1...].elementsEqual("CD001".utf8)
+    }
+
     /// An image that a package of the host's distribution has put there.
     mutating func addFirmware(_ path: String, package: String) throws(RunFailure) -> ResourceIndex {
         do throws(HostError) {

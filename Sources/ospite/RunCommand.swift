@@ -42,8 +42,11 @@ struct RunCommand: ParsableCommand {
     @Option(parsing: .unconditional, help: "The command line for --kernel.")
     var append: String?
 
-    @Option(help: "A disk: FILE[,format=raw][,bus=virtio][,readonly][,snapshot].")
+    @Option(help: "A disk: FILE[,format=raw][,bus=virtio|sata][,readonly][,snapshot].")
     var disk: [String] = []
+
+    @Option(help: "A CD drive with a disc in it: FILE, or none for an empty drive.")
+    var cdrom: [String] = []
 
     @Option(help: "A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio)")
     var serial: [String] = []

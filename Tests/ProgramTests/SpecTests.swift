@@ -112,7 +112,7 @@ import Testing
             "raw images only",
             { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 512, format: .qcow2)] }
         ),
-        ("virtio disks only", { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 512, bus: .ide)] }),
+        ("virtio and SATA disks", { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 512, bus: .ide)] }),
         ("one sector", { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 511)] }),
         ("larger", { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 1 << 63)] }),
         ("serial ports", { $0.serialPorts = Array(repeating: .none, count: 5) }),
