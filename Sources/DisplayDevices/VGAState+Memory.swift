@@ -1,5 +1,5 @@
-/// The four planes behind A0000h to BFFFFh (IBM VGA technical reference, "Video Memory Organization"). A dword
-/// of video memory holds one byte of each plane.
+/// The four planes behind A0000h to BFFFFh (IBM VGA technical reference, "Video Memory Organization"). A
+/// dword of video memory holds one byte of each plane.
 extension VGAState {
     /// The place in the planes' address space of an offset from A0000h, or nil where nothing answers.
     private func place(_ offset: Int) -> Int? {

@@ -1,8 +1,8 @@
 public import DeviceModel
 public import LinuxHost
 
-/// The memory of a display adapter: bytes that the guest's processors store to and the host's viewers read, at
-/// any time. Every access is inside, whatever the index.
+/// The memory of a display adapter: bytes that the guest's processors store to and the host's viewers read,
+/// at any time. Every access is inside, whatever the index.
 ///
 /// Confinement: any thread; a viewer may see a pixel half drawn.
 @safe public final class VideoMemory: Sendable {

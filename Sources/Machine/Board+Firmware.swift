@@ -128,6 +128,22 @@ extension BoardAssembly {
         add(bridge, bridge.function, slot: LPCBridge.slot)
     }
 
+    /// The flash with a UEFI's variables, right below its code.
+    mutating func addFlash() throws(BoardError) {
+        guard let firmware = spec.firmware, let place = firmware.variables else { return }
+        let file = Descriptor(adopting: resources[place])
+        let contents = try Board.contents(file, "UEFI's variables") ?? []
+        let start = memory.regions.last { $0.kind == .rom }?.start ?? 0
+        guard FlashMemory.sizes.contains(contents.count), contents.count % FlashMemory.blockSize == 0,
+            start >= UInt64(contents.count)
+        else {
+            throw BoardError("The UEFI's variables are not those of a flash: \(contents.count) bytes.")
+        }
+        // A file that cannot be written loses the change, not the machine.
+        let flash = FlashMemory(contents: contents) { try? file.write(Array($1), at: UInt64($0)) }
+        add(flash, at: start - UInt64(contents.count), size: UInt64(contents.count))
+    }
+
     mutating func addVGA() throws(BoardError) {
         guard let firmware = spec.firmware else { return }
         let file = firmware.videoROM.map { Descriptor(adopting: resources[$0]) }

@@ -38,6 +38,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
+    DeviceEntry(FlashMemory.kind)  { board throws(BoardError) in try board.addFlash() },
     DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addVGA() },
     DeviceEntry(FirmwareConfig.kind)  { board throws(BoardError) in try board.addFirmwareConfig() },
     DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },

@@ -81,6 +81,7 @@ extension FirmwareSpec? {
         writer.put(self?.image)
         guard let firmware = self else { return }
         writer.put(firmware.kind.rawValue)
+        writer.put(firmware.variables)
         writer.put(firmware.videoROM)
         writer.put(firmware.log)
         writer.put(firmware.screenText)
@@ -95,7 +96,7 @@ extension FirmwareSpec? {
         }
         var firmware = FirmwareSpec(
             kind: try reader.takeCase(of: FirmwareKind.self), image: image,
-            videoROM: try reader.takeResource(), log: try reader.takeResource(),
+            variables: try reader.takeResource(), videoROM: try reader.takeResource(), log: try reader.takeResource(),
             screenText: try reader.takeResource(), hasBootMenu: try reader.takeFlag())
         firmware.bootsDrivesFirst = try reader.takeFlag()
         self = firmware

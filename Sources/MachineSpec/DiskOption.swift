@@ -50,8 +50,8 @@ public struct DiskOption: Equatable, Sendable {
             bus = known.value
         default:
             throw SpecError(
-                "--disk does not know \(field.quoted): use format=raw, bus=virtio or sata, readonly or snapshot, "
-                    + "and write a comma in a file name twice.")
+                "--disk does not know \(field.quoted): use format=raw, bus=virtio or sata, readonly or "
+                    + "snapshot, and write a comma in a file name twice.")
         }
     }
 

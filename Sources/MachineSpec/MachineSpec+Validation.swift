@@ -62,6 +62,9 @@ extension MachineSpec {
         guard firmware == nil || machineType == .pc else {
             throw SpecError("--machine micro has no firmware: use --machine pc.")
         }
+        guard firmware?.kind != .uefi || firmware?.variables != nil else {
+            throw SpecError("A UEFI needs a file for its variables: use --uefi-vars.")
+        }
         guard firmware == nil || boot == nil else {
             throw SpecError("--firmware and --kernel are two ways to boot: give one of them.")
         }
@@ -111,7 +114,7 @@ extension MachineSpec {
     /// All descriptors that the description names.
     public var resourceIndices: [ResourceIndex] {
         var all: [ResourceIndex?] = [
-            kvm, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.videoROM,
+            kvm, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.variables, firmware?.videoROM,
             firmware?.log, firmware?.screenText,
         ]
         for disk in disks { all += [disk.image, disk.overlay] }

@@ -46,12 +46,16 @@ public struct KernelBoot: Equatable, Sendable {
 public enum FirmwareKind: UInt8, Sendable, CaseIterable {
     /// A PC BIOS in one ROM: SeaBIOS.
     case bios = 0
+    /// UEFI in a flash, with a second flash below it for its variables: OVMF.
+    case uefi = 1
 }
 
 /// The firmware that a machine starts, as an image of its ROM.
 public struct FirmwareSpec: Equatable, Sendable {
     public var kind: FirmwareKind
     public var image: ResourceIndex
+    /// The file of a UEFI's variables: read, and written when they change.
+    public var variables: ResourceIndex?
     /// The video BIOS; without it the screen is there, but a BIOS cannot use it.
     public var videoROM: ResourceIndex?
     /// Takes what the firmware says about itself.
@@ -64,9 +68,10 @@ public struct FirmwareSpec: Equatable, Sendable {
     public var bootsDrivesFirst = false
 
     public init(
-        kind: FirmwareKind = .bios, image: ResourceIndex, videoROM: ResourceIndex? = nil,
+        kind: FirmwareKind = .bios, image: ResourceIndex, variables: ResourceIndex? = nil, videoROM: ResourceIndex? = nil,
         log: ResourceIndex? = nil, screenText: ResourceIndex? = nil, hasBootMenu: Bool = false
     ) {
+        self.variables = variables
         self.videoROM = videoROM
         self.screenText = screenText
         self.kind = kind

@@ -393,8 +393,7 @@ final class AHCIPort: Sendable {
     /// False, and no change, for registers that this port cannot have.
     func restore(_ saved: Saved) -> Bool {
         guard saved.commandList & 0x3FF == 0, saved.received & 0xFF == 0, saved.control < 0x1000,
-            saved.interruptEnable & ~PortInterrupt.enableMask == 0,
-            device != nil || (saved.issue == 0 && saved.active == 0)
+            saved.interruptEnable & ~PortInterrupt.enableMask == 0
         else { return false }
         state.withLock { state in
             state.registers = saved

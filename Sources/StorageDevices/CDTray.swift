@@ -1,8 +1,8 @@
 public import BlockStorage
 internal import Synchronization
 
-/// What is in a CD drive, and whether its tray is locked. The host puts discs in and takes them out; the guest
-/// opens the tray.
+/// What is in a CD drive, and whether its tray is locked. The host puts discs in and takes them out; the
+/// guest opens the tray.
 ///
 /// Confinement: any thread.
 public final class CDTray: Sendable {

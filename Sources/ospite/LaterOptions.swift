@@ -4,9 +4,6 @@ internal import ArgumentParser
 /// nobody runs a machine that lacks what was asked for.
 struct LaterOptions: ParsableArguments {
     @Option(help: .hidden)
-    var uefiVars: String?
-
-    @Option(help: .hidden)
     var boot: String?
 
     @Option(help: .hidden)
@@ -26,7 +23,6 @@ struct LaterOptions: ParsableArguments {
 
     /// The sentence for the first option that is not there yet.
     var refusal: String? {
-        if uefiVars != nil { return "This version has no UEFI yet: leave out --uefi-vars." }
         if boot != nil {
             return "This version boots the disks in the order in which they are given: leave out --boot."
         }

@@ -50,8 +50,11 @@ struct MachineRequest {
     /// A machine without a kernel starts its firmware.
     private static func usesFirmware(_ command: RunCommand) throws(RunFailure) -> Bool {
         let starting = command.starting
-        if let name = starting.firmware, name != "bios" {
-            throw .usage("--firmware '\(name)' is unknown: this version has bios.")
+        if let name = starting.firmware, !["bios", "uefi"].contains(name) {
+            throw .usage("--firmware '\(name)' is unknown: use bios or uefi.")
+        }
+        if starting.uefiVars != nil, starting.firmware != "uefi" {
+            throw .usage("--uefi-vars goes with --firmware uefi.")
         }
         let asksForFirmware =
             starting.image != nil || starting.firmware != nil || starting.bootMenu
@@ -99,16 +102,7 @@ struct MachineRequest {
             opened.boot = KernelBoot(kernel: image, initialRAMDisk: initial, commandLine: commandLine)
         }
         if usesFirmware {
-            opened.firmware = FirmwareSpec(
-                image: try files.addFirmware(FirmwareOptions.biosImage, package: "seabios"),
-                videoROM: try files.addFirmware(FirmwareOptions.videoImage, package: "seabios"),
-                log: try starting.firmwareLog.map { path throws(RunFailure) in
-                    try files.addLog(path, option: "--firmware-log")
-                },
-                screenText: try starting.screenText.map { path throws(RunFailure) in
-                    try files.addLog(path, option: "--screen-text")
-                },
-                hasBootMenu: starting.bootMenu)
+            opened.firmware = try starting.open(into: &files)
             opened.firmware?.bootsDrivesFirst = bootsDisc
         }
         opened.disks = try disks.map { disk throws(RunFailure) in

@@ -51,6 +51,36 @@ struct OpenedFiles {
         }
     }
 
+    /// A file of a UEFI's variables, locked against other machines. One that is missing begins as a copy of
+    /// the template; without a path there is one that nobody sees and that goes with the machine.
+    mutating func addVariables(_ path: String?, template: String) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            let file: Descriptor
+            if let path { file = try Self.variables(at: path) } else { file = try Self.nameless() }
+            try file.setNonBlocking(false)
+            try Self.lock(file, exclusive: true, path: path ?? template)
+            if try file.facts().size == 0 {
+                let original = try Descriptor.open(template, flags: O_RDONLY | Self.carefully)
+                var bytes = [UInt8](repeating: 0, count: Int(clamping: try original.facts().size))
+                _ = try original.read(at: 0, into: &bytes)
+                try file.write(bytes, at: 0)
+            }
+            return add(file)
+        } catch {
+            throw .host(
+                "--uefi-vars cannot be used: \(error). Give a file that you may write, or a new name; the "
+                    + "package ovmf holds the template.")
+        }
+    }
+
+    private static func variables(at path: String) throws(HostError) -> Descriptor {
+        let file = try Descriptor.open(path, flags: O_RDWR | O_CREAT | carefully, mode: 0o600)
+        guard try file.facts().kind == .regular else {
+            throw HostError("\(path) is not a regular file", code: 0)
+        }
+        return file
+    }
+
     /// A file that is written from its beginning.
     mutating func addLog(_ path: String, option: String) throws(RunFailure) -> ResourceIndex {
         do throws(HostError) {

@@ -16,12 +16,13 @@ extension BootTests {
             return try folder.file("disk", sector + Data(count: (4 << 20) - sector.count))
         }
 
-        @Test(arguments: [1, 3])
-        func `SeaBIOS starts the boot sector of a virtio disk`(cpus: Int) throws {
+        @Test(arguments: [("virtio", 1), ("sata", 1), ("sata", 3)])
+        func `SeaBIOS starts the boot sector of a disk`(bus: String, cpus: Int) throws {
             let folder = try ScratchFolder()
             let machine = try GuestMachine(
                 [
-                    try disk(in: folder), "--accel", "soft", "--memory", "64M", "--cpus", "\(cpus)",
+                    "--disk", try disk(in: folder) + ",bus=" + bus, "--accel", "soft", "--memory", "64M",
+                    "--cpus", "\(cpus)",
                     "--debug-exit", "--stats", "--firmware-log", folder.path + "/log",
                 ], in: folder, patience: 60)
             // Drive 80h.
@@ -54,6 +55,39 @@ extension BootTests {
             machine.send(SIGTERM)
             machine.send(SIGTERM)
             #expect(try machine.status() == 0)
+        }
+
+        /// Runs until the screen shows `text`, and returns what it shows at the end: each look is a machine
+        /// of its own that runs longer than the last.
+        private func screen(showing text: String, _ arguments: [String], in folder: ScratchFolder) throws
+            -> String
+        {
+            var shown = ""
+            for seconds in [4, 10, 30, 60] {
+                let file = folder.path + "/screen"
+                let machine = try GuestMachine(
+                    arguments + ["--accel", "soft", "--memory", "128M", "--screen-text", file], in: folder,
+                    patience: Double(seconds) + 30)
+                sleep(UInt32(seconds))
+                machine.send(SIGTERM)
+                usleep(100_000)
+                machine.send(SIGTERM)
+                #expect(try machine.status() == 0, "\(machine.errorText)")
+                shown = try String(contentsOfFile: file, encoding: .utf8)
+                if shown.contains(text) { break }
+            }
+            return shown
+        }
+
+        @Test func `GRUB's rescue CD shows its menu`() throws {
+            let disc = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso"
+            try #require(FileManager.default.isReadableFile(atPath: disc), "install grub-rescue-pc")
+            let folder = try ScratchFolder()
+            let shown = try screen(showing: "highlighted entry", [disc], in: folder)
+            print(shown)
+            #expect(shown.contains("GNU GRUB  version 2."))
+            #expect(shown.contains("*GNU/Linux") && shown.contains(" Memtest86+"))
+            #expect(shown.contains("Use the ↑ and ↓ keys to select which entry is highlighted."))
         }
     }
 }

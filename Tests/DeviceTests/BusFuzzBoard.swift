@@ -88,15 +88,21 @@ final class FuzzedBoard: Sendable {
         spec.cpuCount = 2
         spec.memory = MemorySize(bytes: Self.ram)
         spec.options = [.debugExit]
-        if hasFirmware {
-            spec.firmware = FirmwareSpec(image: try Self.resource(code))
-        } else {
-            spec.boot = KernelBoot(kernel: try Self.resource(code), commandLine: "fuzz")
-        }
         spec.disks = [
             DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
             DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
         ]
+        // The disks of all machines come first.
+        if hasFirmware {
+            spec.firmware = FirmwareSpec(image: try Self.resource(code))
+            let sata = try ["SATA disk", "disc"].map { name in
+                try Self.resource(Descriptor.memory(name, size: Self.diskSize))
+            }
+            spec.disks.append(DiskSpec(image: sata[0], byteCount: Self.diskSize, bus: .sata))
+            spec.drives = [DriveSpec(disc: sata[1])]
+        } else {
+            spec.boot = KernelBoot(kernel: try Self.resource(code), commandLine: "fuzz")
+        }
         spec.serialPorts = [
             .stream(input: try Self.resource(input), output: try Self.resource(output)), .none,
         ]
