@@ -27,6 +27,7 @@ struct MultibootLoader {
         let map = MemoryMap(memory, reservations: request.reservations)
         var places = PlacementMap(memory, map)
         try EntryState.placeBIOSDataArea(in: &places)
+        try RealModeVectors.install(in: places)
         try EntryState.placeDescriptorTable(in: &places, longMode: false)
         try places.claim(
             "multiboot information", at: PlacementMap.LowMemory.information, size: UInt64(Information.size))

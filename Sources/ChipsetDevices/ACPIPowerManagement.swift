@@ -18,12 +18,16 @@ public final class ACPIPowerManagement: PortDevice {
         public static let event: UInt16 = 0x600, control: UInt16 = 0x604, timer: UInt16 = 0x608
         public static let generalPurposeEvent: UInt16 = 0x620, command: UInt16 = 0xB2
     }
-    /// Values for the FADT: GPE0_BLK_LEN, ACPI_ENABLE, ACPI_DISABLE, SCI_INT, and SLP_TYP of \_S5.
+    /// Values for the FADT: GPE0_BLK_LEN, ACPI_ENABLE, ACPI_DISABLE, SCI_INT, and SLP_TYP of \_S5 and
+    /// \_S3.
     public static let generalPurposeEventLength: UInt8 = 4
     public static let enableCommand: UInt8 = 0xA0
     public static let disableCommand: UInt8 = 0xA1
     public static let interruptLine = 9
     public static let softOffType: UInt8 = 5
+    public static let suspendType: UInt8 = 1
+    /// What SeaBIOS and OVMF write without a look at the tables: the number that QEMU's Q35 has.
+    private static let firmwareOffType: UInt8 = 0
 
     public struct Saved: Codable, Sendable, Equatable {
         var status: UInt16
@@ -35,6 +39,8 @@ public final class ACPIPowerManagement: PortDevice {
         var commandStatus: UInt8
         /// Bit 31 of the timer as last looked at.
         var timerBit: Bool
+        /// In S3; absent means awake.
+        var isAsleep: Bool?
     }
 
     /// PM1 status and enable (§4.8.3.1).
@@ -44,6 +50,8 @@ public final class ACPIPowerManagement: PortDevice {
         static let wake: UInt16 = 1 << 15
         static let implementedStatus = timer | global | powerButton | sleepButton | clock | wake
         static let enables = timer | global | powerButton | sleepButton | clock
+        /// What can end a sleep.
+        static let wakers = powerButton | sleepButton | clock
     }
     /// PM1 control (§4.8.3.2).
     private enum Control {
@@ -65,10 +73,15 @@ public final class ACPIPowerManagement: PortDevice {
         var commandStatus: UInt8 = 0
         var timerBit = false
         var isLineRaised = false
+        var isAsleep = false
 
         var requestsInterrupt: Bool {
             control & Control.sciEnable != 0
                 && (status & enable & Event.enables != 0 || eventStatus & eventEnable != 0)
+        }
+        /// A waking event is there, perhaps since before the machine went to sleep (§16.1.4).
+        var requestsWake: Bool {
+            isAsleep && (status & enable & Event.wakers != 0 || eventStatus & eventEnable != 0)
         }
     }
     private let state = Mutex(State())
@@ -100,6 +113,7 @@ public final class ACPIPowerManagement: PortDevice {
     }
 
     private func settle(_ state: inout State, _ ticks: UInt64) {
+        if state.requestsWake { wake(&state) }
         let requests = state.requestsInterrupt
         if requests != state.isLineRaised {
             state.isLineRaised = requests
@@ -109,8 +123,23 @@ public final class ACPIPowerManagement: PortDevice {
         timer.arm(at: waits ? Self.rate.time(of: (ticks >> 31 &+ 1) << 31) : nil)
     }
 
-    /// The power button: the guest's operating system decides what to do.
-    public func pressPowerButton() { locked { state, _ in state.status |= Event.powerButton } }
+    private func wake(_ state: inout State) {
+        state.isAsleep = false
+        state.status |= Event.wake
+        report(.wake)
+    }
+
+    /// The power button: the guest's operating system decides what to do. A sleeping machine wakes up,
+    /// whatever is enabled.
+    public func pressPowerButton() {
+        locked { state, _ in
+            state.status |= Event.powerButton
+            if state.isAsleep { wake(&state) }
+        }
+    }
+
+    /// The alarm of the real-time clock went off.
+    public func noteAlarm() { locked { state, _ in state.status |= Event.clock } }
 
     /// Raises general-purpose event `number`, 0...15 (hot plug).
     public func raise(generalPurposeEvent number: Int) {
@@ -152,16 +181,21 @@ public final class ACPIPowerManagement: PortDevice {
     }
 
     public func write(port: UInt16, width: AccessWidth, value: UInt32) {
-        let sleepType: UInt8? = locked { state, _ in
+        let turnsOff = locked { state, _ in
             var sleepType: UInt8?
             for byte in 0..<UInt16(min(width.bytes, 4)) {
                 let bits = UInt8(truncatingIfNeeded: value >> UInt32(byte * 8))
                 sleepType = Self.write(&state, port &+ byte, bits) ?? sleepType
             }
-            return sleepType
+            if sleepType == Self.suspendType, !state.isAsleep {
+                // Said before the next waking event can be, so that nobody hears them in the other order.
+                state.isAsleep = true
+                report(.sleep)
+            }
+            return sleepType == Self.softOffType || sleepType == Self.firmwareOffType
         }
-        // S5 alone is offered; other types do nothing, as on a board without them.
-        if sleepType == Self.softOffType { report(.powerOff) }
+        // S3 and S5 are offered; other types do nothing, as on a board without them.
+        if turnsOff { report(.powerOff) }
     }
 
     /// Stores one byte; returns the sleep type when SLP_EN was written.
@@ -205,7 +239,8 @@ public final class ACPIPowerManagement: PortDevice {
             Saved(
                 status: state.status, enable: state.enable, control: state.control,
                 eventStatus: state.eventStatus, eventEnable: state.eventEnable, command: state.command,
-                commandStatus: state.commandStatus, timerBit: state.timerBit)
+                commandStatus: state.commandStatus, timerBit: state.timerBit,
+                isAsleep: state.isAsleep ? true : nil)
         }
     }
 
@@ -223,6 +258,7 @@ public final class ACPIPowerManagement: PortDevice {
             state.command = saved.command
             state.commandStatus = saved.commandStatus
             state.timerBit = saved.timerBit
+            state.isAsleep = saved.isAsleep ?? false
             settle(&state, Self.rate.ticks(at: clock.now))
         }
     }

@@ -45,8 +45,14 @@ public final class RTC: PortDevice {
     private let line: InterruptLine
     private let timer: LateTimer
     private let isLineSuppressed = Atomic<Bool>(false)
+    private let onAlarm: @Sendable () -> Void
 
-    public init(_ context: DeviceContext, _ configuration: Configuration) {
+    /// `onAlarm` hears each alarm whose interrupt is enabled.
+    public init(
+        _ context: DeviceContext, _ configuration: Configuration,
+        onAlarm: @escaping @Sendable () -> Void = {}
+    ) {
+        self.onAlarm = onAlarm
         clock = context.clock
         line = context.line(8)
         timer = LateTimer(context.clock)
@@ -65,16 +71,20 @@ public final class RTC: PortDevice {
 
     /// Runs `body` between accounting for the past and arming for the future, and drives the line.
     private func locked<R: Sendable>(_ body: (inout RTCState, RTCState.Instant) -> R) -> R {
-        state.withLock { state in
+        let (result, hasAlarm) = state.withLock { state in
             let instant = RTCState.Instant(now: clock.now, wall: clock.wallClock)
             let before = state.isRequesting
+            let hadAlarm = state.requestsAlarm
             state.service(instant)
+            let hasAlarm = state.requestsAlarm && !hadAlarm
             let result = body(&state, instant)
             let after = state.isRequesting
             if before != after, !isLineSuppressed.load(ordering: .acquiring) { line.set(after) }
             timer.arm(at: state.nextEvent(instant))
-            return result
+            return (result, hasAlarm)
         }
+        if hasAlarm { onAlarm() }
+        return result
     }
 
     public func read(port: UInt16, width: AccessWidth) -> UInt32 {

@@ -63,6 +63,7 @@ struct RTCState: Sendable {
     }
 
     var isRequesting: Bool { flags & RTCFlags.request != 0 }
+    var requestsAlarm: Bool { flags & RTCFlags.alarm != 0 && cmos[RTCRegister.b] & RTCControlB.alarm != 0 }
 
     private func encode(_ value: Int) -> UInt8 {
         if cmos[RTCRegister.b] & RTCControlB.binary != 0 { return UInt8(truncatingIfNeeded: value) }

@@ -55,6 +55,10 @@ public struct InterruptLine: Sendable {
 public enum MachineEvent: Sendable, Equatable {
     /// The guest asked for power off (ACPI S5).
     case powerOff
+    /// The guest asked to sleep with its memory kept (ACPI S3). Sent from the vCPU's thread in the write itself.
+    case sleep
+    /// What the sleeping guest waits for has come.
+    case wake
     /// The guest asked for a reset (port 92, 0xCF9, keyboard controller, ACPI reset register).
     case reset
     /// The guest reported its own death (pvpanic event bits).

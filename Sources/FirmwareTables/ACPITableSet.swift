@@ -43,7 +43,7 @@ struct ACPITableSet {
         return table
     }
 
-    /// FACS version 2 (§5.2.10): the global lock and a waking vector that no one uses.
+    /// FACS version 2 (§5.2.10): the global lock and the waking vector.
     private static var firmwareControl: ACPITable {
         var bytes = Array("FACS".utf8) + [UInt8](repeating: 0, count: 60)
         bytes.store(littleEndian: UInt32(64), at: 4)

@@ -9,16 +9,18 @@ struct DifferentiatedTable {
                 .name("PICM", .integer(UInt8(0))),
                 // The system says here which interrupt controller it uses (§5.8.1).
                 .method("_PIC", arguments: 1, [.store(.argument(0), .path("PICM"))]),
-                softOff,
                 .scope("_SB", processors + [motherboard] + timer + [hostBridge]),
-            ] as [AML]
+            ] as [AML] + sleepStates
         return terms.flatMap(\.bytes)
     }
 
-    private var softOff: AML {
-        let type = platform.powerManagement.softOffType
-        return .name(
-            "_S5", .package([.integer(type), .integer(type), .integer(UInt8(0)), .integer(UInt8(0))]))
+    /// SLP_TYP by state (§7.4.2).
+    private var sleepStates: [AML] {
+        let power = platform.powerManagement
+        func state(_ name: String, _ type: UInt8) -> AML {
+            .name(name, .package([.integer(type), .integer(type), .integer(UInt8(0)), .integer(UInt8(0))]))
+        }
+        return (power.suspendType.map { [state("_S3", $0)] } ?? []) + [state("_S5", power.softOffType)]
     }
 
     /// §8.4: one device per processor; _UID is the MADT's processor UID.

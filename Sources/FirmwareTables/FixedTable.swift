@@ -15,7 +15,9 @@ struct FixedTable {
     private struct Flags: OptionSet {
         let rawValue: UInt32
         static let flushCaches = Flags(rawValue: 1 << 0), haltOnAllProcessors = Flags(rawValue: 1 << 2)
-        static let noFixedSleepButton = Flags(rawValue: 1 << 5), noFixedAlarm = Flags(rawValue: 1 << 6)
+        static let noFixedSleepButton = Flags(rawValue: 1 << 5)
+        /// The clock's alarm has no bits of its own in PM1 (RTC_STS, RTC_EN).
+        static let noFixedAlarm = Flags(rawValue: 1 << 6)
         static let timer32 = Flags(rawValue: 1 << 8), resetRegister = Flags(rawValue: 1 << 10)
     }
     /// Table 5.11, IAPC_BOOT_ARCH.
@@ -63,8 +65,9 @@ struct FixedTable {
         fields[Offset.minorVersion] = 5
 
         var flags: Flags = [
-            .flushCaches, .haltOnAllProcessors, .noFixedSleepButton, .noFixedAlarm, .resetRegister,
+            .flushCaches, .haltOnAllProcessors, .noFixedSleepButton, .resetRegister,
         ]
+        if !platform.hasRealTimeClock { flags.insert(.noFixedAlarm) }
         if power.timerHas32Bits { flags.insert(.timer32) }
         fields.store(littleEndian: flags.rawValue, at: Offset.flags)
         var boot: BootFlags = [.legacyDevices]

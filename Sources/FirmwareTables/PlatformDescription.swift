@@ -55,6 +55,8 @@ public struct PlatformDescription: Sendable, Equatable, Codable {
         public var resetValue: UInt8 = 0x06
         /// SLP_TYP of soft off.
         public var softOffType: UInt8 = 5
+        /// SLP_TYP of suspend to RAM, the number that QEMU's boards have; nil: there is none.
+        public var suspendType: UInt8? = 1
         public init() {}
     }
 

@@ -10,6 +10,7 @@ internal import MachineControl
 internal import MachineSpec
 internal import PCIBus
 internal import Q35Chipset
+internal import Synchronization
 internal import VCPUEngine
 internal import X86Architecture
 
@@ -39,6 +40,8 @@ final class Board: Sendable {
     let platformDescription: PlatformDescription
     private let kernel: Descriptor?
     private let initialRAMDisk: Descriptor?
+    /// Guest address of the FACS, once tables are placed.
+    let firmwareControl = Atomic<UInt64>(0)
 
     /// I/O port window for BARs, above the fixed devices.
     private static let ioWindow: Range<UInt64> = 0xC000..<0xFF00
@@ -83,7 +86,8 @@ final class Board: Sendable {
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
         power = ACPIPowerManagement(context)
         var assembly = BoardAssembly(
-            spec: spec, resources: resources, context: context, platform: platform, eventLoop: eventLoop,
+            spec: spec, resources: resources, context: context, platform: platform, power: power,
+            eventLoop: eventLoop,
             tables: BoardTables(platformDescription, Self.systemDescription(spec, memory)))
         for entry in deviceCatalog { try entry.build(&assembly) }
         platform.ports.attach(pic)
@@ -119,6 +123,8 @@ final class Board: Sendable {
         var platform = PlatformDescription(processors: spec.cpuCount)
         platform.hasKeyboardController = spec.machineType == .pc
         platform.hasVGA = spec.firmware != nil
+        // Nobody has taught the firmware to wake up.
+        if spec.firmware != nil { platform.powerManagement.suspendType = nil }
         platform.serialPorts = Array(PlatformDescription.SerialPort.standard.prefix(spec.serialPorts.count))
         platform.powerManagement.timerHas32Bits = true
         return platform
@@ -132,13 +138,9 @@ final class Board: Sendable {
     func powerOn() throws(BoardError) -> VCPUState {
         for device in devices { device.reset() }
         if spec.firmware != nil { return VCPUState() }
+        try assignResources()
         guard let boot = spec.boot, let kernelBytes = try Self.contents(kernel, "kernel") else {
             throw BoardError("There is nothing to boot: use --firmware or --kernel.")
-        }
-        do throws(PCIResourceError) {
-            try bridge.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
-        } catch {
-            throw BoardError("The PCI devices do not fit: \(error).")
         }
         let tables: PlacedFirmwareTables
         do throws(FirmwareTableError) {
@@ -147,14 +149,26 @@ final class Board: Sendable {
         } catch {
             throw BoardError("The firmware tables cannot be placed: \(error).")
         }
+        let control = tables.tables.first { $0.name == "FACS" }
+        firmwareControl.store(control?.start.raw ?? 0, ordering: .relaxed)
         var request = BootRequest(
             kernel: kernelBytes, initrd: try Self.contents(initialRAMDisk, "initial RAM disk"),
             commandLine: boot.commandLine)
         request.rsdp = tables.rsdp
         do throws(BootError) {
-            return try KernelImage.load(request, into: memory).state
+            let plan = try KernelImage.load(request, into: memory)
+            if plan.bootProtocol == .multiboot { leaveTimerTick() }
+            return plan.state
         } catch {
             throw BoardError("\(error)")
+        }
+    }
+
+    func assignResources() throws(BoardError) {
+        do throws(PCIResourceError) {
+            try bridge.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
+        } catch {
+            throw BoardError("The PCI devices do not fit: \(error).")
         }
     }
 

@@ -1,4 +1,5 @@
 internal import CharacterBackends
+internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
 internal import GuestMemory
@@ -17,6 +18,7 @@ struct BoardAssembly {
     let memory: GuestMemory
     let eventLoop: EventLoop
     let platform: BoardPlatform
+    let power: ACPIPowerManagement
     private(set) var devices: [any Device] = []
     private(set) var virtio: [any VirtioFunction] = []
     private(set) var serial: [any CharacterBackend] = []
@@ -27,13 +29,14 @@ struct BoardAssembly {
 
     init(
         spec: MachineSpec, resources: MachineResources, context: DeviceContext, platform: BoardPlatform,
-        eventLoop: EventLoop, tables: BoardTables
+        power: ACPIPowerManagement, eventLoop: EventLoop, tables: BoardTables
     ) {
         self.tables = tables
         self.spec = spec
         self.resources = resources
         self.context = context
         self.platform = platform
+        self.power = power
         self.eventLoop = eventLoop
         memory = context.memory
     }
@@ -72,6 +75,11 @@ struct BoardAssembly {
 
     /// An image of a device that was added, or will be: closed with the machine.
     mutating func keep(_ image: any DiskImage) { images.append(image) }
+
+    mutating func add(_ function: any VirtioFunction, _ backend: any CharacterBackend) {
+        add(function)
+        serial.append(backend)
+    }
 
     mutating func add(_ function: any VirtioFunction, _ image: any DiskImage) {
         add(function)

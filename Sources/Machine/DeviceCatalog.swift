@@ -30,7 +30,7 @@ struct DeviceEntry: Sendable {
 let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(ResetControl.kind)  { $0.add(ResetControl($0.context)) },
     DeviceEntry(PIT8254.kind)  { $0.add(PIT8254($0.context)) },
-    DeviceEntry(RTC.kind)  { $0.add(RTC($0.context, $0.clockConfiguration)) },
+    DeviceEntry(RTC.kind)  { $0.addClock() },
     DeviceEntry(HPET.kind)  { $0.addHPET() },
     DeviceEntry(PanicNotifier.kind)  { $0.add(PanicNotifier($0.context)) },
     DeviceEntry(POSTPort.kind)  { $0.add(POSTPort($0.context)) },
@@ -45,6 +45,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
     DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
+    DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
     DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
 ]
@@ -60,6 +61,11 @@ extension BoardAssembly {
             memoryBelow4GiB: ram[0].upperBound,
             memoryAbove4GiB: ram.dropFirst().reduce(0) { $0 + UInt64($1.count) },
             processorCount: spec.cpuCount)
+    }
+
+    /// Its alarm wakes the machine.
+    mutating func addClock() {
+        add(RTC(context, clockConfiguration) { [power] in power.noteAlarm() })
     }
 
     /// In legacy replacement mode it takes the lines of the PIT and the clock.
@@ -82,7 +88,7 @@ extension BoardAssembly {
     mutating func addSerialPorts() throws(BoardError) {
         let places = PlatformDescription.SerialPort.standard
         for (port, place) in zip(spec.serialPorts, places) {
-            let backend = try serialBackend(port)
+            let backend = try characterBackend(port, "A serial port")
             let uart = UART16550(
                 context, base: place.port, line: Int(place.interrupt), transmit: { backend.write($0) },
                 onReceiveSpace: { backend.receiverHasRoom() })
@@ -91,7 +97,17 @@ extension BoardAssembly {
         }
     }
 
-    private func serialBackend(_ port: SerialBackend) throws(BoardError) -> any CharacterBackend {
+    mutating func addConsole() throws(BoardError) {
+        guard let port = spec.console else { return }
+        let backend = try characterBackend(port, "The console")
+        let console = VirtioConsole(context, sink: ConsoleSink(backend)) { backend.receiverHasRoom() }
+        backend.start { [weak console] bytes in console?.receive(Array(bytes)) ?? bytes.count }
+        add(VirtioPCI(console), backend)
+    }
+
+    private func characterBackend(
+        _ port: SerialBackend, _ name: String
+    ) throws(BoardError) -> any CharacterBackend {
         do throws(HostError) {
             switch port {
             case .none: return NullBackend()
@@ -103,7 +119,7 @@ extension BoardAssembly {
                 return try SocketBackend(listener: Descriptor(adopting: resources[socket]), loop: eventLoop)
             }
         } catch {
-            throw BoardError("A serial port cannot be connected: \(error).")
+            throw BoardError("\(name) cannot be connected: \(error).")
         }
     }
 
@@ -158,5 +174,15 @@ extension BoardAssembly {
             name: name)
         guard let overlay = disk.overlay, !disk.isReadOnly else { return image }
         return try OverlayImage(image, overlay: Descriptor(adopting: resources[overlay]), name: name + "-ov")
+    }
+}
+
+/// A backend takes everything, as it does from a serial port.
+private final class ConsoleSink: ByteSink {
+    private let backend: any CharacterBackend
+    init(_ backend: any CharacterBackend) { self.backend = backend }
+    func write(_ bytes: [UInt8]) -> Int {
+        backend.write(bytes)
+        return bytes.count
     }
 }

@@ -51,9 +51,15 @@ final class RunInbox: Sendable {
     private let parker = Parker()
     private static let capacity = 1024
 
-    func post(_ event: RunEvent) {
-        events.withLock { if $0.count < Self.capacity { $0.append(event) } }
+    /// Returns whether there was room.
+    @discardableResult func post(_ event: RunEvent) -> Bool {
+        let hasRoom = events.withLock { events in
+            let hasRoom = events.count < Self.capacity
+            if hasRoom { events.append(event) }
+            return hasRoom
+        }
         parker.unpark()
+        return hasRoom
     }
 
     func next() -> RunEvent {

@@ -6,6 +6,7 @@ internal import LinuxHost
 internal import MachineControl
 internal import MachineSpec
 internal import SoftCPU
+internal import Synchronization
 internal import VCPUEngine
 internal import X86Architecture
 
@@ -23,6 +24,9 @@ final class RunningMachine {
     private let notice: String?
     private let screenText: Descriptor?
     private var isPaused = false
+    /// In ACPI S3: no vCPU runs, devices wait for what wakes the machine.
+    private var isAsleep = false
+    private var said: Set<String> = []
     /// The host's time-stamp counter when the machine was paused.
     private var pausedAt: UInt64 = 0
     private let started = HostTime.monotonic
@@ -38,8 +42,10 @@ final class RunningMachine {
         let (system, notice) = try Self.acceleration(spec, resources)
         self.notice = notice
         let tscFrequency = TimeStampCounter.frequency()
-        let board = try Board(spec: spec, resources: resources, tscFrequency: tscFrequency) {
-            inbox.post(.machine($0))
+        let sleepers = SleepingThreads()
+        let board = try Board(spec: spec, resources: resources, tscFrequency: tscFrequency) { event in
+            let isKnown = inbox.post(.machine(event))
+            if isKnown, event == .sleep { sleepers.hold() }
         }
         self.board = board
         engine = try MachineEngine(spec: spec, board: board, tscFrequency: tscFrequency, system: system)
@@ -48,6 +54,7 @@ final class RunningMachine {
             threads.append(try Self.thread(try engine.makeVCPU(index), inbox))
         }
         self.threads = threads
+        sleepers.connect(threads)
     }
 
     /// The KVM to use, or nil for the software CPU, and what to say about it.
@@ -92,7 +99,7 @@ final class RunningMachine {
         try powerOn()
         events(.started(engine: engine.name))
         if let notice { events(.notice(notice)) }
-        for thread in threads { thread.release() }
+        releaseVCPUs()
         while true {
             switch inbox.next() {
             case .command(let command):
@@ -125,8 +132,15 @@ final class RunningMachine {
         for thread in threads { thread.waitUntilHeld() }
     }
 
+    /// Unless something else still keeps them from running.
+    private func releaseVCPUs() {
+        guard !isPaused, !isAsleep else { return }
+        for thread in threads { thread.release() }
+    }
+
     private func reset() throws(BoardError) {
         stopVCPUs()
+        isAsleep = false
         for device in board.devices { device.pause() }
         inbox.forgetMachineEvents()
         try powerOn()
@@ -136,7 +150,7 @@ final class RunningMachine {
             return engine.clockStops()
         }
         for device in board.devices { device.resume() }
-        for thread in threads { thread.release() }
+        releaseVCPUs()
     }
 
     private func end(_ reason: ExitReason) -> Int32 {
@@ -192,9 +206,47 @@ final class RunningMachine {
             for device in board.devices { device.resume() }
             board.clock.resume()
             engine.clockGoesOn(threads, after: TimeStampCounter.now &- pausedAt)
-            for thread in threads { thread.release() }
+            releaseVCPUs()
         }
         events(.resumed)
+    }
+
+    // MARK: Sleep
+
+    /// A guest can do again and again what it does once.
+    private func noteOnce(_ text: String) {
+        if said.insert(text).inserted { events(.notice(text)) }
+    }
+
+    /// The vCPU that asked has stopped already, before its next instruction.
+    private func sleep() {
+        guard !isAsleep else { return }
+        isAsleep = true
+        stopVCPUs()
+        noteOnce("The guest sleeps (S3). Its clock's alarm or the power button wakes it.")
+    }
+
+    /// Time went on meanwhile, and so do the time-stamp counters.
+    private func wake() throws(BoardError) {
+        guard isAsleep else { return }
+        if !isPaused { for device in board.devices { device.pause() } }
+        guard let state = try board.wakeUp() else {
+            noteOnce("The guest slept and left no address to wake up at: it starts anew.")
+            return try reset()
+        }
+        isAsleep = false
+        for (index, thread) in threads.enumerated() {
+            let old = thread.vcpu.state()
+            var new = index == 0 ? state : VCPUState()
+            new.tscOffset = old.tscOffset
+            new.msrs[MSR.tscAdjust] = old.msrs[MSR.tscAdjust]
+            new.clockLead = old.clockLead
+            new.activity = index == 0 ? .running : .waitingForStartup
+            thread.restart(new)
+        }
+        guard !isPaused else { return }
+        for device in board.devices { device.resume() }
+        releaseVCPUs()
     }
 
     // MARK: Engines
@@ -204,8 +256,7 @@ final class RunningMachine {
         stopVCPUs()
         try engine.moveToSoftware(threads)
         events(.notice("KVM cannot go on (\(reason)); the guest continues on the software CPU."))
-        guard !isPaused else { return }
-        for thread in threads { thread.release() }
+        releaseVCPUs()
     }
 
     // MARK: Decisions
@@ -224,6 +275,8 @@ final class RunningMachine {
     private func handle(_ event: MachineEvent) throws(BoardError) -> Int32? {
         switch event {
         case .powerOff: return end(.poweredOff)
+        case .sleep: sleep()
+        case .wake: try wake()
         case .reset:
             if spec.options.contains(.noReboot) { return end(.reset) }
             try reset()
@@ -250,5 +303,22 @@ final class RunningMachine {
         case .cannotGoOn(let reason):
             throw BoardError("vCPU \(vcpu) cannot go on: \(reason).")
         }
+    }
+}
+
+/// What stops the vCPUs inside the write that puts the machine to sleep, so that the one that wrote does not
+/// reach its next instruction.
+private final class SleepingThreads: Sendable {
+    private let threads = AtomicLazyReference<Threads>()
+    private final class Threads: Sendable {
+        let all: [VCPUThread]
+        init(_ all: [VCPUThread]) { self.all = all }
+    }
+
+    /// Once, before a vCPU runs.
+    func connect(_ threads: [VCPUThread]) { _ = self.threads.storeIfNil(Threads(threads)) }
+
+    func hold() {
+        for thread in threads.load()?.all ?? [] { thread.hold() }
     }
 }

@@ -71,11 +71,25 @@ enum SharedProcessor {
     /// Leaf 8000_0008 EBX: IBPB, IBRS, STIBP, both always on, preferred IBRS, SSBD, PSFD (AMD APM vol. 3).
     private static let amdMeasures = bits([12, 14, 15, 16, 17, 18, 24, 28])
 
+    /// Protection keys are the software CPU's own: a host's PKRU lies elsewhere in XSAVE's images.
+    private static func withoutKeys(_ row: CPUIDRow) -> CPUIDRow {
+        let keys = bits([3, 4, 31]), component = bits([9])
+        var row = row
+        switch (row.leaf, row.subleaf) {
+        case (7, 0): row.ecx &= ~keys
+        case (0xD, 0):
+            row.eax &= ~component
+            row.ecx = row.eax & 4 != 0 ? 832 : 576
+        default: break
+        }
+        return row
+    }
+
     private static func adapt(_ row: CPUIDRow, to supported: [CPUIDRow]) -> CPUIDRow {
+        var row = withoutKeys(row)
         guard let host = supported.first(where: { $0.leaf == row.leaf && $0.subleaf == row.subleaf }) else {
             return row
         }
-        var row = row
         switch row.leaf {
         case 7: row.edx |= host.edx & intelMeasures
         case 0x8000_0008:

@@ -25,6 +25,8 @@ extension MachineSpec {
         for drive in drives { writer.put(drive.disc) }
         writer.put(UInt8(clamping: serialPorts.count))
         for port in serialPorts { port.write(to: &writer) }
+        writer.put(UInt8(console == nil ? 0 : 1))
+        console?.write(to: &writer)
     }
 
     init(reading reader: inout WireReader) throws(WireError) {
@@ -60,6 +62,7 @@ extension MachineSpec {
         for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
             serialPorts.append(try SerialBackend(reading: &reader))
         }
+        if try reader.takeFlag() { console = try SerialBackend(reading: &reader) }
     }
 
     private static func takeBoot(_ reader: inout WireReader) throws(WireError) -> KernelBoot? {

@@ -119,7 +119,7 @@ extension MachineSpec {
         ]
         for disk in disks { all += [disk.image, disk.overlay] }
         for drive in drives { all.append(drive.disc) }
-        for port in serialPorts {
+        for port in serialPorts + (console.map { [$0] } ?? []) {
             switch port {
             case .none: break
             case .stream(let input, let output): all += [input, output]

@@ -68,7 +68,8 @@ public struct FirmwareSpec: Equatable, Sendable {
     public var bootsDrivesFirst = false
 
     public init(
-        kind: FirmwareKind = .bios, image: ResourceIndex, variables: ResourceIndex? = nil, videoROM: ResourceIndex? = nil,
+        kind: FirmwareKind = .bios, image: ResourceIndex, variables: ResourceIndex? = nil,
+        videoROM: ResourceIndex? = nil,
         log: ResourceIndex? = nil, screenText: ResourceIndex? = nil, hasBootMenu: Bool = false
     ) {
         self.variables = variables
@@ -117,7 +118,8 @@ public struct DriveSpec: Equatable, Sendable {
     public init(disc: ResourceIndex? = nil) { self.disc = disc }
 }
 
-/// The host's end of a serial port. The descriptors may be shared with other programs: nobody sets
+/// The host's end of a serial port or of the virtio console. The descriptors may be shared with other
+/// programs: nobody sets
 /// `O_NONBLOCK` on them.
 public enum SerialBackend: Equatable, Sendable {
     /// The port exists and nothing is connected.
@@ -170,6 +172,8 @@ public struct MachineSpec: Equatable, Sendable {
     public var drives: [DriveSpec] = []
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []
+    /// The host's end of the virtio console; nil: the guest has none.
+    public var console: SerialBackend?
     public var display: DisplaySpec = .none
     public var options: RunOptions = []
     /// Bytes of host memory for translated code.

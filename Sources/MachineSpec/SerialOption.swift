@@ -1,4 +1,4 @@
-/// One `--serial` option.
+/// One `--serial` option, or `--console`.
 public enum SerialOption: Equatable, Sendable {
     case none
     case standardStreams
@@ -10,7 +10,8 @@ public enum SerialOption: Equatable, Sendable {
     /// Longest path in `sockaddr_un`, less the NUL (unix(7)).
     static let longestSocketPath = 107
 
-    public init(parsing text: String) throws(SpecError) {
+    /// - Parameter option: its name, for what is wrong with it.
+    public init(parsing text: String, option: String = "--serial") throws(SpecError) {
         let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(
             String.init)
         let rest = parts.count > 1 ? parts[1] : nil
@@ -21,12 +22,12 @@ public enum SerialOption: Equatable, Sendable {
         case ("unix", let path?) where !path.isEmpty:
             guard path.utf8.count <= Self.longestSocketPath else {
                 throw SpecError(
-                    "--serial unix: the path is longer than \(Self.longestSocketPath) bytes: shorten it."
+                    "\(option) unix: the path is longer than \(Self.longestSocketPath) bytes: shorten it."
                 )
             }
             self = .unixSocket(path: path)
         default:
-            throw SpecError("--serial \(text.quoted) is unknown: use stdio, file:PATH, unix:PATH or none.")
+            throw SpecError("\(option) \(text.quoted) is unknown: use stdio, file:PATH, unix:PATH or none.")
         }
     }
 }

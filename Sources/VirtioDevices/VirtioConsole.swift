@@ -46,10 +46,15 @@ public final class VirtioConsole: VirtioDevice {
 
     public let link: VirtioLink
     private let sink: any ByteSink
+    private let onInputRoom: @Sendable () -> Void
     private let state = Mutex(State())
 
-    public init(_ context: DeviceContext, sink: any ByteSink) {
+    /// `onInputRoom`: the guest took input, so that `receive` may take more. Called with no lock held.
+    public init(
+        _ context: DeviceContext, sink: any ByteSink, onInputRoom: @escaping @Sendable () -> Void = {}
+    ) {
         self.sink = sink
+        self.onInputRoom = onInputRoom
         link = VirtioLink(context, queueSizes: [Self.queueSize, Self.queueSize])
     }
 
@@ -89,6 +94,7 @@ public final class VirtioConsole: VirtioDevice {
     public func notify(queue: Int) {
         if queue == Self.receiveQueue {
             state.withLock { fillReceiveBuffers(&$0) }
+            onInputRoom()
         } else if queue == Self.transmitQueue {
             transmit()
         }

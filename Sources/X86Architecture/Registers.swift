@@ -62,6 +62,8 @@ public enum CR4 {
     public static let osXSAVE: UInt64 = 1 << 18
     public static let supervisorExecutionPrevention: UInt64 = 1 << 20
     public static let supervisorAccessPrevention: UInt64 = 1 << 21
+    public static let protectionKeys: UInt64 = 1 << 22
+    public static let supervisorProtectionKeys: UInt64 = 1 << 24
 }
 
 /// IA32_EFER (SDM vol. 3 §2.2.1).
@@ -97,6 +99,7 @@ public enum PageFaultError {
     public static let user: UInt32 = 1 << 2
     public static let reserved: UInt32 = 1 << 3
     public static let fetch: UInt32 = 1 << 4
+    public static let protectionKey: UInt32 = 1 << 5
 }
 
 /// Segment registers in their encoding order (ModRM.reg of MOV Sreg).
@@ -122,6 +125,7 @@ public enum MSR {
     public static let pat: UInt32 = 0x277
     public static let mtrrDefaultType: UInt32 = 0x2FF
     public static let tscDeadline: UInt32 = 0x6E0
+    public static let supervisorKeyRights: UInt32 = 0x6E1
     public static let x2apicFirst: UInt32 = 0x800
     public static let x2apicLast: UInt32 = 0x8FF
     public static let efer: UInt32 = 0xC000_0080

@@ -60,6 +60,8 @@ public struct VCPUState: Hashable, Sendable, Codable {
     public var cr8: UInt64 = 0
     public var efer: UInt64 = 0
     public var xcr0: UInt64 = 1
+    /// Protection-key rights of user pages; absent means that every key allows everything.
+    public var pkru: UInt32?
     /// DR0..DR3, DR6, DR7.
     public var debug: [UInt64] = [0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
     /// The XSAVE area in standard format: 512 bytes legacy, 64 header, then components (AVX at 576).

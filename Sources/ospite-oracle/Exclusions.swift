@@ -16,6 +16,8 @@ enum Exclusions {
         (.sldt, "the host's kernel emulates it for UMIP"), (.str, "the host's kernel emulates it for UMIP"),
         (.smsw, "the host's kernel emulates it for UMIP"),
         (.sysexit, "hypervisors under the host emulate it for guests of the other vendor"),
+        (.rdpkru, "the host's kernel may not enable protection keys"),
+        (.wrpkru, "the host's kernel may not enable protection keys"),
         (.int1, "hypervisors disagree whether it is a fault or a trap"),
         (.xsave, "the host's image has more components"), (.xsaveopt, "the host's image has more components"),
         (.xsavec, "the host's image has more components"), (.xrstor, "accepts what the host has enabled"),

@@ -14,8 +14,7 @@ enum Launcher {
         let folder = try RuntimeFolder(name: request.spec.name)
         defer { folder.remove() }
 
-        let usesStandardStreams = request.serial.contains(.standardStreams)
-        let terminal = usesStandardStreams ? Terminal() : nil
+        let terminal = request.usesStandardStreams ? Terminal() : nil
         let keyboard = try terminal.map { _ throws(RunFailure) in
             try host { () throws(HostError) in try Descriptor.pipe() }
         }

@@ -6,6 +6,9 @@ internal import MachineSpec
 struct MachineRequest {
     private(set) var spec: MachineSpec
     let serial: [SerialOption]
+    private let console: SerialOption?
+    /// Whether the guest reads our standard input.
+    var usesStandardStreams: Bool { serial.contains(.standardStreams) || console == .standardStreams }
     private let disks: [DiskOption]
     /// Paths of discs in CD drives; "none" is an empty drive.
     private let discs: [String]
@@ -32,10 +35,15 @@ struct MachineRequest {
             disks =
                 (isDisc ? [] : image.map { [DiskOption(path: $0, bus: .sata)] } ?? [])
                 + (try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) })
-            let given = command.serial.isEmpty ? ["stdio"] : command.serial
+            console = try command.console.map { text throws(SpecError) in
+                try SerialOption(parsing: text, option: "--console")
+            }
+            let given =
+                command.serial.isEmpty ? [console == .standardStreams ? "none" : "stdio"] : command.serial
             serial = try given.map { text throws(SpecError) in try SerialOption(parsing: text) }
-            guard serial.count(where: { $0 == .standardStreams }) <= 1 else {
-                throw SpecError("Only one serial port can have the terminal: give --serial stdio once.")
+            guard (serial + [console]).count(where: { $0 == .standardStreams }) <= 1 else {
+                throw SpecError(
+                    "Only one serial port or the console can have the terminal: give stdio once.")
             }
         } catch {
             throw .usage(error)
@@ -80,6 +88,7 @@ struct MachineRequest {
         }
         rehearsal.drives = discs.map { _ in DriveSpec() }
         rehearsal.serialPorts = serial.map { _ in .none }
+        rehearsal.console = console.map { _ in .none }
         if kernel != nil {
             rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
         }
@@ -112,7 +121,10 @@ struct MachineRequest {
             DriveSpec(disc: path == "none" ? nil : try files.addFile(path, option: "--cdrom"))
         }
         opened.serialPorts = try serial.map { option throws(RunFailure) in
-            try files.addSerial(option, keyboard: keyboard)
+            try files.addSerial(option, "--serial", keyboard: keyboard)
+        }
+        if let console, console != .none {
+            opened.console = try files.addSerial(console, "--console", keyboard: keyboard)
         }
         opened.kvm = try files.addKVM(opened.accelerator)
         return opened

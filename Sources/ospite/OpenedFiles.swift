@@ -137,8 +137,9 @@ struct OpenedFiles {
     }
 
     /// `keyboard` is a pipe in place of standard input, when the terminal is in raw mode.
-    mutating func addSerial(_ option: SerialOption, keyboard: Descriptor?) throws(RunFailure) -> SerialBackend
-    {
+    mutating func addSerial(
+        _ option: SerialOption, _ name: String, keyboard: Descriptor?
+    ) throws(RunFailure) -> SerialBackend {
         do throws(HostError) {
             switch option {
             case .none: return .none
@@ -160,7 +161,7 @@ struct OpenedFiles {
                 return .listener(socket)
             }
         } catch {
-            throw .host("--serial cannot be used: \(error). Give a path that you may write.")
+            throw .host("\(name) cannot be used: \(error). Give a path that you may write.")
         }
     }
 

@@ -48,8 +48,15 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A CD drive with a disc in it: FILE, or none for an empty drive.")
     var cdrom: [String] = []
 
-    @Option(help: "A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio)")
+    @Option(
+        help: """
+            A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio, or none when \
+            --console has the terminal)
+            """)
     var serial: [String] = []
+
+    @Option(help: "A virtio console, hvc0 in Linux: stdio, file:PATH or unix:PATH.")
+    var console: String?
 
     @Flag(help: "Add the debug-exit port 0xf4.")
     var debugExit = false

@@ -40,6 +40,7 @@ enum BoardBench {
     static func full(at first: Int32) throws -> Board {
         var spec = try spec()
         spec.serialPorts = [.none, .none, .none, .none]
+        spec.console = SerialBackend.none
         spec.disks = [
             DiskSpec(image: ResourceIndex(0), byteCount: 1 << 20),
             DiskSpec(image: ResourceIndex(1), overlay: ResourceIndex(2), byteCount: 1 << 20),

@@ -48,6 +48,9 @@ final class InnerMachine: Sendable {
     }
 
     func send(_ command: MachineCommand) { inbox.post(.command(command)) }
+    var isAsleep: Bool {
+        allReports.contains { if case .notice(let text) = $0 { text.contains("sleeps") } else { false } }
+    }
     var allReports: [MachineReport] { reports.withLock { $0 } }
     var text: String {
         var bytes = [UInt8](repeating: 0, count: 1 << 16)
@@ -122,6 +125,52 @@ enum BoardScripts {
         #expect(calm.0.count == 18 && calm.1 == 1)
         #expect(disturbed.0 == calm.0 && disturbed.1 == calm.1)
         #expect(disturbed.2 > 2)
+    }
+
+    /// Starts Tests/Guests/machine/sleep.asm, in a machine of two vCPUs.
+    private func sleeper(_ option: String, in folder: String, first: Int32) throws -> InnerMachine {
+        let guest = folder + "/guest"
+        try BoardScripts.run([
+            "nasm", "-f", "bin", "-w-number-overflow", "-I", "Tests/Guests/machine/", "-o", guest,
+            "Tests/Guests/machine/sleep.asm",
+        ])
+        return try InnerMachine(
+            kernel: guest, initialRAMDisk: nil, commandLine: "do=\(option)", cpus: 2, ram: 16,
+            first: BoardFiles.first + first)
+    }
+
+    /// "S", PM1's status, the PIC's mask after the reset, what memory keeps, CS.
+    @Test func `a guest sleeps until the alarm of its clock, and memory keeps what it had`() throws {
+        let folder = try BoardScripts.folder()
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let machine = try sleeper("a", in: folder, first: 80)
+        #expect(machine.wait(milliseconds: 60_000))
+        #expect(machine.text == "S84000000000812")
+        #expect(machine.exitStatus == 0)
+    }
+
+    @Test(arguments: [false, true])
+    func `the power button wakes a guest that sleeps`(isPaused: Bool) throws {
+        let folder = try BoardScripts.folder()
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let machine = try sleeper("b", in: folder, first: isPaused ? 90 : 100)
+        for _ in 0..<6000 where !machine.isAsleep { _ = machine.wait(milliseconds: 10) }
+        #expect(machine.isAsleep)
+        if isPaused {
+            // A pause and its end do not wake anybody.
+            machine.send(.pause)
+            machine.send(.resume)
+            machine.send(.pause)
+        }
+        #expect(!machine.wait(milliseconds: 300))
+        machine.send(.powerButton)
+        if isPaused {
+            #expect(!machine.wait(milliseconds: 300))
+            machine.send(.resume)
+        }
+        #expect(machine.wait(milliseconds: 60_000))
+        #expect(machine.text == "S81000000000812")
+        #expect(machine.exitStatus == 0)
     }
 
     @Test func `a kernel that is paused while it boots still boots, and its clock stood still meanwhile`()

@@ -106,20 +106,14 @@ final class FuzzedBoard: Sendable {
         spec.serialPorts = [
             .stream(input: try Self.resource(input), output: try Self.resource(output)), .none,
         ]
+        spec.console = SerialBackend.none
         let events = EventCount()
         self.events = events
         board = try Board(
             spec: spec, resources: MachineResources(count: 256), tscFrequency: 1_000_000_000,
             report: { events.note($0) })
-        let bus = APICBus()
-        bus.connect(board.apics)
-        let context = DeviceContext(
-            memory: board.memory, clock: board.clock, msi: bus, lines: InterruptRouter(),
-            report: { events.note($0) })
-        console = VirtioConsole(context, sink: MemorySink())
-        let consoleFunction = VirtioPCI(console)
-        board.bridge.insert(consoleFunction.function, slot: 20)
-        devices = board.devices + [consoleFunction]
+        console = board.devices.compactMap { $0 as? VirtioPCI<VirtioConsole> }[0].device
+        devices = board.devices
         functions = devices.compactMap { ($0 as? any VirtioFunction).flatMap { FuzzedFunction($0) } }
         balloon = devices.compactMap { $0 as? VirtioPCI<VirtioBalloon> }[0].device
         engine = SoftEngine(memory: board.memory, vcpuCount: 2, tscFrequency: 1_000_000_000)
@@ -179,7 +173,6 @@ final class FuzzedBoard: Sendable {
     func reset() throws {
         for device in devices { device.pause() }
         var state = try board.powerOn()
-        devices.last?.reset()
         state.activity = .running
         vcpus[0].load(state)
         for device in devices { device.resume() }

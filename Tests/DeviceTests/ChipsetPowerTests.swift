@@ -34,11 +34,63 @@ import Testing
         #expect(word(device, 0x604) == 5 << 10, "SLP_EN reads as zero")
     }
 
-    @Test(arguments: [0, 1, 2, 3, 4, 6, 7] as [UInt32])
+    @Test(arguments: [0, 2, 3, 4, 6, 7] as [UInt32])
     func `other sleep types do nothing`(type: UInt32) {
         let device = ACPIPowerManagement(bench.context)
         device.write(port: 0x604, width: .word, value: type << 10 | 1 << 13)
         #expect(bench.events.all.isEmpty)
+    }
+
+    private func sleep(_ device: ACPIPowerManagement, enable: UInt32 = 0) {
+        device.write(port: 0x602, width: .word, value: enable)
+        device.write(port: 0x604, width: .word, value: 1 << 10 | 1 << 13)
+    }
+
+    @Test func `sleep type 1 sleeps once, until the power button`() {
+        let device = ACPIPowerManagement(bench.context)
+        sleep(device)
+        sleep(device)
+        #expect(bench.events.all == [.sleep])
+        device.noteAlarm()
+        #expect(bench.events.all == [.sleep], "the alarm is not enabled")
+        device.pressPowerButton()
+        device.pressPowerButton()
+        #expect(bench.events.all == [.sleep, .wake])
+        #expect(word(device, 0x600) == 0x8500, "WAK_STS, RTC_STS and PWRBTN_STS")
+        sleep(device)
+        #expect(bench.events.all == [.sleep, .wake, .sleep])
+    }
+
+    @Test func `an enabled alarm wakes, and one from before the sleep does at once`() {
+        let device = ACPIPowerManagement(bench.context)
+        sleep(device, enable: 0x400)
+        device.noteAlarm()
+        #expect(bench.events.all == [.sleep, .wake])
+        #expect(word(device, 0x600) == 0x8400)
+        sleep(device, enable: 0x400)
+        #expect(bench.events.all == [.sleep, .wake, .sleep, .wake])
+    }
+
+    @Test func `a general-purpose event wakes, a reset ends the sleep unsaid`() {
+        let device = ACPIPowerManagement(bench.context)
+        device.write(port: 0x622, width: .word, value: 2)
+        sleep(device)
+        device.raise(generalPurposeEvent: 1)
+        #expect(bench.events.all == [.sleep, .wake])
+        device.write(port: 0x620, width: .word, value: 2)
+        sleep(device)
+        device.reset()
+        device.pressPowerButton()
+        #expect(bench.events.all == [.sleep, .wake, .sleep])
+    }
+
+    @Test func `a saved sleep goes on after it is restored`() throws {
+        let device = ACPIPowerManagement(bench.context), copy = ACPIPowerManagement(bench.context)
+        sleep(device)
+        try copy.restore(device.save())
+        copy.pressPowerButton()
+        #expect(bench.events.all == [.sleep, .wake])
+        #expect(copy.save().isAsleep == nil)
     }
 
     @Test func `the power button raises the control interrupt until it is acknowledged`() {

@@ -23,6 +23,8 @@ import Testing
         (["--sandbox", "off", "--kernel", "k"], "on, log"),
         (["--serial", "tty", "--kernel", "k"], "use stdio"),
         (["--serial", "stdio", "--serial", "stdio", "--kernel", "k"], "Only one"),
+        (["--serial", "stdio", "--console", "stdio", "--kernel", "k"], "Only one"),
+        (["--console", "tty", "--kernel", "k"], "--console"),
         (["--disk", "d,format=qcow2", "--kernel", "k"], "raw"),
         (["--disk", "d,bus=ide", "--kernel", "k"], "virtio and SATA disks"),
         (["--kernel", "k"] + [String](repeating: "--cdrom=none", count: 7), "6 places"),

@@ -25,6 +25,7 @@ import Testing
         spec.options = [.debugExit, .noReboot, .statistics]
         spec.sandbox = .log
         spec.kvm = ResourceIndex(9)
+        spec.console = .stream(input: ResourceIndex(10), output: ResourceIndex(11))
         return spec
     }
 
@@ -37,7 +38,7 @@ import Testing
         firmware.firmware?.bootsDrivesFirst = true
         firmware.drives = [DriveSpec(disc: ResourceIndex(4)), DriveSpec()]
         let commands: [MachineCommand] = [
-            .configure(try Self.fullSpec(), resourceCount: 10), .configure(plain, resourceCount: 0),
+            .configure(try Self.fullSpec(), resourceCount: 12), .configure(plain, resourceCount: 0),
             .configure(firmware, resourceCount: 5), .powerButton,
             .stop, .pause, .resume,
         ]
@@ -69,7 +70,7 @@ import Testing
         var spec = try Self.fullSpec()
         spec.memory = MemorySize(bytes: 1)
         #expect(throws: WireError.self) {
-            try MachineCommand(frame: MachineCommand.configure(spec, resourceCount: 10).frame)
+            try MachineCommand(frame: MachineCommand.configure(spec, resourceCount: 12).frame)
         }
         #expect(throws: WireError.self) {
             try MachineCommand(frame: MachineCommand.configure(try Self.fullSpec(), resourceCount: 9).frame)
@@ -77,7 +78,7 @@ import Testing
     }
 
     @Test func `every cut of a frame is refused`() throws {
-        let frame = MachineCommand.configure(try Self.fullSpec(), resourceCount: 10).frame
+        let frame = MachineCommand.configure(try Self.fullSpec(), resourceCount: 12).frame
         for length in 0..<frame.count {
             #expect(throws: WireError.self) { try MachineCommand(frame: Array(frame.prefix(length))) }
             // The same cut with a length field that agrees.
@@ -96,7 +97,7 @@ import Testing
     @Test func `mutation never traps, and what is read can be written again`() throws {
         let rounds = getenv("OSPITE_FUZZ_ROUNDS").flatMap { Int(String(cString: $0)) } ?? 50_000
         let seeds =
-            [MachineCommand.configure(try Self.fullSpec(), resourceCount: 10).frame]
+            [MachineCommand.configure(try Self.fullSpec(), resourceCount: 12).frame]
             + Self.reports.map(\.frame) + [MachineCommand.stop.frame]
         var random = SplitMix(state: 0x05B1_7E00)
         var accepted = 0

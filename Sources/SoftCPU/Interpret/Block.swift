@@ -19,6 +19,12 @@ struct Block: BitwiseCopyable {
     var instructionCount: UInt16
     /// Address of the first `MicroOp`; the last one ends the block.
     var ops: UInt
+    /// Address of its translation, 0 before.
+    var code: UInt = 0
+    /// The next translated block of the page.
+    var nextOnPage: UInt = 0
+    /// Runs by the interpreter, until it is translated.
+    var runs: UInt16 = 0
 }
 
 /// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a

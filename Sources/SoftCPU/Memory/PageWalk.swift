@@ -19,12 +19,15 @@ struct Translation: BitwiseCopyable {
     var page: UInt64
     /// Stores are allowed in this context and the leaf's dirty bit is set.
     var storable: Bool
+    /// The translation holds in all address spaces.
+    var isGlobal = false
 }
 
 /// Page-table entry bits (SDM vol. 3 §4.5).
 private enum Entry {
     static let present: UInt64 = 1, writable: UInt64 = 2, user: UInt64 = 4
     static let accessed: UInt64 = 1 << 5, dirty: UInt64 = 1 << 6, large: UInt64 = 1 << 7
+    static let global: UInt64 = 1 << 8
     static let noExecute: UInt64 = 1 << 63
     /// Physical-address bits 12..47: the model has 48.
     static let address: UInt64 = 0x0000_FFFF_FFFF_F000
@@ -38,6 +41,8 @@ private struct Walk {
     let access: PageAccess
     var permissions = Entry.writable | Entry.user
     var noExecute = false
+    /// What the leaf's protection key denies.
+    var denial: ProtectionKeys.Denial = []
 }
 
 extension CPU {
@@ -62,12 +67,15 @@ extension CPU {
     }
 
     /// A page fault with its error code; sets CR2.
-    func pageFault(_ linear: UInt64, _ access: PageAccess, present: Bool, reserved: Bool = false) -> Fault {
+    func pageFault(
+        _ linear: UInt64, _ access: PageAccess, present: Bool, reserved: Bool = false, byKey: Bool = false
+    ) -> Fault {
         s.cr2 = linear
         var code: UInt32 = present ? PageFaultError.present : 0
         if access.contains(.write) { code |= PageFaultError.write }
         if access.contains(.user) { code |= PageFaultError.user }
         if reserved { code |= PageFaultError.reserved | PageFaultError.present }
+        if byKey { code |= PageFaultError.protectionKey }
         let fetchReported =
             s.efer & EFER.noExecuteEnable != 0 && s.cr4 & CR4.physicalAddressExtension != 0
             || s.cr4 & CR4.supervisorExecutionPrevention != 0
@@ -99,12 +107,17 @@ extension CPU {
             walk.permissions &= entry
             if entry & Entry.noExecute != 0 { walk.noExecute = true }
             if isLeaf {
+                if s.cr4 & ProtectionKeys.controls != 0 {
+                    let isUserPage = walk.permissions & Entry.user != 0
+                    walk.denial = keyDenial(entry, isUserPage: isUserPage)
+                }
                 let writable = try checkPermissions(walk)
                 let wanted = Entry.accessed | (access.contains(.write) ? Entry.dirty : 0)
                 entry = setBits(UInt64.self, wanted, in: entry, at: address)
                 let base = entry & Entry.address & ~((1 << shift) - 1)
                 let page = base | linear & ((1 << shift) - 1) & TLB.pageMask
-                return Translation(page: page, storable: writable && entry & Entry.dirty != 0)
+                return Translation(
+                    page: page, storable: writable && entry & Entry.dirty != 0, isGlobal: isGlobal(entry))
             }
             _ = setBits(UInt64.self, Entry.accessed, in: entry, at: address)
             table = entry & Entry.address
@@ -129,7 +142,8 @@ extension CPU {
                 setBits(UInt32.self, UInt32(Entry.accessed | dirty), in: UInt32(entry), at: directory))
             let base = (entry & 0xFFC0_0000) | ((entry >> 13) & 0xFF) << 32
             return Translation(
-                page: base | linear & 0x3F_F000, storable: writable && entry & Entry.dirty != 0)
+                page: base | linear & 0x3F_F000, storable: writable && entry & Entry.dirty != 0,
+                isGlobal: isGlobal(entry))
         }
         _ = setBits(UInt32.self, UInt32(Entry.accessed), in: UInt32(entry), at: directory)
         let table = (entry & 0xFFFF_F000) | ((linear >> 12) & 0x3FF) << 2
@@ -138,7 +152,12 @@ extension CPU {
         walk.permissions &= leaf
         let writable = try checkPermissions(walk)
         leaf = UInt64(setBits(UInt32.self, UInt32(Entry.accessed | dirty), in: UInt32(leaf), at: table))
-        return Translation(page: leaf & 0xFFFF_F000, storable: writable && leaf & Entry.dirty != 0)
+        return Translation(
+            page: leaf & 0xFFFF_F000, storable: writable && leaf & Entry.dirty != 0, isGlobal: isGlobal(leaf))
+    }
+
+    private func isGlobal(_ leaf: UInt64) -> Bool {
+        leaf & Entry.global != 0 && s.cr4 & CR4.pageGlobalEnable != 0
     }
 
     /// Access rights of a complete walk (SDM vol. 3 §4.6.1). Returns whether this context may store.
@@ -147,8 +166,11 @@ extension CPU {
         let userPage = walk.permissions & Entry.user != 0
         let writablePage = walk.permissions & Entry.writable != 0
         let isUser = access.contains(.user)
-        let writable = writablePage || (!isUser && s.cr0 & CR0.writeProtect == 0)
+        let obeysWrites = isUser || s.cr0 & CR0.writeProtect != 0
+        let keyDeniesWrites = obeysWrites && walk.denial.contains(.write)
+        let writable = writablePage || !obeysWrites
         var allowed = userPage || !isUser
+        var byKey = false
         if access.contains(.fetch) {
             if walk.noExecute { allowed = false }
             if !isUser, userPage, s.cr4 & CR4.supervisorExecutionPrevention != 0 { allowed = false }
@@ -158,9 +180,10 @@ extension CPU {
                 allowed = false
             }
             if access.contains(.write), !writable { allowed = false }
+            byKey = walk.denial.contains(.access) || (access.contains(.write) && keyDeniesWrites)
         }
-        guard allowed else { throw pageFault(walk.linear, access, present: true) }
-        return writable
+        guard allowed, !byKey else { throw pageFault(walk.linear, access, present: true, byKey: byKey) }
+        return writable && !keyDeniesWrites
     }
 
     /// Atomically sets `bits` in a page-table entry that was read as `seen`; returns the entry's value then.

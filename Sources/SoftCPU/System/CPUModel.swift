@@ -65,8 +65,8 @@ enum CPUModel {
     private static let features7B = bits([0, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 24, 29])
     /// IA32_TSC_ADJUST is ours.
     private static let own7B = bits([1])
-    /// Leaf 7 ECX: RDPID. UMIP is ours.
-    private static let features7C = bits([22]), own7C = bits([2])
+    /// Leaf 7 ECX: RDPID. UMIP and protection keys of both kinds are ours.
+    private static let features7C = bits([22]), own7C = bits([2, 3, 31])
     /// Leaf 7 EDX: fast short REP MOVSB.
     private static let features7D = bits([4])
     /// Leaf 8000_0001 ECX: LAHF in 64-bit mode, ABM, PREFETCHW. EDX: SYSCALL, NX, MMX extensions, 1 GiB
@@ -95,8 +95,10 @@ enum CPUModel {
         // The APIC timer runs in every sleep state.
         case 6: return CPUIDResult(eax: 4)
         case 7 where subleaf == 0:
+            let keysEnabled: UInt32 = cpu.s.cr4 & CR4.protectionKeys != 0 ? 1 << 4 : 0
             return CPUIDResult(
-                ebx: host.features.ebx & features7B | own7B, ecx: host.features.ecx & features7C | own7C,
+                ebx: host.features.ebx & features7B | own7B,
+                ecx: host.features.ecx & features7C | own7C | keysEnabled,
                 edx: host.features.edx & features7D)
         case 0xB: return topology(subleaf, cpu)
         case 0xD: return xsave(subleaf, cpu)
@@ -137,11 +139,18 @@ enum CPUModel {
 
     private static func xsave(_ subleaf: UInt32, _ cpu: CPU) -> CPUIDResult {
         let hasAVX = hostLeaves.signature.ecx & (1 << 28) != 0
-        let enabled: UInt32 = cpu.s.xcr0 & 4 != 0 ? 832 : 576
+        let components = UInt32(hasAVX ? 7 : 3) | UInt32(ProtectionKeys.component)
+        let all = UInt32(StateImage(UInt64(components), isCompacted: false).size)
+        func enabled(_ isCompacted: Bool) -> UInt32 {
+            UInt32(StateImage(cpu.s.xcr0, isCompacted: isCompacted).size)
+        }
         switch subleaf {
-        case 0: return CPUIDResult(eax: hasAVX ? 7 : 3, ebx: enabled, ecx: hasAVX ? 832 : 576)
-        case 1: return CPUIDResult(eax: hostLeaves.xsave.eax & xsaveForms, ebx: enabled)
+        case 0: return CPUIDResult(eax: components, ebx: enabled(false), ecx: all)
+        case 1: return CPUIDResult(eax: hostLeaves.xsave.eax & xsaveForms, ebx: enabled(true))
         case 2 where hasAVX: return CPUIDResult(eax: 256, ebx: 576)
+        case 9:
+            return CPUIDResult(
+                eax: UInt32(ProtectionKeys.size), ebx: UInt32(ProtectionKeys.standardOffset))
         default: return CPUIDResult()
         }
     }

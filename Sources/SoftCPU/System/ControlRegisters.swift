@@ -11,17 +11,18 @@ enum ControlBits {
         | CR4.machineCheckEnable | CR4.pageGlobalEnable | CR4.performanceCounterEnable | CR4.osFXSR
         | CR4.osXMMExceptions | CR4.userModeInstructionPrevention | CR4.fsgsBase
         | CR4.processContextIdentifiers | CR4.osXSAVE | CR4.supervisorExecutionPrevention
-        | CR4.supervisorAccessPrevention
+        | CR4.supervisorAccessPrevention | ProtectionKeys.controls
     /// Changes of these make cached translations wrong.
     static let cr4Paging: UInt64 =
         CR4.pageSizeExtensions | CR4.physicalAddressExtension | CR4.pageGlobalEnable
         | CR4.processContextIdentifiers | CR4.supervisorExecutionPrevention | CR4.supervisorAccessPrevention
+        | ProtectionKeys.controls
     /// EFER.AIBRSE, automatic IBRS (AMD APM vol. 2 §3.1.7): it is kept, and there is nothing to do for it.
     static let automaticIBRS: UInt64 = 1 << 21
     static let efer: UInt64 =
         EFER.syscallEnable | EFER.longModeEnable | EFER.longModeActive | EFER.noExecuteEnable | automaticIBRS
-    /// x87, SSE and AVX state.
-    static let xcr0: UInt64 = 7
+    /// x87, SSE and AVX state, and PKRU.
+    static let xcr0: UInt64 = ExtendedState.components | ProtectionKeys.component
     /// Physical-address bits that CR3 and PDPTEs may hold.
     static let physical: UInt64 = 0x0000_FFFF_FFFF_FFFF
 }
@@ -109,7 +110,7 @@ extension CPU {
     func writeCR3(_ value: UInt64) throws(Fault) {
         var new = value
         if isLongMode {
-            // Bit 63 asks to keep translations; forgetting them is always allowed.
+            // Bit 63 asks to keep translations.
             if s.cr4 & CR4.processContextIdentifiers != 0 { new &= ~(1 << 63) }
             guard new & ~ControlBits.physical == 0 else { throw .protection() }
         } else {
@@ -119,7 +120,7 @@ extension CPU {
             }
         }
         s.cr3 = new
-        flushTLB()
+        addressSpaceChanged(keeps: value >> 63 != 0)
     }
 
     /// Loads the four PDPTEs, as PAE paging needs at every load of CR3 (SDM vol. 3 §4.4.1).
@@ -148,6 +149,7 @@ extension CPU {
         }
         s.cr4 = value
         if changed & ControlBits.cr4Paging != 0 { flushTLB() }
+        if changed & CR4.processContextIdentifiers != 0 { addressSpaceChanged(keeps: false) }
         updateTLBContext()
         s.endBlock = true
     }

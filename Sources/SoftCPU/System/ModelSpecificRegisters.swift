@@ -47,6 +47,7 @@ extension CPU {
         case MSR.sysenterEIP: return s.sysenterEIP
         case MSR.miscEnable: return s.miscEnable
         case MSR.pat: return s.pat
+        case MSR.supervisorKeyRights: return UInt64(s.pkrs)
         case MSR.star: return s.star
         case MSR.lstar: return s.lstar
         case MSR.cstar: return s.cstar
@@ -88,6 +89,9 @@ extension CPU {
         case MSR.sysenterEIP: s.sysenterEIP = try canonical(value)
         case MSR.miscEnable: s.miscEnable = value
         case MSR.star: s.star = value
+        case MSR.supervisorKeyRights:
+            guard value >> 32 == 0 else { throw .protection() }
+            setPKRS(UInt32(value))
         case MSR.lstar: s.lstar = try canonical(value)
         case MSR.cstar: s.cstar = try canonical(value)
         case MSR.syscallMask: s.syscallMask = value & 0xFFFF_FFFF

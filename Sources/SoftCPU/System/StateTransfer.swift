@@ -8,6 +8,7 @@ extension CPU {
         MSR.star, MSR.lstar, MSR.cstar, MSR.syscallMask, MSR.kernelGSBase, MSR.sysenterCS, MSR.sysenterESP,
         MSR.sysenterEIP, MSR.tscAuxiliary, MSR.tscAdjust, MSR.pat, MSR.miscEnable, MSR.mtrrDefaultType,
         MSR.kvmSystemTime, MSR.kvmWallClock, MSR.kvmEndOfInterrupt, MSR.kvmAsyncPageFault, MSR.kvmStealTime,
+        MSR.supervisorKeyRights,
     ]
 
     private static func segmentState(_ cache: SegmentCache) -> SegmentState {
@@ -32,6 +33,7 @@ extension CPU {
         state.cr8 = UInt64(owner.apic.taskPriority & 0xF)
         state.efer = s.efer
         state.xcr0 = s.xcr0
+        state.pkru = s.pkru == 0 ? nil : s.pkru
         state.debug = [s.dr[0], s.dr[1], s.dr[2], s.dr[3], s.dr[6], s.dr[7]]
         state.xsave = extendedStateBytes()
         for number in Self.savedMSRs { state.msrs[number] = savedMSR(number) }
@@ -106,6 +108,7 @@ extension CPU {
         s.cr3 = state.cr3 & ControlBits.physical
         s.xcr0 = state.xcr0 & ControlBits.xcr0 | 1
         if s.xcr0 & 6 == 4 { s.xcr0 &= ~4 }
+        s.pkru = state.pkru ?? 0
         for number in 0..<6 {
             let value = number < state.debug.count ? state.debug[number] : 0
             switch number {
@@ -184,6 +187,7 @@ extension CPU {
         state.gpr[Register.rdx] = UInt64(CPUModel.host(1).eax)
         state.xsave = old.xsave
         state.xcr0 = old.xcr0
+        state.pkru = old.pkru
         state.msrs = old.msrs
         state.tscOffset = old.tscOffset
         state.clockLead = old.clockLead

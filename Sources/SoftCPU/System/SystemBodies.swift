@@ -83,6 +83,8 @@ enum SystemBodies {
         (.xgetbv, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readExtendedControl() } }),
         (.xsetbv, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.writeExtendedControl() } }),
         (.invlpg, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidatePage(i) } }),
+        (.rdpkru, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readKeyRights() } }),
+        (.wrpkru, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.writeKeyRights() } }),
         (.invpcid, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidateContext(i) } }),
     ]
 

@@ -32,7 +32,7 @@ import X86Architecture
     static let defaultFCW: UInt16 = 0x37F
     /// FCW bits that can be changed; bit 6 reads as one.
     static let writableFCW: UInt16 = 0x1F3F
-    /// x87, SSE and AVX: the components that the image can hold.
+    /// x87, SSE and AVX: the components that the image holds. PKRU is elsewhere.
     static let components: UInt64 = 7
 
     @inline(__always) func load<T: BitwiseCopyable>(_: T.Type, _ offset: Int) -> T {

@@ -1,5 +1,25 @@
 import X86Architecture
 
+/// Where the components of an XSAVE image are, and where it ends (SDM vol. 1 §13.4).
+struct StateImage: BitwiseCopyable {
+    let components: UInt64
+    let keysOffset: Int
+
+    init(_ components: UInt64, isCompacted: Bool) {
+        self.components = components
+        keysOffset =
+            isCompacted ? ProtectionKeys.compactedOffset(components) : ProtectionKeys.standardOffset
+    }
+
+    var size: Int { end(of: components) }
+
+    /// The end of the last of some of its components.
+    func end(of components: UInt64) -> Int {
+        if components & ProtectionKeys.component != 0 { return keysOffset + ProtectionKeys.size }
+        return components & 4 != 0 ? ExtendedState.end : ExtendedState.ymmHigh
+    }
+}
+
 /// FXSAVE, FXRSTOR and the XSAVE family (SDM vol. 1 chapter 13, APM vol. 2 §11.5).
 extension CPU {
     enum SaveForm { case standard, optimised, compacted, supervisor }
@@ -104,7 +124,7 @@ extension CPU {
 
     /// EDX:EAX and XCR0.
     private var requestedComponents: UInt64 {
-        (gpr(Register.rax) & 0xFFFF_FFFF | gpr(Register.rdx) << 32) & s.xcr0 & ExtendedState.components
+        (gpr(Register.rax) & 0xFFFF_FFFF | gpr(Register.rdx) << 32) & s.xcr0 & ControlBits.xcr0
     }
 
     /// Components in use; SSE also while MXCSR is not in its initial state (SDM vol. 1 §13.10).
@@ -112,15 +132,16 @@ extension CPU {
         let state = extended
         return state.inUse(registers: savedRegisters)
             | (state.mxcsrValue != ExtendedState.defaultMXCSR ? 2 : 0)
+            | (s.pkru != 0 ? ProtectionKeys.component : 0)
     }
 
     func saveExtended(_ i: borrowing Instruction, _ form: SaveForm) throws(Fault) {
         try checkXSAVE(supervisor: form == .supervisor)
         let requested = requestedComponents
         let isCompacted = form == .compacted || form == .supervisor
-        let size = requested & 4 != 0 ? ExtendedState.end : ExtendedState.ymmHigh
-        let linear = try saveAddress(i, size, alignment: 64, write: true)
-        try probeWrite(linear, size, i.segment)
+        let image = StateImage(requested, isCompacted: isCompacted)
+        let linear = try saveAddress(i, image.size, alignment: 64, write: true)
+        try probeWrite(linear, image.size, i.segment)
         let header = linear &+ UInt64(ExtendedState.xstateBV)
         let old = try load(UInt64.self, header, i.segment)
         let used = usedComponents & requested
@@ -129,6 +150,9 @@ extension CPU {
         if isCompacted ? written & 2 != 0 : requested & 6 != 0 { try storeMXCSRPart(i, linear) }
         if written & 2 != 0 { try storeRegisters(i, linear, ExtendedState.xmm) }
         if written & 4 != 0 { try storeRegisters(i, linear, ExtendedState.ymmHigh) }
+        if written & ProtectionKeys.component != 0 {
+            try store(UInt64(s.pkru), linear &+ UInt64(image.keysOffset), i.segment)
+        }
         if isCompacted {
             try store(used, header, i.segment)
             try store(requested | 1 << 63, header &+ 8, i.segment)
@@ -154,10 +178,15 @@ extension CPU {
         let isCompacted = layout >> 63 != 0
         try checkHeader(linear, i.segment, valid, layout, supervisor: supervisor)
         let present = valid & requested
-        if present & 4 != 0 {
-            _ = try self.linear(i.segment, effectiveOffset(i), ExtendedState.end)
-            try probeRead(linear, ExtendedState.end, i.segment)
+        let image = StateImage(isCompacted ? layout : present, isCompacted: isCompacted)
+        if present & ~3 != 0 {
+            let size = image.end(of: present)
+            _ = try self.linear(i.segment, effectiveOffset(i), size)
+            try probeRead(linear, size, i.segment)
         }
+        let pkru =
+            present & ProtectionKeys.component != 0
+            ? try load(UInt32.self, linear &+ UInt64(image.keysOffset), i.segment) : 0
         // The standard form loads MXCSR with SSE or AVX, even when XSTATE_BV says that both are initial.
         var mxcsr = extended.mxcsrValue
         if isCompacted ? present & 2 != 0 : requested & 6 != 0 {
@@ -178,6 +207,8 @@ extension CPU {
             default: try loadRegisters(linear, i.segment, ExtendedState.ymmHigh)
             }
         }
+        // Last: it may deny the image itself.
+        if requested & ProtectionKeys.component != 0 { setPKRU(pkru) }
     }
 
     /// #GP of XRSTOR's header (SDM vol. 1 §13.8).

@@ -39,21 +39,21 @@ enum Mnemonic: UInt16, CaseIterable, Sendable {
     case pshufd, pshufhw, pshuflw, pshufw, psignb, psignd, psignw, pslld, pslldq, psllq, psllw, psrad, psraw
     case psrld, psrldq, psrlq, psrlw, psubb, psubd, psubq, psubsb, psubsw, psubusb, psubusw, psubw, ptest
     case punpckhbw, punpckhdq, punpckhqdq, punpckhwd, punpcklbw, punpckldq, punpcklqdq, punpcklwd, push, pusha
-    case pushf, pxor, rcl, rcpps, rcpss, rcr, rdfsbase, rdgsbase, rdmsr, rdpid, rdpmc, rdrand, rdseed, rdtsc
-    case rdtscp, ret, retf, rol, ror, rorx, roundpd, roundps, roundsd, roundss, rsm, rsqrtps, rsqrtss, sahf
-    case salc, sar, sarx, sbb, scas, setcc, sfence, sgdt, sha1msg1, sha1msg2, sha1nexte, sha1rnds4, sha256msg1
-    case sha256msg2, sha256rnds2, shl, shld, shlx, shr, shrd, shrx, shufpd, shufps, sidt, sldt, smsw, sqrtpd
-    case sqrtps, sqrtsd, sqrtss, stac, stc, std, sti, stmxcsr, stos, str, sub, subpd, subps, subsd, subss
-    case swapgs, syscall, sysenter, sysexit, sysret, test, tzcnt, ucomisd, ucomiss, ud0, ud1, ud2, unpckhpd
-    case unpckhps, unpcklpd, unpcklps, vaddpd, vaddps, vaddsd, vaddss, vaddsubpd, vaddsubps, vaesdec
-    case vaesdeclast, vaesenc, vaesenclast, vaesimc, vaeskeygenassist, vandnpd, vandnps, vandpd, vandps
-    case vblendpd, vblendps, vblendvpd, vblendvps, vbroadcastf128, vbroadcasti128, vbroadcastsd, vbroadcastss
-    case vcmppd, vcmpps, vcmpsd, vcmpss, vcomisd, vcomiss, vcvtdq2pd, vcvtdq2ps, vcvtpd2dq, vcvtpd2ps
-    case vcvtph2ps, vcvtps2dq, vcvtps2pd, vcvtps2ph, vcvtsd2si, vcvtsd2ss, vcvtsi2sd, vcvtsi2ss, vcvtss2sd
-    case vcvtss2si, vcvttpd2dq, vcvttps2dq, vcvttsd2si, vcvttss2si, vdivpd, vdivps, vdivsd, vdivss, vdppd
-    case vdpps, verr, verw, vextractf128, vextracti128, vextractps, vfmadd132pd, vfmadd132ps, vfmadd132sd
-    case vfmadd132ss, vfmadd213pd, vfmadd213ps, vfmadd213sd, vfmadd213ss, vfmadd231pd, vfmadd231ps
-    case vfmadd231sd, vfmadd231ss, vfmaddsub132pd, vfmaddsub132ps, vfmaddsub213pd, vfmaddsub213ps
+    case pushf, pxor, rcl, rcpps, rcpss, rcr, rdfsbase, rdgsbase, rdmsr, rdpid, rdpkru, rdpmc, rdrand, rdseed
+    case rdtsc, rdtscp, ret, retf, rol, ror, rorx, roundpd, roundps, roundsd, roundss, rsm, rsqrtps, rsqrtss
+    case sahf, salc, sar, sarx, sbb, scas, setcc, sfence, sgdt, sha1msg1, sha1msg2, sha1nexte, sha1rnds4
+    case sha256msg1, sha256msg2, sha256rnds2, shl, shld, shlx, shr, shrd, shrx, shufpd, shufps, sidt, sldt
+    case smsw, sqrtpd, sqrtps, sqrtsd, sqrtss, stac, stc, std, sti, stmxcsr, stos, str, sub, subpd, subps
+    case subsd, subss, swapgs, syscall, sysenter, sysexit, sysret, test, tzcnt, ucomisd, ucomiss, ud0, ud1
+    case ud2, unpckhpd, unpckhps, unpcklpd, unpcklps, vaddpd, vaddps, vaddsd, vaddss, vaddsubpd, vaddsubps
+    case vaesdec, vaesdeclast, vaesenc, vaesenclast, vaesimc, vaeskeygenassist, vandnpd, vandnps, vandpd
+    case vandps, vblendpd, vblendps, vblendvpd, vblendvps, vbroadcastf128, vbroadcasti128, vbroadcastsd
+    case vbroadcastss, vcmppd, vcmpps, vcmpsd, vcmpss, vcomisd, vcomiss, vcvtdq2pd, vcvtdq2ps, vcvtpd2dq
+    case vcvtpd2ps, vcvtph2ps, vcvtps2dq, vcvtps2pd, vcvtps2ph, vcvtsd2si, vcvtsd2ss, vcvtsi2sd, vcvtsi2ss
+    case vcvtss2sd, vcvtss2si, vcvttpd2dq, vcvttps2dq, vcvttsd2si, vcvttss2si, vdivpd, vdivps, vdivsd, vdivss
+    case vdppd, vdpps, verr, verw, vextractf128, vextracti128, vextractps, vfmadd132pd, vfmadd132ps
+    case vfmadd132sd, vfmadd132ss, vfmadd213pd, vfmadd213ps, vfmadd213sd, vfmadd213ss, vfmadd231pd
+    case vfmadd231ps, vfmadd231sd, vfmadd231ss, vfmaddsub132pd, vfmaddsub132ps, vfmaddsub213pd, vfmaddsub213ps
     case vfmaddsub231pd, vfmaddsub231ps, vfmsub132pd, vfmsub132ps, vfmsub132sd, vfmsub132ss, vfmsub213pd
     case vfmsub213ps, vfmsub213sd, vfmsub213ss, vfmsub231pd, vfmsub231ps, vfmsub231sd, vfmsub231ss
     case vfmsubadd132pd, vfmsubadd132ps, vfmsubadd213pd, vfmsubadd213ps, vfmsubadd231pd, vfmsubadd231ps
@@ -83,8 +83,8 @@ enum Mnemonic: UInt16, CaseIterable, Sendable {
     case vpunpcklqdq, vpunpcklwd, vpxor, vrcpps, vrcpss, vroundpd, vroundps, vroundsd, vroundss, vrsqrtps
     case vrsqrtss, vshufpd, vshufps, vsqrtpd, vsqrtps, vsqrtsd, vsqrtss, vstmxcsr, vsubpd, vsubps, vsubsd
     case vsubss, vtestpd, vtestps, vucomisd, vucomiss, vunpckhpd, vunpckhps, vunpcklpd, vunpcklps, vxorpd
-    case vxorps, vzeroall, vzeroupper, wbinvd, wrfsbase, wrgsbase, wrmsr, xadd, xchg, xgetbv, xlat, xor, xorpd
-    case xorps, xrstor, xrstors, xsave, xsavec, xsaveopt, xsaves, xsetbv
+    case vxorps, vzeroall, vzeroupper, wbinvd, wrfsbase, wrgsbase, wrmsr, wrpkru, xadd, xchg, xgetbv, xlat
+    case xor, xorpd, xorps, xrstor, xrstors, xsave, xsavec, xsaveopt, xsaves, xsetbv
 
     static let names: [StaticString] = [
         "aaa", "aad", "aam", "aas", "adc", "adcx", "add", "addpd", "addps", "addsd", "addss", "addsubpd",
@@ -132,61 +132,61 @@ enum Mnemonic: UInt16, CaseIterable, Sendable {
         "psrldq", "psrlq", "psrlw", "psubb", "psubd", "psubq", "psubsb", "psubsw", "psubusb", "psubusw",
         "psubw", "ptest", "punpckhbw", "punpckhdq", "punpckhqdq", "punpckhwd", "punpcklbw", "punpckldq",
         "punpcklqdq", "punpcklwd", "push", "pusha", "pushf", "pxor", "rcl", "rcpps", "rcpss", "rcr",
-        "rdfsbase", "rdgsbase", "rdmsr", "rdpid", "rdpmc", "rdrand", "rdseed", "rdtsc", "rdtscp", "ret",
-        "retf", "rol", "ror", "rorx", "roundpd", "roundps", "roundsd", "roundss", "rsm", "rsqrtps", "rsqrtss",
-        "sahf", "salc", "sar", "sarx", "sbb", "scas", "setcc", "sfence", "sgdt", "sha1msg1", "sha1msg2",
-        "sha1nexte", "sha1rnds4", "sha256msg1", "sha256msg2", "sha256rnds2", "shl", "shld", "shlx", "shr",
-        "shrd", "shrx", "shufpd", "shufps", "sidt", "sldt", "smsw", "sqrtpd", "sqrtps", "sqrtsd", "sqrtss",
-        "stac", "stc", "std", "sti", "stmxcsr", "stos", "str", "sub", "subpd", "subps", "subsd", "subss",
-        "swapgs", "syscall", "sysenter", "sysexit", "sysret", "test", "tzcnt", "ucomisd", "ucomiss", "ud0",
-        "ud1", "ud2", "unpckhpd", "unpckhps", "unpcklpd", "unpcklps", "vaddpd", "vaddps", "vaddsd", "vaddss",
-        "vaddsubpd", "vaddsubps", "vaesdec", "vaesdeclast", "vaesenc", "vaesenclast", "vaesimc",
-        "vaeskeygenassist", "vandnpd", "vandnps", "vandpd", "vandps", "vblendpd", "vblendps", "vblendvpd",
-        "vblendvps", "vbroadcastf128", "vbroadcasti128", "vbroadcastsd", "vbroadcastss", "vcmppd", "vcmpps",
-        "vcmpsd", "vcmpss", "vcomisd", "vcomiss", "vcvtdq2pd", "vcvtdq2ps", "vcvtpd2dq", "vcvtpd2ps",
-        "vcvtph2ps", "vcvtps2dq", "vcvtps2pd", "vcvtps2ph", "vcvtsd2si", "vcvtsd2ss", "vcvtsi2sd",
-        "vcvtsi2ss", "vcvtss2sd", "vcvtss2si", "vcvttpd2dq", "vcvttps2dq", "vcvttsd2si", "vcvttss2si",
-        "vdivpd", "vdivps", "vdivsd", "vdivss", "vdppd", "vdpps", "verr", "verw", "vextractf128",
-        "vextracti128", "vextractps", "vfmadd132pd", "vfmadd132ps", "vfmadd132sd", "vfmadd132ss",
-        "vfmadd213pd", "vfmadd213ps", "vfmadd213sd", "vfmadd213ss", "vfmadd231pd", "vfmadd231ps",
-        "vfmadd231sd", "vfmadd231ss", "vfmaddsub132pd", "vfmaddsub132ps", "vfmaddsub213pd", "vfmaddsub213ps",
-        "vfmaddsub231pd", "vfmaddsub231ps", "vfmsub132pd", "vfmsub132ps", "vfmsub132sd", "vfmsub132ss",
-        "vfmsub213pd", "vfmsub213ps", "vfmsub213sd", "vfmsub213ss", "vfmsub231pd", "vfmsub231ps",
-        "vfmsub231sd", "vfmsub231ss", "vfmsubadd132pd", "vfmsubadd132ps", "vfmsubadd213pd", "vfmsubadd213ps",
-        "vfmsubadd231pd", "vfmsubadd231ps", "vfnmadd132pd", "vfnmadd132ps", "vfnmadd132sd", "vfnmadd132ss",
-        "vfnmadd213pd", "vfnmadd213ps", "vfnmadd213sd", "vfnmadd213ss", "vfnmadd231pd", "vfnmadd231ps",
-        "vfnmadd231sd", "vfnmadd231ss", "vfnmsub132pd", "vfnmsub132ps", "vfnmsub132sd", "vfnmsub132ss",
-        "vfnmsub213pd", "vfnmsub213ps", "vfnmsub213sd", "vfnmsub213ss", "vfnmsub231pd", "vfnmsub231ps",
-        "vfnmsub231sd", "vfnmsub231ss", "vgatherdpd", "vgatherdps", "vgatherqpd", "vgatherqps", "vhaddpd",
-        "vhaddps", "vhsubpd", "vhsubps", "vinsertf128", "vinserti128", "vinsertps", "vlddqu", "vldmxcsr",
-        "vmaskmovdqu", "vmaskmovpd", "vmaskmovps", "vmaxpd", "vmaxps", "vmaxsd", "vmaxss", "vmcall", "vminpd",
-        "vminps", "vminsd", "vminss", "vmmcall", "vmovapd", "vmovaps", "vmovd", "vmovddup", "vmovdqa",
-        "vmovdqu", "vmovhlps", "vmovhpd", "vmovhps", "vmovlhps", "vmovlpd", "vmovlps", "vmovmskpd",
-        "vmovmskps", "vmovntdq", "vmovntdqa", "vmovntpd", "vmovntps", "vmovq", "vmovsd", "vmovshdup",
-        "vmovsldup", "vmovss", "vmovupd", "vmovups", "vmpsadbw", "vmulpd", "vmulps", "vmulsd", "vmulss",
-        "vorpd", "vorps", "vpabsb", "vpabsd", "vpabsw", "vpackssdw", "vpacksswb", "vpackusdw", "vpackuswb",
-        "vpaddb", "vpaddd", "vpaddq", "vpaddsb", "vpaddsw", "vpaddusb", "vpaddusw", "vpaddw", "vpalignr",
-        "vpand", "vpandn", "vpavgb", "vpavgw", "vpblendd", "vpblendvb", "vpblendw", "vpbroadcastb",
-        "vpbroadcastd", "vpbroadcastq", "vpbroadcastw", "vpclmulqdq", "vpcmpeqb", "vpcmpeqd", "vpcmpeqq",
-        "vpcmpeqw", "vpcmpestri", "vpcmpestrm", "vpcmpgtb", "vpcmpgtd", "vpcmpgtq", "vpcmpgtw", "vpcmpistri",
-        "vpcmpistrm", "vperm2f128", "vperm2i128", "vpermd", "vpermilpd", "vpermilps", "vpermpd", "vpermps",
-        "vpermq", "vpextrb", "vpextrd", "vpextrw", "vpgatherdd", "vpgatherdq", "vpgatherqd", "vpgatherqq",
-        "vphaddd", "vphaddsw", "vphaddw", "vphminposuw", "vphsubd", "vphsubsw", "vphsubw", "vpinsrb",
-        "vpinsrd", "vpinsrw", "vpmaddubsw", "vpmaddwd", "vpmaskmovd", "vpmaskmovq", "vpmaxsb", "vpmaxsd",
-        "vpmaxsw", "vpmaxub", "vpmaxud", "vpmaxuw", "vpminsb", "vpminsd", "vpminsw", "vpminub", "vpminud",
-        "vpminuw", "vpmovmskb", "vpmovsxbd", "vpmovsxbq", "vpmovsxbw", "vpmovsxdq", "vpmovsxwd", "vpmovsxwq",
-        "vpmovzxbd", "vpmovzxbq", "vpmovzxbw", "vpmovzxdq", "vpmovzxwd", "vpmovzxwq", "vpmuldq", "vpmulhrsw",
-        "vpmulhuw", "vpmulhw", "vpmulld", "vpmullw", "vpmuludq", "vpor", "vpsadbw", "vpshufb", "vpshufd",
-        "vpshufhw", "vpshuflw", "vpsignb", "vpsignd", "vpsignw", "vpslld", "vpslldq", "vpsllq", "vpsllvd",
-        "vpsllvq", "vpsllw", "vpsrad", "vpsravd", "vpsraw", "vpsrld", "vpsrldq", "vpsrlq", "vpsrlvd",
-        "vpsrlvq", "vpsrlw", "vpsubb", "vpsubd", "vpsubq", "vpsubsb", "vpsubsw", "vpsubusb", "vpsubusw",
-        "vpsubw", "vptest", "vpunpckhbw", "vpunpckhdq", "vpunpckhqdq", "vpunpckhwd", "vpunpcklbw",
+        "rdfsbase", "rdgsbase", "rdmsr", "rdpid", "rdpkru", "rdpmc", "rdrand", "rdseed", "rdtsc", "rdtscp",
+        "ret", "retf", "rol", "ror", "rorx", "roundpd", "roundps", "roundsd", "roundss", "rsm", "rsqrtps",
+        "rsqrtss", "sahf", "salc", "sar", "sarx", "sbb", "scas", "setcc", "sfence", "sgdt", "sha1msg1",
+        "sha1msg2", "sha1nexte", "sha1rnds4", "sha256msg1", "sha256msg2", "sha256rnds2", "shl", "shld",
+        "shlx", "shr", "shrd", "shrx", "shufpd", "shufps", "sidt", "sldt", "smsw", "sqrtpd", "sqrtps",
+        "sqrtsd", "sqrtss", "stac", "stc", "std", "sti", "stmxcsr", "stos", "str", "sub", "subpd", "subps",
+        "subsd", "subss", "swapgs", "syscall", "sysenter", "sysexit", "sysret", "test", "tzcnt", "ucomisd",
+        "ucomiss", "ud0", "ud1", "ud2", "unpckhpd", "unpckhps", "unpcklpd", "unpcklps", "vaddpd", "vaddps",
+        "vaddsd", "vaddss", "vaddsubpd", "vaddsubps", "vaesdec", "vaesdeclast", "vaesenc", "vaesenclast",
+        "vaesimc", "vaeskeygenassist", "vandnpd", "vandnps", "vandpd", "vandps", "vblendpd", "vblendps",
+        "vblendvpd", "vblendvps", "vbroadcastf128", "vbroadcasti128", "vbroadcastsd", "vbroadcastss",
+        "vcmppd", "vcmpps", "vcmpsd", "vcmpss", "vcomisd", "vcomiss", "vcvtdq2pd", "vcvtdq2ps", "vcvtpd2dq",
+        "vcvtpd2ps", "vcvtph2ps", "vcvtps2dq", "vcvtps2pd", "vcvtps2ph", "vcvtsd2si", "vcvtsd2ss",
+        "vcvtsi2sd", "vcvtsi2ss", "vcvtss2sd", "vcvtss2si", "vcvttpd2dq", "vcvttps2dq", "vcvttsd2si",
+        "vcvttss2si", "vdivpd", "vdivps", "vdivsd", "vdivss", "vdppd", "vdpps", "verr", "verw",
+        "vextractf128", "vextracti128", "vextractps", "vfmadd132pd", "vfmadd132ps", "vfmadd132sd",
+        "vfmadd132ss", "vfmadd213pd", "vfmadd213ps", "vfmadd213sd", "vfmadd213ss", "vfmadd231pd",
+        "vfmadd231ps", "vfmadd231sd", "vfmadd231ss", "vfmaddsub132pd", "vfmaddsub132ps", "vfmaddsub213pd",
+        "vfmaddsub213ps", "vfmaddsub231pd", "vfmaddsub231ps", "vfmsub132pd", "vfmsub132ps", "vfmsub132sd",
+        "vfmsub132ss", "vfmsub213pd", "vfmsub213ps", "vfmsub213sd", "vfmsub213ss", "vfmsub231pd",
+        "vfmsub231ps", "vfmsub231sd", "vfmsub231ss", "vfmsubadd132pd", "vfmsubadd132ps", "vfmsubadd213pd",
+        "vfmsubadd213ps", "vfmsubadd231pd", "vfmsubadd231ps", "vfnmadd132pd", "vfnmadd132ps", "vfnmadd132sd",
+        "vfnmadd132ss", "vfnmadd213pd", "vfnmadd213ps", "vfnmadd213sd", "vfnmadd213ss", "vfnmadd231pd",
+        "vfnmadd231ps", "vfnmadd231sd", "vfnmadd231ss", "vfnmsub132pd", "vfnmsub132ps", "vfnmsub132sd",
+        "vfnmsub132ss", "vfnmsub213pd", "vfnmsub213ps", "vfnmsub213sd", "vfnmsub213ss", "vfnmsub231pd",
+        "vfnmsub231ps", "vfnmsub231sd", "vfnmsub231ss", "vgatherdpd", "vgatherdps", "vgatherqpd",
+        "vgatherqps", "vhaddpd", "vhaddps", "vhsubpd", "vhsubps", "vinsertf128", "vinserti128", "vinsertps",
+        "vlddqu", "vldmxcsr", "vmaskmovdqu", "vmaskmovpd", "vmaskmovps", "vmaxpd", "vmaxps", "vmaxsd",
+        "vmaxss", "vmcall", "vminpd", "vminps", "vminsd", "vminss", "vmmcall", "vmovapd", "vmovaps", "vmovd",
+        "vmovddup", "vmovdqa", "vmovdqu", "vmovhlps", "vmovhpd", "vmovhps", "vmovlhps", "vmovlpd", "vmovlps",
+        "vmovmskpd", "vmovmskps", "vmovntdq", "vmovntdqa", "vmovntpd", "vmovntps", "vmovq", "vmovsd",
+        "vmovshdup", "vmovsldup", "vmovss", "vmovupd", "vmovups", "vmpsadbw", "vmulpd", "vmulps", "vmulsd",
+        "vmulss", "vorpd", "vorps", "vpabsb", "vpabsd", "vpabsw", "vpackssdw", "vpacksswb", "vpackusdw",
+        "vpackuswb", "vpaddb", "vpaddd", "vpaddq", "vpaddsb", "vpaddsw", "vpaddusb", "vpaddusw", "vpaddw",
+        "vpalignr", "vpand", "vpandn", "vpavgb", "vpavgw", "vpblendd", "vpblendvb", "vpblendw",
+        "vpbroadcastb", "vpbroadcastd", "vpbroadcastq", "vpbroadcastw", "vpclmulqdq", "vpcmpeqb", "vpcmpeqd",
+        "vpcmpeqq", "vpcmpeqw", "vpcmpestri", "vpcmpestrm", "vpcmpgtb", "vpcmpgtd", "vpcmpgtq", "vpcmpgtw",
+        "vpcmpistri", "vpcmpistrm", "vperm2f128", "vperm2i128", "vpermd", "vpermilpd", "vpermilps", "vpermpd",
+        "vpermps", "vpermq", "vpextrb", "vpextrd", "vpextrw", "vpgatherdd", "vpgatherdq", "vpgatherqd",
+        "vpgatherqq", "vphaddd", "vphaddsw", "vphaddw", "vphminposuw", "vphsubd", "vphsubsw", "vphsubw",
+        "vpinsrb", "vpinsrd", "vpinsrw", "vpmaddubsw", "vpmaddwd", "vpmaskmovd", "vpmaskmovq", "vpmaxsb",
+        "vpmaxsd", "vpmaxsw", "vpmaxub", "vpmaxud", "vpmaxuw", "vpminsb", "vpminsd", "vpminsw", "vpminub",
+        "vpminud", "vpminuw", "vpmovmskb", "vpmovsxbd", "vpmovsxbq", "vpmovsxbw", "vpmovsxdq", "vpmovsxwd",
+        "vpmovsxwq", "vpmovzxbd", "vpmovzxbq", "vpmovzxbw", "vpmovzxdq", "vpmovzxwd", "vpmovzxwq", "vpmuldq",
+        "vpmulhrsw", "vpmulhuw", "vpmulhw", "vpmulld", "vpmullw", "vpmuludq", "vpor", "vpsadbw", "vpshufb",
+        "vpshufd", "vpshufhw", "vpshuflw", "vpsignb", "vpsignd", "vpsignw", "vpslld", "vpslldq", "vpsllq",
+        "vpsllvd", "vpsllvq", "vpsllw", "vpsrad", "vpsravd", "vpsraw", "vpsrld", "vpsrldq", "vpsrlq",
+        "vpsrlvd", "vpsrlvq", "vpsrlw", "vpsubb", "vpsubd", "vpsubq", "vpsubsb", "vpsubsw", "vpsubusb",
+        "vpsubusw", "vpsubw", "vptest", "vpunpckhbw", "vpunpckhdq", "vpunpckhqdq", "vpunpckhwd", "vpunpcklbw",
         "vpunpckldq", "vpunpcklqdq", "vpunpcklwd", "vpxor", "vrcpps", "vrcpss", "vroundpd", "vroundps",
         "vroundsd", "vroundss", "vrsqrtps", "vrsqrtss", "vshufpd", "vshufps", "vsqrtpd", "vsqrtps", "vsqrtsd",
         "vsqrtss", "vstmxcsr", "vsubpd", "vsubps", "vsubsd", "vsubss", "vtestpd", "vtestps", "vucomisd",
         "vucomiss", "vunpckhpd", "vunpckhps", "vunpcklpd", "vunpcklps", "vxorpd", "vxorps", "vzeroall",
-        "vzeroupper", "wbinvd", "wrfsbase", "wrgsbase", "wrmsr", "xadd", "xchg", "xgetbv", "xlat", "xor",
-        "xorpd", "xorps", "xrstor", "xrstors", "xsave", "xsavec", "xsaveopt", "xsaves", "xsetbv",
+        "vzeroupper", "wbinvd", "wrfsbase", "wrgsbase", "wrmsr", "wrpkru", "xadd", "xchg", "xgetbv", "xlat",
+        "xor", "xorpd", "xorps", "xrstor", "xrstors", "xsave", "xsavec", "xsaveopt", "xsaves", "xsetbv",
     ]
 
     var name: String { Mnemonic.names[Int(rawValue)].description }

@@ -17,9 +17,9 @@ enum OperandSize: UInt8, Sendable {
 /// The CPUID feature that brings an instruction.
 enum InstructionFeature: UInt8, CaseIterable, Sendable {
     case always, adx, aes, avx, avx2, bmi1, bmi2, clflushopt, clfsh, clwb, cmov, cx16, cx8, f16c, fma
-    case fsgsbase, fxsr, invpcid, lzcnt, mmx, monitor, movbe, msr, pclmul, popcnt, prefetchw, rdpid, rdrand
-    case rdseed, rdtscp, sep, sha, smap, sse, sse2, sse3, sse41, sse42, ssse3, svm, syscall, tsc, vmx, x87
-    case xsave, xsavec, xsaveopt, xsaves
+    case fsgsbase, fxsr, invpcid, lzcnt, mmx, monitor, movbe, msr, pclmul, pku, popcnt, prefetchw, rdpid
+    case rdrand, rdseed, rdtscp, sep, sha, smap, sse, sse2, sse3, sse41, sse42, ssse3, svm, syscall, tsc, vmx
+    case x87, xsave, xsavec, xsaveopt, xsaves
 }
 
 /// The attributes of a row; the head of Instructions.table explains them.
