@@ -110,9 +110,10 @@ struct DifferentiatedTable {
         resources.ports(0xCF8, count: 8)
         for window in platform.pciPortWindows { resources.producedPorts(window.first, window.last) }
         if platform.hasVGA { resources.producedMemory(0xA_0000, 0xB_FFFF, cacheable: true) }
-        let window = platform.pciWindow32
-        resources.producedMemory(
-            UInt32(truncatingIfNeeded: window.start), UInt32(truncatingIfNeeded: window.last))
+        for window in [platform.pciWindow32] + platform.morePCIWindows32 {
+            resources.producedMemory(
+                UInt32(truncatingIfNeeded: window.start), UInt32(truncatingIfNeeded: window.last))
+        }
         if let window = platform.pciWindow64 { resources.producedMemory64(window.start, window.last) }
         return resources.aml
     }

@@ -78,6 +78,8 @@ public struct PlatformDescription: Sendable, Equatable, Codable {
     /// PCIe configuration space; 1 MiB per bus.
     public var ecam = Window(start: 0xE000_0000, size: 0x1000_0000)
     public var pciWindow32 = Window(start: 0xC000_0000, size: 0x2000_0000)
+    /// More of the same.
+    public var morePCIWindows32: [Window] = []
     public var pciWindow64: Window?
     /// Without 0xCF8..0xCFF, which are the host bridge's own.
     public var pciPortWindows = [

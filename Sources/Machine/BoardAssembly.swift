@@ -22,16 +22,20 @@ struct BoardAssembly {
     let power: ACPIPowerManagement
     private(set) var devices: [any Device] = []
     /// Virtio devices on PCI, in the order of their slots.
-    private(set) var functions: [any VirtioFunction] = []
+    private(set) var virtio: [any VirtioFunction] = []
     /// Where virtio devices are on a board without PCI.
     private(set) var places: [PlatformDescription.VirtioPlace] = []
     private(set) var serial: [any CharacterBackend] = []
     private(set) var images: [any DiskImage] = []
+    /// Functions with a place of their own on the PCI bus.
+    private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
+    let tables: BoardTables
 
     init(
         spec: MachineSpec, resources: MachineResources, context: DeviceContext, platform: BoardPlatform,
-        power: ACPIPowerManagement, eventLoop: EventLoop
+        power: ACPIPowerManagement, eventLoop: EventLoop, tables: BoardTables
     ) {
+        self.tables = tables
         self.spec = spec
         self.resources = resources
         self.context = context
@@ -57,12 +61,17 @@ struct BoardAssembly {
         devices.append(device)
     }
 
+    mutating func add(_ device: some Device, _ function: PCIFunction, slot: Int, number: Int = 0) {
+        functions.append((function, slot, number))
+        devices.append(device)
+    }
+
     /// On PCI virtio devices take slots in the order of the catalog; on a board without it, pages of memory
     /// and lines of the IOAPIC.
     mutating func add(_ device: some VirtioDevice) throws(BoardError) {
         guard spec.machineType == .micro else {
             let function = VirtioPCI(device)
-            functions.append(function)
+            virtio.append(function)
             devices.append(function)
             return
         }
@@ -83,6 +92,9 @@ struct BoardAssembly {
         add(device)
         serial.append(backend)
     }
+
+    /// An image of a device that was added, or will be: closed with the machine.
+    mutating func keep(_ image: any DiskImage) { images.append(image) }
 
     mutating func add(_ device: some VirtioDevice, _ backend: any CharacterBackend) throws(BoardError) {
         try add(device)

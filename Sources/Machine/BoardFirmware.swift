@@ -13,6 +13,7 @@ extension Board {
     /// Returns the state of the boot processor; nil when real mode cannot reach the vector, or there is none.
     func wakeUp() throws(BoardError) -> VCPUState? {
         for device in devices where !(device is ACPIPowerManagement || device is RTC) { device.reset() }
+        guard spec.firmware == nil else { return nil }
         try assignResources()
         let offset: UInt64 = 12, reach: UInt32 = 0x10_0000
         let place = GuestAddress(firmwareControl.load(ordering: .relaxed) + offset)

@@ -2,9 +2,12 @@ internal import CharacterBackends
 internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
+internal import DisplayDevices
 internal import FirmwareTables
 internal import LinuxHost
 internal import MachineSpec
+internal import Q35Chipset
+internal import StorageDevices
 internal import Virtio
 internal import VirtioDevices
 
@@ -34,8 +37,14 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(I8042.kind)  { if $0.isPC { $0.add(I8042($0.context)) } },
     DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
+    DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
+    DeviceEntry(FlashMemory.kind)  { board throws(BoardError) in try board.addFlash() },
+    DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addVGA() },
+    DeviceEntry(FirmwareConfig.kind)  { board throws(BoardError) in try board.addFirmwareConfig() },
+    DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
     DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
@@ -49,9 +58,11 @@ extension BoardAssembly {
     var hasDebugExit: Bool { spec.options.contains(.debugExit) }
 
     var clockConfiguration: RTC.Configuration {
-        let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
+        let ram = Board.memoryRanges(memory)
         return RTC.Configuration(
-            memoryBelow4GiB: memory.ramSize - above, memoryAbove4GiB: above, processorCount: spec.cpuCount)
+            memoryBelow4GiB: ram[0].upperBound,
+            memoryAbove4GiB: ram.dropFirst().reduce(0) { $0 + UInt64($1.count) },
+            processorCount: spec.cpuCount)
     }
 
     /// Its alarm wakes the machine.
@@ -115,7 +126,7 @@ extension BoardAssembly {
     }
 
     mutating func addDisks() throws(BoardError) {
-        for (index, disk) in spec.disks.enumerated() {
+        for (index, disk) in spec.disks.enumerated() where disk.bus == .virtio {
             let image: any DiskImage
             do throws(HostError) {
                 image = try diskImage(disk, name: "disk\(index)")
@@ -129,6 +140,36 @@ extension BoardAssembly {
 
     mutating func addEntropySource() throws(BoardError) {
         try add(VirtioEntropy(context) { Entropy.bytes($0) })
+    }
+
+    /// The disks' ports come first, then the drives'.
+    mutating func addSATA() throws(BoardError) {
+        guard spec.hasSATA else { return }
+        var attachments: [AHCIController.Attachment] = []
+        for (index, disk) in spec.disks.enumerated() where disk.bus == .sata {
+            do throws(HostError) {
+                let image = try diskImage(disk, name: "disk\(index)")
+                keep(image)
+                attachments.append(.disk(DiskBackend(image), serial: "ospite-disk\(index)"))
+            } catch {
+                throw BoardError("Disk \(index + 1) cannot be used: \(error).")
+            }
+        }
+        for (index, drive) in spec.drives.enumerated() {
+            do throws(HostError) {
+                let image = try drive.disc.map { disc throws(HostError) in
+                    try RawImage(Descriptor(adopting: resources[disc]), readOnly: true, name: "cd\(index)")
+                }
+                if let image { keep(image) }
+                attachments.append(.drive(CDTray(image.map { DiskBackend($0) })))
+            } catch {
+                throw BoardError("CD \(index + 1) cannot be used: \(error).")
+            }
+        }
+        let controller = AHCIController(context, attachments)
+        add(
+            controller, controller.function, slot: AHCIController.slot,
+            number: AHCIController.functionNumber)
     }
 
     /// With an overlay the image itself is only read.

@@ -42,8 +42,11 @@ struct RunCommand: ParsableCommand {
     @Option(parsing: .unconditional, help: "The command line for --kernel.")
     var append: String?
 
-    @Option(help: "A disk: FILE[,format=raw][,bus=virtio][,readonly][,snapshot].")
+    @Option(help: "A disk: FILE[,format=raw][,bus=virtio|sata][,readonly][,snapshot].")
     var disk: [String] = []
+
+    @Option(help: "A CD drive with a disc in it: FILE, or none for an empty drive.")
+    var cdrom: [String] = []
 
     @Option(
         help: """
@@ -81,6 +84,8 @@ struct RunCommand: ParsableCommand {
 
     @Flag(help: .private)
     var idle = false
+
+    @OptionGroup var starting: FirmwareOptions
 
     @OptionGroup var later: LaterOptions
 

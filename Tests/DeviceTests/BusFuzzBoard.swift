@@ -122,9 +122,10 @@ final class FuzzedBoard: Sendable {
         }
     }
 
-    init(_ type: MachineType = .pc) throws {
-        let kernel = try Descriptor.memory("kernel", size: 0)
-        try kernel.write(Self.kernelFile, at: 0)
+    /// With firmware instead of a kernel it is the board of a PC.
+    init(_ type: MachineType = .pc, hasFirmware: Bool = false) throws {
+        let code = try Descriptor.memory("code", size: 0)
+        try code.write(hasFirmware ? Self.firmwareFile : Self.kernelFile, at: 0)
         disk = try Descriptor.memory("disk", size: Self.diskSize)
         let readOnly = try Descriptor.memory("read-only disk", size: Self.diskSize)
         let (input, inputWriter) = try Descriptor.pipe()
@@ -138,11 +139,21 @@ final class FuzzedBoard: Sendable {
         spec.cpuCount = 2
         spec.memory = MemorySize(bytes: Self.ram)
         spec.options = [.debugExit]
-        spec.boot = KernelBoot(kernel: try Self.resource(kernel), commandLine: "fuzz")
         spec.disks = [
             DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
             DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
         ]
+        // The disks of all machines come first.
+        if hasFirmware {
+            spec.firmware = FirmwareSpec(image: try Self.resource(code))
+            let sata = try ["SATA disk", "disc"].map { name in
+                try Self.resource(Descriptor.memory(name, size: Self.diskSize))
+            }
+            spec.disks.append(DiskSpec(image: sata[0], byteCount: Self.diskSize, bus: .sata))
+            spec.drives = [DriveSpec(disc: sata[1])]
+        } else {
+            spec.boot = KernelBoot(kernel: try Self.resource(code), commandLine: "fuzz")
+        }
         spec.serialPorts = [
             .stream(input: try Self.resource(input), output: try Self.resource(output)), .none,
         ]
@@ -183,6 +194,13 @@ final class FuzzedBoard: Sendable {
         return ResourceIndex(index)
     }
 
+    /// A ROM whose last bytes are real-mode code: `mov al, 2Ah; out F4h, al; hlt`, then a jump back.
+    private static var firmwareFile: [UInt8] {
+        let code: [UInt8] = [0xB0, UInt8(signOfLife), 0xE6, 0xF4, 0xF4, 0xEB, 0xF9]
+        let rom = [UInt8](repeating: 0xF4, count: 0x1_0000 - 16) + code
+        return rom + [UInt8](repeating: 0, count: 0x1_0000 - rom.count)
+    }
+
     /// A PVH kernel of 32-bit code: `mov al, 2Ah; mov dx, F4h; out dx, al; hlt`, then a jump back.
     private static var kernelFile: [UInt8] {
         let code: [UInt8] = [0xB0, UInt8(signOfLife), 0x66, 0xBA, 0xF4, 0x00, 0xEE, 0xF4, 0xEB, 0xF6]
@@ -211,8 +229,7 @@ final class FuzzedBoard: Sendable {
     /// As `RunningMachine` does it when the guest asks for a reset. The boot processor is ready to run.
     func reset() throws {
         for device in devices { device.pause() }
-        let plan = try board.powerOn()
-        var state = plan.state
+        var state = try board.powerOn()
         state.activity = .running
         vcpus[0].load(state)
         for device in devices { device.resume() }

@@ -22,6 +22,10 @@ import Testing
         try walk(.buses, rounds: rounds(300_000), seed: seed(0xB05))
     }
 
+    @Test func `a guest that does anything to a machine with firmware cannot stop it`() throws {
+        try walk(.buses, rounds: rounds(150_000), seed: seed(0xB105), hasFirmware: true)
+    }
+
     @Test func `a guest that builds impossible queues cannot stop the machine`() throws {
         try walk(.queues, rounds: rounds(100_000), seed: seed(0x9E0E))
     }
@@ -33,9 +37,9 @@ import Testing
 
     /// One walk on one thread, with resets and saved states on the way.
     private func walk(
-        _ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64, on type: MachineType = .pc
+        _ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64, on type: MachineType = .pc, hasFirmware: Bool = false
     ) throws {
-        let target = try FuzzedBoard(type)
+        let target = try FuzzedBoard(type, hasFirmware: hasFirmware)
         defer { target.close() }
         #expect(try target.boots())
         var fuzzer = BusFuzzer(target, aim: aim, seed: seed)

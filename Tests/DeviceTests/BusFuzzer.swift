@@ -74,7 +74,7 @@ struct BusFuzzer {
 
     /// Ends of regions and of the address space, devices, and where BARs are now.
     mutating func hostileAddress() -> UInt64 {
-        switch random.below(14) {
+        switch random.below(16) {
         case 0: return 0
         case 1: return .max &- UInt64(random.below(32))
         case 2: return FuzzedBoard.ram &- UInt64(random.below(64))
@@ -91,6 +91,13 @@ struct BusFuzzer {
             }
             let bar = random.chance(2) ? VirtioBAR.msix : VirtioBAR.registers
             return (function.decodedAddress(ofBAR: bar) ?? 0) &+ UInt64(random.below(0x4010))
+        case 12, 13:
+            guard let all = target.board.bridge?.functions else {
+                return MicroBoard.virtioAddress &+ UInt64(random.below(0x5010))
+            }
+            let function = all[random.below(all.count)].function
+            return (function.decodedAddress(ofBAR: random.below(6)) ?? 0) &+ UInt64(random.below(0x1010))
+        case 14: return 0xA_0000 &+ UInt64(random.below(0x6_0000))
         default: return random.next() >> UInt64(random.below(64))
         }
     }

@@ -53,7 +53,7 @@ real_code:
     lidt [PLACE + real_idt - real_code]
     mov eax, 0x12345678
     int 0x11                    ; on a PC: the equipment word in AX, the rest stays
-    int 0x60                    ; nobody's
+    int 0x12                    ; memory size in AX
     mov word [PLACE + returned - real_code], 0x5A5A
     and eax, 0xFFFF0000
     or eax, 0x5678
