@@ -139,6 +139,7 @@ final class Board: Sendable {
             kernel: kernelBytes, initrd: try Self.contents(initialRAMDisk, "initial RAM disk"),
             commandLine: boot.commandLine)
         request.rsdp = tables.rsdp
+        request.unpacksKernel = spec.machineType == .micro
         do throws(BootError) {
             return try KernelImage.load(request, into: memory)
         } catch {
