@@ -169,6 +169,7 @@ final class Board: Sendable {
             kernel: kernelBytes, initrd: try Self.contents(initialRAMDisk, "initial RAM disk"),
             commandLine: boot.commandLine)
         request.rsdp = tables.rsdp
+        request.unpacksKernel = spec.machineType == .micro
         do throws(BootError) {
             let plan = try KernelImage.load(request, into: memory)
             if plan.bootProtocol == .multiboot { leaveTimerTick() }

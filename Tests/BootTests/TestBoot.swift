@@ -8,6 +8,8 @@ struct TestBoot {
     var cpus = 1
     var memory = "256M"
     var disk: String?
+    /// One more program in the guest's /bin.
+    var program: String?
     /// Further words of the kernel's command line.
     var words = ""
 
@@ -16,14 +18,14 @@ struct TestBoot {
         var arguments = [
             "--accel", "soft", "--machine", machine, "--no-reboot", "--stats", "--cpus", "\(cpus)",
             "--memory", memory,
-            "--kernel", kernel.path, "--initrd", try BootAssets.initialRAMDisk(kernel),
+            "--kernel", kernel.path, "--initrd", try BootAssets.initialRAMDisk(kernel, addition: program),
             "--append", "console=ttyS0 quiet panic=-1 ospite.test=\(test) \(words)",
         ]
         if let disk { arguments += ["--disk", disk] }
         return arguments
     }
 
-    func start(in folder: ScratchFolder) throws -> GuestMachine {
-        try GuestMachine(arguments(), in: folder)
+    func start(in folder: ScratchFolder, patience: Double = GuestMachine.patience) throws -> GuestMachine {
+        try GuestMachine(arguments(), in: folder, patience: patience)
     }
 }

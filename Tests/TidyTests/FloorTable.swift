@@ -46,6 +46,7 @@ let unsafePlaces: [String] = [
     "Sources/GuestMemory/",
     "Sources/SoftCPU/",
     "Sources/KVMEngine/",
+    "Sources/BootLoaders/LZ4Stream.swift",
     "Sources/DeviceModel/PortBus.swift",
     "Sources/DeviceModel/MMIOBus.swift",
     "Sources/DisplayDevices/VideoMemory.swift",
