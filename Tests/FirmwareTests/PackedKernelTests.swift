@@ -166,8 +166,8 @@ enum LZ4Packer {
             SampleKernel.bzImage(), image([1, 2, 3, 4, 5]),
             image(SampleKernel.pvh()) { $0[3 * 512 + 4096] ^= 1 },
             image(SampleKernel.pvh()) { $0.store(littleEndian: UInt32.max, at: $0.count - 4) },
-            image(SampleKernel.pvh()) { $0.store(littleEndian: UInt32.max, at: 0x24C) },
-            image(SampleKernel.pvh()) { $0.store(littleEndian: UInt32.max, at: 0x248) },
+            image(SampleKernel.pvh()) { $0.store(littleEndian: UInt32(12), at: 0x24C) },
+            image(SampleKernel.pvh()) { $0.store(littleEndian: UInt32(7), at: 0x24C) },
         ]
         for kernel in kernels {
             var request = BootRequest(kernel: kernel)
