@@ -10,9 +10,10 @@ let native: [CSetting] = [.unsafeFlags(["-O2", "-Wall", "-Wextra"])]
 
 /// A library target of ours; `floor` documents its place and TidyTests checks it (ARCHITECTURE.md).
 func library(
-    _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+    _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = [],
+    settings: [SwiftSetting] = []
 ) -> Target {
-    .target(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: fenced)
+    .target(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: fenced + settings)
 }
 
 let package = Package(
@@ -41,7 +42,9 @@ let package = Package(
         // Floor 3: engines.
         library("VCPUEngine", ["X86Architecture", "DeviceModel"]),
         library(
-            "SoftCPU", ["VCPUEngine", "LinuxHost", "CGate"], exclude: ["Decode/Instructions.table"]),
+            "SoftCPU", ["VCPUEngine", "LinuxHost", "CGate"], exclude: ["Decode/Instructions.table"],
+            // Confined to one thread each (docs/decisions/0004-translated-code.md).
+            settings: [.unsafeFlags(["-enforce-exclusivity=unchecked"])]),
         library("KVMEngine", ["VCPUEngine", "LinuxHost", "CKVM"]),
         // Floor 3: devices.
         library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout", "VCPUEngine"]),

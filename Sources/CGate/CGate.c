@@ -1,5 +1,6 @@
 #include "CGate.h"
 #include <cpuid.h>
+#include <sys/auxv.h>
 #include <sys/random.h>
 
 uint64_t ospite_rdtsc(void) {
@@ -62,3 +63,9 @@ int ospite_cas128(void *address, uint64_t expected[2], const uint64_t desired[2]
 uint64_t ospite_call1(const void *code, void *argument) {
     return ((uint64_t(*)(void *))(uintptr_t)code)(argument);
 }
+
+uint64_t ospite_call2(const void *code, uintptr_t first, uintptr_t second) {
+    return ((uint64_t(*)(uintptr_t, uintptr_t))(uintptr_t)code)(first, second);
+}
+
+int ospite_has_fsgsbase(void) { return (getauxval(AT_HWCAP2) >> 1) & 1; }

@@ -103,6 +103,7 @@ __asm__(
     "  ret\n");
 
 static volatile uint64_t *watched_progress;
+static uint64_t *watched_limit;
 static uint32_t *watched_attention;
 static uint32_t attention_bits;
 static uint64_t last_progress;
@@ -165,6 +166,7 @@ static void on_tick(int number, siginfo_t *info, void *raw) {
     }
     if (GATE->inside) record_and_resume(raw, ORACLE_HUNG);
     __atomic_or_fetch(watched_attention, attention_bits, __ATOMIC_SEQ_CST);
+    __atomic_store_n(watched_limit, ~0ull, __ATOMIC_SEQ_CST);
 }
 
 static int map_fixed(uintptr_t address, size_t size, int protection, int flags, int file) {
@@ -270,7 +272,8 @@ int oracle_ending(int bits, uint8_t out[16]) {
     return count + 6;
 }
 
-void oracle_watch(volatile uint64_t *progress, uint32_t *attention, uint32_t bits) {
+void oracle_watch(volatile uint64_t *progress, uint32_t *attention, uint32_t bits, uint64_t *limit) {
+    watched_limit = limit;
     watched_attention = attention;
     attention_bits = bits;
     watched_progress = progress;

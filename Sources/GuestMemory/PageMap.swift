@@ -20,6 +20,10 @@ public import Synchronization
     /// Pages described.
     public let count: Int
 
+    /// Who wants to know of stores to code. A struct: functions in a `Mutex` are wrapped at each access.
+    private struct Listener: Sendable { var call: (@Sendable (Int) -> Void)? }
+    private let listener = Mutex(Listener())
+
     public static let codeBit: UInt32 = 1
     public static let dirtyBit: UInt32 = 2
     public static let generationStep: UInt32 = 4
@@ -63,6 +67,18 @@ public import Synchronization
         return (new & ~Self.dirtyBit, old & Self.codeBit == 0)
     }
 
+    /// From now on `listener` is called, on any thread, with the index of each page with code that a store
+    /// reached. It takes the place of the one before.
+    public func onCodeStore(_ call: (@Sendable (_ index: Int) -> Void)?) {
+        listener.withLock { $0.call = call }
+    }
+
+    @usableFromInline
+    func codeStored(_ index: Int) {
+        let call = listener.withLock { $0.call }
+        call?(index)
+    }
+
     /// A store reached page `index`: if it held code, its generation moves on and `code` is cleared.
     /// Returns whether it held code.
     @inlinable @discardableResult
@@ -79,7 +95,10 @@ public import Synchronization
             if new == old { return false }
             let (done, seen) = unsafe word.pointee.compareExchange(
                 expected: old, desired: new, ordering: .acquiringAndReleasing)
-            if done { return hadCode }
+            if done {
+                if hadCode { codeStored(index) }
+                return hadCode
+            }
             old = seen
         }
     }

@@ -34,6 +34,15 @@ internal import Glibc
         self.size = size
     }
 
+    /// Maps the first `size` bytes of a file over those at `offset`, shared and writable.
+    public func replace(offset: Int, byFile file: Int32, size: Int) throws(HostError) {
+        precondition(offset >= 0 && size >= 0 && offset <= self.size - size, "outside the mapping")
+        // SAFETY: inside this mapping, which nobody else manages.
+        let address = unsafe mmap(
+            base + offset, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0)
+        guard unsafe address != MAP_FAILED else { throw .last("mapping \(size) bytes of a file") }
+    }
+
     /// Drops the pages of a range; private memory then reads as zero.
     public func discard(offset: Int, count: Int) {
         precondition(offset >= 0 && count >= 0 && offset <= size - count, "discard outside the mapping")

@@ -46,7 +46,8 @@ final class MachineEngine {
     private func makeSoftEngine(codeCache: UInt64) -> SoftEngine {
         SoftEngine(
             memory: board.memory, vcpuCount: spec.cpuCount, tscFrequency: tscFrequency,
-            codeCacheSize: Int(clamping: codeCache), limits: limits)
+            codeCacheSize: Int(clamping: codeCache), limits: limits,
+            translates: !spec.options.contains(.noTranslate), options: spec.options.contains(.statistics) ? [.counts] : [])
     }
 
     /// CPUID for KVM, from a software vCPU that lives only here.

@@ -37,8 +37,14 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let cpu: CPU
     let decoder: Decoder
     var cache: BlockCache
+    /// nil: the interpreter executes everything.
+    var translations: TranslationCache?
+    var followUp = TranslatedFollowUp()
+    /// Page-map indices of written code; one of `.max` means all.
+    let stalePages = Mutex<[Int]>([])
     /// Guest-physical page of the xAPIC registers, or all ones when it is off or in x2APIC mode.
     var apicPage: UInt64 = 0xFEE0_0000
+    private let windows: StateWindows
     private let storage: MemoryMapping
     private let mapStorage: MemoryMapping
     private let mapCount: Int
@@ -46,6 +52,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let draftOps: UInt
     let parker = Parker()
     unowned let engine: SoftEngine
+    private(set) var threshold: UInt16 = 16
     /// Pages of other vCPUs' new code that this one may still have permission to store to.
     let newCodePages = Mutex<[UInt64]>([])
 
@@ -62,6 +69,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     ) throws(HostError) {
         self.index = index
         self.engine = engine
+        threshold = engine.translationThreshold
         self.vcpuCount = engine.vcpuCount
         self.tscFrequency = engine.tscFrequency
         self.limits = engine.limits
@@ -71,21 +79,18 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         self.pages = engine.memory.pages
         self.decoder = engine.decoder
         try VectorLowering.start()
-        let stateBytes = (MemoryLayout<CPUState>.size + 4095) & ~4095
-        storage = try MemoryMapping(
-            anonymous: stateBytes + TLB.bytes + TLB.executionBytes + ExtendedState.allocationSize + 4096)
+        windows = try StateWindows()
+        storage = try MemoryMapping(anonymous: TLB.executionBytes + ExtendedState.allocationSize)
         cache = try BlockCache(size: engine.codeCacheSize / max(1, engine.vcpuCount))
         let regions = engine.memory.regions
         mapCount = regions.count
         mapStorage = try MemoryMapping(anonymous: 4096 + Self.draftBytes)
         draftOps = unsafe UInt(bitPattern: mapStorage.base) + 4096
         precondition(regions.count * MemoryLayout<MemoryMapEntry>.stride <= 4096, "too many memory regions")
+        cpu = CPU(address: windows.stateAddress)
+        cpu.s.tlb = windows.firstTLB
         // SAFETY: the mapping is large enough for what is laid out in it here, page-aligned, and ours.
-        let base = unsafe UInt(bitPattern: storage.base)
-        unsafe storage.base.initializeMemory(as: CPUState.self, to: CPUState())
-        cpu = CPU(address: base)
-        cpu.s.tlb = base + UInt(stateBytes)
-        cpu.s.executionTLB = cpu.s.tlb + UInt(TLB.bytes)
+        cpu.s.executionTLB = unsafe UInt(bitPattern: storage.base)
         cpu.s.xsave = cpu.s.executionTLB + UInt(TLB.executionBytes)
         cpu.s.blockTable = cache.tableAddress
         for (slot, region) in regions.enumerated() {
@@ -97,6 +102,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         }
         unsafe cpu.s.owner = UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
         cpu.flushTLB()
+        if engine.translates { try startTranslation(size: engine.codeCacheSize / 2, options: engine.options) }
         load(VCPUState())
         if index != 0 { cpu.s.activity = .waitingForStartup }
     }
@@ -116,15 +122,17 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
 
     // MARK: VCPU
 
-    public var instructionCount: UInt64? { cpu.s.instructionCount }
+    public var instructionCount: UInt64? {
+        cpu.s.instructionCount &+ cpu.s.translated.instructionCount
+    }
 
     public var statistics: [String] {
         [
-            "vCPU \(index): \(cpu.s.instructionCount) instructions, \(cache.blocksBuilt) blocks decoded,"
+            "vCPU \(index): \(instructionCount ?? 0) instructions, \(cache.blocksBuilt) blocks decoded,"
                 + " cache emptied \(cache.flushes) times,"
                 + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills,"
                 + " \(cpu.s.endsInMemory) interrupts ended in memory"
-        ]
+        ] + (translations.map { ["vCPU \(index): \($0.summary)"] } ?? [])
     }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
@@ -158,6 +166,14 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         cpu.setAttention(Attention.codePages)
     }
 
+    /// Code in page `index` of the page map was written: what was made from it is stale.
+    func forgetCode(inPage index: Int) {
+        stalePages.withLock { pages in
+            if pages.count < 64 { pages.append(index) } else { pages = [.max] }
+        }
+        cpu.setAttention(Attention.codePages)
+    }
+
     /// IA32_APIC_BASE changed.
     func refreshAPICPage() {
         let base = apic.apicBase
@@ -175,6 +191,11 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     let tscFrequency: UInt64
     let codeCacheSize: Int
     let limits: ProcessorLimits?
+    /// Translate what runs often; else interpret everything.
+    let translates: Bool
+    let options: TranslationOptions
+    /// Runs of a block before it is translated.
+    let translationThreshold: UInt16
     let decoder = Decoder()
     /// Serialises locked accesses that cross a page or reach a device.
     let splitLock = Mutex<Void>(())
@@ -184,7 +205,8 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     /// - Parameter limits: what another engine's guest knows of its processor.
     public init(
         memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20,
-        limits: ProcessorLimits? = nil
+        limits: ProcessorLimits? = nil, translates: Bool = true, options: TranslationOptions = [],
+        translationThreshold: UInt16 = 16
     ) {
         precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
         self.memory = memory
@@ -192,6 +214,10 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         self.tscFrequency = tscFrequency
         self.codeCacheSize = codeCacheSize
         self.limits = limits
+        self.options = options
+        self.translationThreshold = translationThreshold
+        self.translates = translates && HostFeatures.shared.canTranslate
+        memory.pages.onCodeStore { [weak self] index in self?.codeStored(inPage: index) }
     }
 
     public func makeVCPU(
@@ -204,6 +230,11 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         } catch {
             throw EngineError("the software CPU cannot start: \(error)")
         }
+    }
+
+    private func codeStored(inPage index: Int) {
+        guard translates else { return }
+        vcpus.withLock { all in for vcpu in all { vcpu.forgetCode(inPage: index) } }
     }
 
     /// `page` holds decoded code now: tells every vCPU but `source`.

@@ -8,6 +8,7 @@ struct Options {
     var workers = 2
     var forever = false
     var report = false
+    var translated = false
     /// Cases of one mode: 64-bit code gets five parts of eight, 32-bit code two, 16-bit code one.
     func share(_ mode: OracleMode) -> UInt64 {
         guard modes.count == 3 else { return cases / UInt64(modes.count) }
@@ -29,6 +30,7 @@ struct Options {
         --row N       only the row with this number of Instructions.table
         --case N      only this case of the seed; needs --mode
         --forever     goes on with further seeds until something differs; a line per minute
+        --translated  on the software CPU's translator instead of its interpreter
         --rows-report prints how often every row ran
         """
 
@@ -55,6 +57,7 @@ struct Options {
                 modes = [mode]
             case "--forever": forever = true
             case "--rows-report": report = true
+            case "--translated": translated = true
             default: throw OracleError("unknown argument \(argument)\n\(Self.usage)")
             }
         }

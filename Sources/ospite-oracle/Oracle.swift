@@ -11,16 +11,20 @@ internal import Glibc
     private var template = [UInt64](repeating: 0, count: Int(Place.dataSize) / 8)
     private var templateKey: (UInt64, UInt64, Int) = (.max, .max, 0)
 
-    init() throws {
+    /// - Parameter translated: the software CPU translates each case.
+    init(translated: Bool) throws {
         host = try HostProcessor()
-        soft = try SoftProcessor(globalTable: host.globalTable, readOnly: host.readOnlyWindow)
+        soft = try SoftProcessor(
+            globalTable: host.globalTable, readOnly: host.readOnlyWindow, translated: translated)
         // SAFETY: one word for the life of the process.
         unsafe progress = .allocate(capacity: 1)
         unsafe progress.initialize(to: 0)
-        // SAFETY: the attention word lives as long as the vCPU, which this object keeps.
+        // SAFETY: both words live as long as the vCPU, which this object keeps.
         let offset = MemoryLayout<CPUState>.offset(of: \.attention).unsafelyUnwrapped
         let attention = unsafe UnsafeMutablePointer<UInt32>(bitPattern: soft.vcpu.cpu.address + UInt(offset))
-        unsafe oracle_watch(progress, attention, SoftVCPU.Attention.exit)
+        unsafe oracle_watch(
+            progress, attention, SoftVCPU.Attention.exit,
+            UnsafeMutableRawPointer(soft.vcpu.cpu.callLimit).assumingMemoryBound(to: UInt64.self))
     }
 
     /// Memory contents change every 256 cases.

@@ -61,9 +61,12 @@ final class ExitPort: VCPUPlatform, @unchecked Sendable {
     private let low: UnsafeMutableRawPointer
 
     /// - Parameter globalTable: the host's global descriptors as ring 3 sees them.
-    init(globalTable: [UInt64], readOnly: UnsafePointer<UInt8>) throws {
+    /// - Parameter translated: every block is translated at once; else everything is interpreted.
+    init(globalTable: [UInt64], readOnly: UnsafePointer<UInt8>, translated: Bool) throws {
         memory = try GuestMemory([GuestMemory.Layout(start: 0, size: 4 << 20, kind: .ram)])
-        engine = SoftEngine(memory: memory, vcpuCount: 1, tscFrequency: 1_000_000_000, codeCacheSize: 4 << 20)
+        engine = SoftEngine(
+            memory: memory, vcpuCount: 1, tscFrequency: 1_000_000_000, codeCacheSize: 4 << 20,
+            translates: translated, options: [.exactFlags], translationThreshold: 1)
         let made = try engine.makeVCPU(index: 0, apic: SilentAPIC(), platform: port)
         guard let vcpu = made as? SoftVCPU else { preconditionFailure("the engine makes SoftVCPUs") }
         self.vcpu = vcpu
@@ -190,6 +193,9 @@ final class ExitPort: VCPUPlatform, @unchecked Sendable {
     func run(_ input: borrowing oracle_state, setup: Int, extended: Bool) -> oracle_state {
         let cpu = vcpu.cpu
         cpu.s = templates[setup]
+        // The template says nothing of what later cases left in the tables, nor of their changes to code.
+        cpu.s.targetsUsed = .init(repeating: .max)
+        cpu.s.attention = SoftVCPU.Attention.codePages
         unsafe withUnsafeBytes(of: input.gpr) { source in
             for number in 0..<16 {
                 unsafe cpu.setGPR(number, source.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self))

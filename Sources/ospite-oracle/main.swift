@@ -4,7 +4,7 @@ internal import Glibc
 
 /// Compares `--cases` cases of one seed in this process: those whose number is `worker` modulo the workers.
 func work(_ worker: Int, _ options: Options, seed: UInt64, _ tally: Tally) throws -> Bool {
-    let oracle = try Oracle()
+    let oracle = try Oracle(translated: options.translated)
     var shown = 0
     var seen: Set<Mnemonic> = []
     var agreed = true

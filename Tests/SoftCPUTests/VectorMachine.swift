@@ -13,21 +13,21 @@ final class VectorMachine {
 
     init(memory: UnsafeMutableRawPointer, size: Int) throws {
         try VectorLowering.start()
-        storage = try MemoryMapping(anonymous: 1 << 20)
+        storage = try MemoryMapping(anonymous: 4 << 20)
         let base = UInt(bitPattern: storage.base)
         storage.base.initializeMemory(as: CPUState.self, to: CPUState())
         cpu = CPU(address: base)
-        cpu.s.tlb = base + 16384
-        cpu.s.executionTLB = cpu.s.tlb + UInt(TLB.bytes)
+        cpu.s.tlb = base + UInt(StateWindows.stateBytes)
+        cpu.s.executionTLB = base + UInt(StateWindows.count * StateWindows.stride)
         cpu.s.xsave = cpu.s.executionTLB + UInt(TLB.executionBytes)
         opAddress = cpu.s.xsave + 4096
         instructionAddress = opAddress + 256
-        precondition(instructionAddress + 256 < base + UInt(1 << 20))
+        precondition(instructionAddress + 256 < base + UInt(4 << 20))
         cpu.flushTLB()
         for page in 0..<size / 4096 {
             let linear = UInt64(UInt(bitPattern: memory)) + UInt64(page * 4096)
             CPU.entry(cpu.s.tlb, linear).pointee = TLBEntry(
-                readTag: linear, writeTag: linear, addend: 0, physical: 0)
+                readTag: linear, writeTag: linear, addend: 0, host: UInt(linear))
         }
         cpu.s.cr0 = CR0.protectionEnable | CR0.numericError | CR0.monitorCoprocessor
         cpu.s.cr4 = CR4.osFXSR | CR4.osXMMExceptions | CR4.osXSAVE

@@ -54,8 +54,9 @@ const struct oracle_state *oracle_result(void);
 int oracle_ending(int bits, uint8_t out[16]);
 
 /// The watchdog: when `*progress` stands still for a quarter of a second of processor time, what runs on the
-/// host is ended with ORACLE_HUNG, or `bits` are set atomically in `*attention`.
-void oracle_watch(volatile uint64_t *progress, uint32_t *attention, uint32_t bits);
+/// host is ended with ORACLE_HUNG, or `bits` are set atomically in `*attention` and
+/// then all bits in `*limit`.
+void oracle_watch(volatile uint64_t *progress, uint32_t *attention, uint32_t bits, uint64_t *limit);
 
 /// fork(2), which Swift does not import. Only before threads exist.
 int oracle_fork(void);

@@ -120,7 +120,7 @@ extension CPU {
     @inline(__always) func readableHost(_ linear: UInt64, _ count: Int) -> UInt {
         let entry = unsafe Self.entry(s.tlb, linear)
         guard unsafe entry.pointee.readTag == Self.lastPage(linear, count) else { return 0 }
-        return UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+        return unsafe entry.pointee.hostAddress(linear)
     }
 
     /// A copy in ascending order, byte by byte as the guest sees it: an overlapping target repeats the

@@ -19,6 +19,16 @@ struct Block: BitwiseCopyable {
     var instructionCount: UInt16
     /// Address of the first `MicroOp`; the last one ends the block.
     var ops: UInt
+    /// Address of its translation, 0 before.
+    var code: UInt = 0
+    /// The next translated block of the page.
+    var nextOnPage: UInt = 0
+    /// Runs by the interpreter, until it is translated.
+    var runs: UInt16 = 0
+    /// Its memory operands did not lie in one page: they are translated one by one.
+    var isUngrouped = false
+    /// It is in the list of its page's translated blocks.
+    var isListed = false
 }
 
 /// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a

@@ -17,7 +17,7 @@ extension SoftVCPU {
     func findBlock(singleStep: Bool) throws(Fault) -> UInt {
         let linear = cpu.linearRIP
         let entry = unsafe cpu.executionEntry(linear)
-        let tag = linear & TLB.pageMask | (cpu.s.cpl == 3 ? 1 : 0)
+        let tag = linear & TLB.pageMask | (cpu.s.cpl == 3 ? cpu.s.userTag : 0)
         let physical: UInt64
         if unsafe entry.pointee.tag == tag {
             physical = unsafe entry.pointee.physical | linear & 0xFFF
@@ -51,7 +51,8 @@ extension SoftVCPU {
         let entry = unsafe cpu.executionEntry(linear)
         cpu.noteExecutionUse(linear)
         unsafe entry.pointee = ExecutionTLBEntry(
-            tag: linear & TLB.pageMask | (user ? 1 : 0), physical: found.page)
+            tag: linear & TLB.pageMask | (user ? cpu.s.userTag : 0), physical: found.page)
+        if !user, !found.isGlobal { cpu.s.kernelHasLocal = true }
         return found.page
     }
 
@@ -69,7 +70,7 @@ extension SoftVCPU {
 
     private func translatedPage(_ linear: UInt64) throws(Fault) -> UInt64 {
         let entry = unsafe cpu.executionEntry(linear)
-        if unsafe entry.pointee.tag == linear & TLB.pageMask | (cpu.s.cpl == 3 ? 1 : 0) {
+        if unsafe entry.pointee.tag == linear & TLB.pageMask | (cpu.s.cpl == 3 ? cpu.s.userTag : 0) {
             return unsafe entry.pointee.physical
         }
         return try fetchTranslate(linear)
@@ -146,8 +147,7 @@ extension SoftVCPU {
         appendFallThrough(&draft, physical, mode)
         let opBytes = draft.count * MemoryLayout<MicroOp>.stride
         guard let space = cache.allocate(Self.blockBytes + opBytes) else {
-            cache.clear()
-            cpu.s.linkSlot = 0
+            clearCode()
             return try buildBlock(linear, physical, mode)
         }
         let ops = space + UInt(Self.blockBytes)

@@ -251,7 +251,7 @@ enum Lowering {
         cpu.s.rip = cpu.currentRIP(Op(address: o))
         cpu.s.linkSlot = 0
         cpu.s.nextBlock = 0
-        cpu.owner.cache.clear()
+        cpu.owner.clearCode()
         return Step.ended
     }
 }

@@ -13,8 +13,20 @@ extension CPU {
             .unsafelyUnwrapped
     }
 
+    /// `TranslatedState.callLimit`, for any thread.
+    @inline(__always) var callLimit: UnsafeMutablePointer<Atomic<UInt>> {
+        let offset =
+            MemoryLayout<CPUState>.offset(of: \.translated).unsafelyUnwrapped
+            + MemoryLayout<TranslatedState>.offset(of: \.callLimit).unsafelyUnwrapped
+        // SAFETY: the field is aligned and lives as long as the vCPU; Atomic<UInt> has its layout.
+        return unsafe UnsafeMutablePointer<Atomic<UInt>>(bitPattern: address &+ UInt(offset))
+            .unsafelyUnwrapped
+    }
+
     func setAttention(_ bits: UInt32) {
         _ = unsafe attentionWord.pointee.bitwiseOr(bits, ordering: .acquiringAndReleasing)
+        // Last: translated code that comes out for it must find the bits.
+        unsafe callLimit.pointee.store(.max, ordering: .sequentiallyConsistent)
     }
 
     /// The vCPU must look at its interrupts before the next block.
@@ -60,15 +72,43 @@ extension SoftVCPU {
             } catch {
                 cpu.s.linkSlot = 0
                 cpu.deliver(error)
-                return
+                break
             }
             if cpu.s.linkSlot != 0 {
                 link(block)
                 cpu.s.linkSlot = 0
             }
-            guard cpu.execute(block) else { return }
+            if let translations, runsTranslated, step(block, translations) { continue }
+            guard cpu.execute(block) else { break }
         }
         cpu.s.linkSlot = 0
+        followUp = TranslatedFollowUp()
+    }
+
+    /// Runs the block in translated code, if it has some or has deserved it by now.
+    private func step(_ address: UInt, _ translations: TranslationCache) -> Bool {
+        let block = BlockView(address: address)
+        if followUp.interpretsNext {
+            followUp.interpretsNext = false
+            return false
+        }
+        if followUp.isUngrouped, !block.b.isUngrouped {
+            block.b.isUngrouped = true
+            if block.b.code != 0 { translations.forget(block) }
+        }
+        if block.b.code == 0 {
+            block.b.runs &+= 1
+            guard block.b.runs >= threshold else {
+                followUp = TranslatedFollowUp()
+                return false
+            }
+            // One that cannot be translated is not tried at each run.
+            block.b.runs = 0
+            guard translate(block, translations) else { return false }
+        }
+        followUp(to: block, translations)
+        enterTranslated(block.b.code, translations)
+        return true
     }
 
     /// Remembers `block` in the branch that led to it. The branch was lowered as linkable: its target is in
@@ -128,7 +168,10 @@ extension SoftVCPU {
         cpu.s.nextBlock = 0
         while true {
             let bits = unsafe cpu.attentionWord.pointee.exchange(0, ordering: .acquiringAndReleasing)
-            if bits & Attention.codePages != 0 { dropStorePermissions() }
+            if bits & Attention.codePages != 0 {
+                dropStorePermissions()
+                dropStaleCode()
+            }
             if bits & Attention.exit != 0 {
                 if bits & Attention.events != 0 { cpu.requestAttention() }
                 cpu.settleEndOfInterrupt()
@@ -151,7 +194,7 @@ extension SoftVCPU {
                 if !cpu.s.nmiBlocked { return cpu.requestAttention() }
             case .initialize:
                 cpu.initializeProcessor()
-                cache.clear()
+                clearCode()
             case .startup(let vector):
                 if cpu.s.activity == .waitingForStartup { cpu.startup(vector: vector) }
             }
@@ -178,6 +221,22 @@ extension SoftVCPU {
             cpu.deferEndOfInterrupt()
             cpu.deliverInterrupt(vector)
             cpu.requestAttention()
+        }
+    }
+
+    /// Pages with translated code were written.
+    private func dropStaleCode() {
+        let list = stalePages.withLock { pages in
+            defer { pages = [] }
+            return pages
+        }
+        guard let translations else { return }
+        for page in list {
+            if page == .max {
+                clearCode()
+            } else {
+                unsafe translations.invalidate(pageWord: UInt(bitPattern: pages.address(page)))
+            }
         }
     }
 
@@ -232,6 +291,7 @@ extension CPU {
             if next == 0 || hasAttention { return true }
             let target = BlockView(address: next)
             if Self.pageWord(target.b.pageWord) != target.b.generation { return true }
+            if target.b.code != 0 || target.b.runs != 0 { return true }
             block = next
         }
     }

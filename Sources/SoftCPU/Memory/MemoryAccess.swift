@@ -1,3 +1,4 @@
+import GuestMemory
 import X86Architecture
 
 /// Guest-virtual loads and stores. The fast path is one compare against the TLB; the tag of the *last* byte's
@@ -14,7 +15,7 @@ extension CPU {
     ) throws(Fault) -> T {
         let entry = unsafe Self.entry(s.tlb, linear)
         if unsafe entry.pointee.readTag == Self.lastPage(linear, MemoryLayout<T>.size) {
-            let host = UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+            let host = unsafe entry.pointee.hostAddress(linear)
             // SAFETY: the tag proves that all bytes lie in a mapped page.
             return unsafe UnsafeRawPointer(bitPattern: host).unsafelyUnwrapped.loadUnaligned(as: T.self)
         }
@@ -27,7 +28,7 @@ extension CPU {
     ) throws(Fault) {
         let entry = unsafe Self.entry(s.tlb, linear)
         if unsafe entry.pointee.writeTag == Self.lastPage(linear, MemoryLayout<T>.size) {
-            let host = UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+            let host = unsafe entry.pointee.hostAddress(linear)
             // SAFETY: the tag proves that all bytes lie in a mapped, writable page.
             unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped.storeBytes(
                 of: value, as: T.self)
@@ -42,7 +43,7 @@ extension CPU {
     func writableHost(_ linear: UInt64, _ size: Int, _ segment: UInt8 = 3) throws(Fault) -> UInt {
         let entry = unsafe Self.entry(s.tlb, linear)
         if unsafe entry.pointee.writeTag == Self.lastPage(linear, size) {
-            return UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+            return unsafe entry.pointee.hostAddress(linear)
         }
         return try writableHostSlow(linear, size, segment)
     }
@@ -219,6 +220,23 @@ extension CPU {
         return host &+ UInt(linear & 0xFFF)
     }
 
+    /// For translated code: what leads from `linear` to its host address, whose page it also remembers. Nil when
+    /// an access cannot go there directly.
+    func fillPage(_ linear: UInt64, write: Bool) throws(Fault) -> UInt? {
+        guard !hasBreakpoints, s.tlbContext != TLB.userAligned else { return nil }
+        try checkCanonical(linear, 3)
+        let found = try translate(linear, pageAccess(s.tlbContext, write ? .write : []))
+        guard let region = owner.region(at: found.page) else { return nil }
+        let index = region.firstPage + Int((found.page &- region.start) >> 12)
+        if write {
+            guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else { return nil }
+            noteStore(found.page, region)
+        }
+        let host = region.host &+ UInt(found.page &- region.start)
+        fill(linear, s.tlbContext, host, found, region)
+        return host &- UInt(truncatingIfNeeded: linear & TLB.pageMask)
+    }
+
     /// Enters a translation. Stores stay on the slow path for ROM, clean pages, and pages with decoded code;
     /// everything does while data breakpoints are armed.
     private func fill(
@@ -230,9 +248,10 @@ extension CPU {
         let word = owner.pages.word(region.firstPage + Int((found.page &- region.start) >> 12))
         let storable = found.storable && region.isRAM && word & 1 == 0
         noteUse(context, linear)
+        if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
         unsafe entry.pointee = TLBEntry(
-            readTag: tag, writeTag: storable ? tag : TLB.invalid, addend: UInt64(host) &- tag,
-            physical: found.page)
+            readTag: tag, writeTag: storable ? tag : TLB.invalidTag(linear), addend: UInt64(host) &- tag,
+            host: host)
     }
 
     @inline(__always) static func loadHost(_ host: UInt, _ size: Int) -> UInt64 {

@@ -19,12 +19,15 @@ struct Translation: BitwiseCopyable {
     var page: UInt64
     /// Stores are allowed in this context and the leaf's dirty bit is set.
     var storable: Bool
+    /// The translation holds in all address spaces.
+    var isGlobal = false
 }
 
 /// Page-table entry bits (SDM vol. 3 §4.5).
 private enum Entry {
     static let present: UInt64 = 1, writable: UInt64 = 2, user: UInt64 = 4
     static let accessed: UInt64 = 1 << 5, dirty: UInt64 = 1 << 6, large: UInt64 = 1 << 7
+    static let global: UInt64 = 1 << 8
     static let noExecute: UInt64 = 1 << 63
     /// Physical-address bits 12..47: the model has 48.
     static let address: UInt64 = 0x0000_FFFF_FFFF_F000
@@ -113,7 +116,8 @@ extension CPU {
                 entry = setBits(UInt64.self, wanted, in: entry, at: address)
                 let base = entry & Entry.address & ~((1 << shift) - 1)
                 let page = base | linear & ((1 << shift) - 1) & TLB.pageMask
-                return Translation(page: page, storable: writable && entry & Entry.dirty != 0)
+                return Translation(
+                    page: page, storable: writable && entry & Entry.dirty != 0, isGlobal: isGlobal(entry))
             }
             _ = setBits(UInt64.self, Entry.accessed, in: entry, at: address)
             table = entry & Entry.address
@@ -138,7 +142,8 @@ extension CPU {
                 setBits(UInt32.self, UInt32(Entry.accessed | dirty), in: UInt32(entry), at: directory))
             let base = (entry & 0xFFC0_0000) | ((entry >> 13) & 0xFF) << 32
             return Translation(
-                page: base | linear & 0x3F_F000, storable: writable && entry & Entry.dirty != 0)
+                page: base | linear & 0x3F_F000, storable: writable && entry & Entry.dirty != 0,
+                isGlobal: isGlobal(entry))
         }
         _ = setBits(UInt32.self, UInt32(Entry.accessed), in: UInt32(entry), at: directory)
         let table = (entry & 0xFFFF_F000) | ((linear >> 12) & 0x3FF) << 2
@@ -147,7 +152,12 @@ extension CPU {
         walk.permissions &= leaf
         let writable = try checkPermissions(walk)
         leaf = UInt64(setBits(UInt32.self, UInt32(Entry.accessed | dirty), in: UInt32(leaf), at: table))
-        return Translation(page: leaf & 0xFFFF_F000, storable: writable && leaf & Entry.dirty != 0)
+        return Translation(
+            page: leaf & 0xFFFF_F000, storable: writable && leaf & Entry.dirty != 0, isGlobal: isGlobal(leaf))
+    }
+
+    private func isGlobal(_ leaf: UInt64) -> Bool {
+        leaf & Entry.global != 0 && s.cr4 & CR4.pageGlobalEnable != 0
     }
 
     /// Access rights of a complete walk (SDM vol. 3 §4.6.1). Returns whether this context may store.

@@ -2,37 +2,52 @@ import GuestMemory
 import Synchronization
 import X86Architecture
 
-/// One cached translation for data. A tag is the page's linear address, or `TLB.invalid`, which no page has.
+/// One cached translation for data. A tag is the page's linear address, or `TLB.invalidTag`.
+///
+/// Translated code reads it: `linear ^ tag` is the offset in the page when the tag fits, and a large number
+/// when not.
 struct TLBEntry: BitwiseCopyable {
     var readTag: UInt64
     var writeTag: UInt64
     /// Host address minus linear address.
     var addend: UInt64
-    /// Guest-physical page address.
-    var physical: UInt64
+    /// Host address of the page.
+    var host: UInt
+
+    @inline(__always) func hostAddress(_ linear: UInt64) -> UInt {
+        UInt(truncatingIfNeeded: linear &+ addend)
+    }
 }
 
 /// One cached translation for instruction fetch.
 struct ExecutionTLBEntry: BitwiseCopyable {
-    /// Linear page address with the privilege (0 supervisor, 1 user) in bit 0, or `TLB.invalid`.
+    /// Linear page address, with 0 in the low bits for supervisor fetches and the address space's tag for
+    /// those of user code; or `TLB.invalid`.
     var tag: UInt64
     var physical: UInt64
 }
 
-/// Direct-mapped translation caches: four data contexts (see `CPUState.tlbContext`), one for fetches.
+/// Direct-mapped translation caches: for data by context (see `CPUState.tlbContext`) and address space, and
+/// one for fetches.
 enum TLB {
+    /// In an `ExecutionTLBEntry`.
     static let invalid: UInt64 = .max
     static let entries = 1024
     static let contexts = 4
     static let contextBytes = entries * MemoryLayout<TLBEntry>.stride
     static let executionEntries = 512
-    static let bytes = contexts * contextBytes
     static let executionBytes = executionEntries * MemoryLayout<ExecutionTLBEntry>.stride
     static let pageMask: UInt64 = ~0xFFF
 
     static let kernel: UInt32 = 0, kernelWithUser: UInt32 = 1, user: UInt32 = 2
     /// User mode with alignment checks: never filled, so that every access takes the slow path that checks.
     static let userAligned: UInt32 = 3
+
+    /// A tag that no access which looks at the entry for `linear` compares equal to: it belongs two entries
+    /// further on, and an access that crosses a page ends one entry further on.
+    @inline(__always) static func invalidTag(_ linear: UInt64) -> UInt64 {
+        (((linear >> 12) &+ 2) & UInt64(entries - 1)) << 12
+    }
 }
 
 extension CPU {
@@ -50,44 +65,79 @@ extension CPU {
             .unsafelyUnwrapped
     }
 
-    /// Address of the first entry of `context`.
-    @inline(__always) func tlbBase(_ context: UInt32) -> UInt {
-        s.tlb &+ (UInt(context) &- UInt(s.tlbContext)) &* UInt(TLB.contextBytes)
+    /// The window that `context` uses: contexts 1 and 2 have one for each address space.
+    @inline(__always) func window(_ context: UInt32) -> Int {
+        switch context {
+        case TLB.kernel: 0
+        case TLB.userAligned: 1
+        default: 1 &+ Int(s.slot) &* 2 &+ Int(context)
+        }
     }
 
-    /// Sets a bit of one of the used-entry maps: contexts 0...3, then fetches.
-    @inline(__always) private func markUsed(_ map: Int, _ chunk: UInt64) {
-        // SAFETY: the maps are five words; `map` is a context or `TLB.contexts`.
-        unsafe s.tlbUsed[unchecked: map] |= 1 &<< chunk
+    /// Address of the first entry of window `number`.
+    @inline(__always) func windowBase(_ number: Int) -> UInt {
+        address &+ UInt(StateWindows.stateBytes) &+ UInt(number) &* UInt(StateWindows.stride)
     }
+
+    /// Address of the first entry of `context`.
+    @inline(__always) func tlbBase(_ context: UInt32) -> UInt { windowBase(window(context)) }
 
     /// Remembers that the entry for `linear` in `context` is filled, for the next flush.
     @inline(__always) func noteUse(_ context: UInt32, _ linear: UInt64) {
         s.fillCount &+= 1
-        markUsed(Int(context), (linear >> 12) & UInt64(TLB.entries - 1) / UInt64(TLB.entries / 64))
+        let chunk = (linear >> 12) & UInt64(TLB.entries - 1) / UInt64(TLB.entries / 64)
+        // SAFETY: `window` gives numbers below `StateWindows.count`.
+        unsafe s.tlbUsed[unchecked: window(context)] |= 1 &<< chunk
     }
 
     @inline(__always) func noteExecutionUse(_ linear: UInt64) {
-        markUsed(
-            TLB.contexts,
-            (linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
+        s.executionUsed |=
+            1 &<< ((linear >> 12) & UInt64(TLB.executionEntries - 1) / UInt64(TLB.executionEntries / 64))
     }
 
-    /// Calls `body` with each entry of each context that may be filled.
-    @inline(__always) private func forEachUsedEntry(_ body: (UnsafeMutablePointer<TLBEntry>) -> Void) {
+    /// Calls `body` with each entry of window `number` that may be filled, and the tag that makes it invalid.
+    @inline(__always)
+    private func forEachUsedEntry(
+        _ number: Int, _ body: (UnsafeMutablePointer<TLBEntry>, UInt64) -> Void
+    ) {
         let chunk = TLB.entries / 64
-        for context in 0..<TLB.contexts {
-            var used = s.tlbUsed[context]
-            let base = tlbBase(UInt32(context))
-            while used != 0 {
-                let first = used.trailingZeroBitCount * chunk
-                used &= used &- 1
-                for slot in first..<(first + chunk) {
-                    // SAFETY: inside the allocation of `TLB.bytes`.
-                    unsafe body(
-                        UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped
-                    )
-                }
+        var used = s.tlbUsed[number]
+        let base = windowBase(number)
+        while used != 0 {
+            let first = used.trailingZeroBitCount * chunk
+            used &= used &- 1
+            for slot in first..<(first + chunk) {
+                // SAFETY: inside the window's entries.
+                unsafe body(
+                    UnsafeMutablePointer<TLBEntry>(bitPattern: base &+ UInt(slot) &* 32).unsafelyUnwrapped,
+                    TLB.invalidTag(UInt64(slot) << 12))
+            }
+        }
+    }
+
+    /// Forgets what window `number` holds, branch targets included.
+    private func flushWindow(_ number: Int) {
+        forEachUsedEntry(number) { entry, invalid in
+            unsafe entry.pointee.readTag = invalid
+            unsafe entry.pointee.writeTag = invalid
+        }
+        s.tlbUsed[number] = 0
+        flushTargets(number)
+    }
+
+    /// Forgets the translations for fetches whose tags `which` names.
+    private func flushFetches(_ which: (UInt64) -> Bool) {
+        let chunk = TLB.executionEntries / 64
+        var used = s.executionUsed
+        while used != 0 {
+            let first = used.trailingZeroBitCount * chunk
+            used &= used &- 1
+            for slot in first..<(first + chunk) {
+                // SAFETY: inside the allocation of `TLB.executionBytes`.
+                let entry = unsafe UnsafeMutablePointer<ExecutionTLBEntry>(
+                    bitPattern: s.executionTLB &+ UInt(slot) &* 16
+                ).unsafelyUnwrapped
+                if unsafe which(entry.pointee.tag) { unsafe entry.pointee.tag = TLB.invalid }
             }
         }
     }
@@ -96,34 +146,55 @@ extension CPU {
     /// were filled since the last time are visited.
     func flushTLB() {
         s.flushCount &+= 1
-        forEachUsedEntry { entry in
-            unsafe entry.pointee.readTag = TLB.invalid
-            unsafe entry.pointee.writeTag = TLB.invalid
+        for number in 0..<StateWindows.count where s.tlbUsed[number] | s.targetsUsed[number] != 0 {
+            flushWindow(number)
         }
-        let chunk = TLB.executionEntries / 64
-        var used = s.tlbUsed[TLB.contexts]
-        while used != 0 {
-            let first = used.trailingZeroBitCount * chunk
-            used &= used &- 1
-            for slot in first..<(first + chunk) {
-                // SAFETY: inside the allocation of `TLB.executionBytes`.
-                unsafe UnsafeMutablePointer<ExecutionTLBEntry>(bitPattern: s.executionTLB &+ UInt(slot) &* 16)
-                    .unsafelyUnwrapped.pointee.tag = TLB.invalid
-            }
-        }
-        s.tlbUsed = .init(repeating: 0)
+        flushFetches { _ in true }
+        s.executionUsed = 0
+        s.kernelHasLocal = false
+        s.staleReturns = 3
         s.endBlock = true
         s.linkSlot = 0
     }
 
-    /// INVLPG: forgets the translations of one linear address.
+    /// Forgets the translations of address space `slot` that are not global.
+    func flushSlot(_ slot: Int) {
+        s.flushCount &+= 1
+        flushWindow(2 + slot * 2)
+        flushWindow(3 + slot * 2)
+        // Fetches by user code have a new tag from now on.
+        s.lastUserTag &+= 1
+        if s.lastUserTag > 0xFFF {
+            flushFetches { $0 & 0xFFF != 0 }
+            s.lastUserTag = UInt64(StateWindows.slots)
+            for other in 0..<StateWindows.slots { s.userTags[other] = UInt64(other + 1) }
+        } else {
+            s.userTags[slot] = s.lastUserTag
+        }
+        s.staleReturns |= 2
+        s.endBlock = true
+        s.linkSlot = 0
+    }
+
+    /// Forgets supervisor translations that are not global.
+    func flushLocalKernel() {
+        guard s.kernelHasLocal else { return }
+        flushWindow(0)
+        flushFetches { $0 & 0xFFF == 0 }
+        s.kernelHasLocal = false
+        s.staleReturns |= 1
+    }
+
+    /// INVLPG: forgets the translations of one linear address, in all address spaces.
     func flushPage(_ linear: UInt64) {
-        for context in 0..<UInt32(TLB.contexts) {
-            let entry = unsafe Self.entry(tlbBase(context), linear)
-            unsafe entry.pointee.readTag = TLB.invalid
-            unsafe entry.pointee.writeTag = TLB.invalid
+        for number in 0..<StateWindows.count where s.tlbUsed[number] != 0 {
+            let entry = unsafe Self.entry(windowBase(number), linear)
+            unsafe entry.pointee.readTag = TLB.invalidTag(linear)
+            unsafe entry.pointee.writeTag = TLB.invalidTag(linear)
         }
         unsafe executionEntry(linear).pointee.tag = TLB.invalid
+        flushTargets(ofPage: linear)
+        s.staleReturns |= linear >> 63 != 0 ? 1 : 3
         s.endBlock = true
         s.linkSlot = 0
     }
@@ -132,11 +203,15 @@ extension CPU {
     /// Returns whether there was any.
     @discardableResult
     func flushWrites(toPhysicalPage physical: UInt64) -> Bool {
+        let host = hostPage(physical)
+        guard host != 0 else { return false }
         var found = false
-        forEachUsedEntry { entry in
-            if unsafe entry.pointee.physical == physical, unsafe entry.pointee.writeTag != TLB.invalid {
-                unsafe entry.pointee.writeTag = TLB.invalid
-                found = true
+        for number in 0..<StateWindows.count where s.tlbUsed[number] != 0 {
+            forEachUsedEntry(number) { entry, invalid in
+                if unsafe entry.pointee.host == host, unsafe entry.pointee.writeTag != invalid {
+                    unsafe entry.pointee.writeTag = invalid
+                    found = true
+                }
             }
         }
         return found

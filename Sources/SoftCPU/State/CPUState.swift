@@ -49,8 +49,9 @@ struct CPUState: BitwiseCopyable {
     /// Address of the current context's first `TLBEntry`.
     var tlb: UInt = 0
 
-    /// For contexts 0...3 and for fetches: which 64ths of the entries may be filled (TLB.swift).
-    var tlbUsed: InlineArray<5, UInt64> = .init(repeating: .max)
+    /// By window: which 64ths of the TLB's entries may be filled (TLB.swift); the same for fetches.
+    var tlbUsed: InlineArray<18, UInt64> = .init(repeating: .max)
+    var executionUsed: UInt64 = .max
 
     // MARK: Block chaining (RunLoop.swift)
     /// Set by a direct branch: the next block if already linked, else 0.
@@ -141,6 +142,25 @@ struct CPUState: BitwiseCopyable {
     var deliveringVector: UInt8 = 0xFF
     /// Scratch words for emitted one-instruction code: operand buffer of 64 bytes, MXCSR and result words.
     var scratch: InlineArray<16, UInt64> = .init(repeating: 0)
+    var translated = TranslatedState()
+    /// By window: which 64ths of the branch targets may be filled (BranchTargets.swift).
+    var targetsUsed: InlineArray<18, UInt64> = .init(repeating: .max)
+    /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong.
+    var staleReturns: UInt8 = 0
+
+    // MARK: Address spaces (AddressSpaces.swift)
+    var slot: UInt32 = 0
+    var slotClock: UInt64 = 0
+    /// The process-context identifier of each slot; all ones: none yet.
+    var slotKeys: InlineArray<8, UInt64> = .init(repeating: .max)
+    /// Clock of the last use; 0 never.
+    var slotUses: InlineArray<8, UInt64> = .init(repeating: 0)
+    /// What marks fetches by user code, by slot, and for the current one.
+    var userTags: InlineArray<8, UInt64> = [1, 2, 3, 4, 5, 6, 7, 8]
+    var userTag: UInt64 = 1
+    var lastUserTag: UInt64 = 8
+    /// Supervisor translations that are not global may be cached.
+    var kernelHasLocal: Bool = false
     /// Protection-key rights of user and of supervisor pages (ProtectionKeys.swift).
     var pkru: UInt32 = 0
     var pkrs: UInt32 = 0

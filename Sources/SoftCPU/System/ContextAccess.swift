@@ -7,7 +7,7 @@ extension CPU {
         let entry = unsafe Self.entry(tlbBase(context), linear)
         if unsafe entry.pointee.readTag == Self.lastPage(linear, Int(size)) {
             // SAFETY: the tag proves that all bytes lie in a mapped page.
-            return Self.loadHost(UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend), Int(size))
+            return Self.loadHost(unsafe entry.pointee.hostAddress(linear), Int(size))
         }
         return try loadSlow(linear, Int(size), segment, context)
     }
@@ -19,7 +19,7 @@ extension CPU {
         let entry = unsafe Self.entry(tlbBase(context), linear)
         if unsafe entry.pointee.writeTag == Self.lastPage(linear, Int(size)) {
             // SAFETY: the tag proves that all bytes lie in a mapped, writable page.
-            let host = UInt(truncatingIfNeeded: unsafe linear &+ entry.pointee.addend)
+            let host = unsafe entry.pointee.hostAddress(linear)
             return Self.storeHost(host, Int(size), value)
         }
         try storeSlow(value, linear, Int(size), segment, context)

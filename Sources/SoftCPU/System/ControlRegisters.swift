@@ -110,7 +110,7 @@ extension CPU {
     func writeCR3(_ value: UInt64) throws(Fault) {
         var new = value
         if isLongMode {
-            // Bit 63 asks to keep translations; forgetting them is always allowed.
+            // Bit 63 asks to keep translations.
             if s.cr4 & CR4.processContextIdentifiers != 0 { new &= ~(1 << 63) }
             guard new & ~ControlBits.physical == 0 else { throw .protection() }
         } else {
@@ -120,7 +120,7 @@ extension CPU {
             }
         }
         s.cr3 = new
-        flushTLB()
+        addressSpaceChanged(keeps: value >> 63 != 0)
     }
 
     /// Loads the four PDPTEs, as PAE paging needs at every load of CR3 (SDM vol. 3 §4.4.1).
@@ -149,6 +149,7 @@ extension CPU {
         }
         s.cr4 = value
         if changed & ControlBits.cr4Paging != 0 { flushTLB() }
+        if changed & CR4.processContextIdentifiers != 0 { addressSpaceChanged(keeps: false) }
         updateTLBContext()
         s.endBlock = true
     }

@@ -40,7 +40,7 @@ extension CPU {
         if Self.isCanonical(linear) || !isLongMode { flushPage(linear) }
     }
 
-    /// INVPCID: types 0..3 (SDM vol. 2). Translations carry no PCID here, so that types 1 to 3 forget all.
+    /// INVPCID: types 0..3 (SDM vol. 2).
     func invalidateContext(_ i: borrowing Instruction) throws(Fault) {
         try requirePrivileged()
         let type = try readOperand(i, 0)
@@ -49,11 +49,13 @@ extension CPU {
         let linear = try load(UInt64.self, (start &+ 8) & s.linearMask, i.segment)
         guard type <= 3, low >> 12 == 0 || type >= 2 else { throw .protection() }
         if type < 2, s.cr4 & CR4.processContextIdentifiers == 0, low & 0xFFF != 0 { throw .protection() }
-        if type == 0 {
+        switch type {
+        case 0:
             guard Self.isCanonical(linear) else { throw .protection() }
             flushPage(linear)
-        } else {
-            flushTLB()
+        case 1: flushContext(low & 0xFFF)
+        case 2: flushTLB()
+        default: flushContexts()
         }
     }
 

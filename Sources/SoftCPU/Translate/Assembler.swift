@@ -1,0 +1,266 @@
+/// The r/m operand of a host instruction.
+enum HostOperand {
+    case register(UInt8)
+    /// [base + displacement]; never RSP.
+    case memory(UInt8, Int32)
+    /// [base + index + displacement]; the index is never RSP.
+    case indexed(UInt8, UInt8, Int32)
+    /// gs:[base + displacement]
+    case cache(UInt8, Int32)
+    /// gs:[displacement]: a field of the CPUState, see `StateLayout`.
+    case state(Int32)
+}
+
+/// Writes host instructions to a buffer. Names are the Intel SDM's; sizes are 32 or 64 bits.
+///
+/// The writer never stops at the end of its space: the caller leaves `Translator.mostBlockBytes` free.
+struct Assembler {
+    /// Where the next byte goes, through the writable mapping.
+    private(set) var cursor: UnsafeMutablePointer<UInt8>
+    /// Executable address of a byte less its writable address.
+    let distance: Int
+
+    /// - Safety: `start` must have room for all that is written.
+    init(at start: UnsafeMutablePointer<UInt8>, executableDistance: Int) {
+        unsafe cursor = start
+        distance = executableDistance
+    }
+
+    /// The address at which the next byte will be executed.
+    var here: UInt { unsafe UInt(bitPattern: cursor) &+ UInt(bitPattern: distance) }
+
+    // MARK: Raw
+
+    @inline(__always) mutating func byte(_ value: UInt8) {
+        // SAFETY: the caller of init promised the room.
+        unsafe cursor.pointee = value
+        unsafe cursor += 1
+    }
+    @inline(__always) mutating func bytes(_ a: UInt8, _ b: UInt8) {
+        byte(a)
+        byte(b)
+    }
+    @inline(__always) mutating func bytes(_ a: UInt8, _ b: UInt8, _ c: UInt8) {
+        byte(a)
+        byte(b)
+        byte(c)
+    }
+    @inline(__always) mutating func bytes(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8) {
+        bytes(a, b)
+        bytes(c, d)
+    }
+    @inline(__always) mutating func word32(_ value: Int32) {
+        // SAFETY: as for `byte`.
+        unsafe UnsafeMutableRawPointer(cursor).storeBytes(of: value, as: Int32.self)
+        unsafe cursor += 4
+    }
+    @inline(__always) mutating func word64(_ value: UInt64) {
+        // SAFETY: as for `byte`.
+        unsafe UnsafeMutableRawPointer(cursor).storeBytes(of: value, as: UInt64.self)
+        unsafe cursor += 8
+    }
+    /// Fills up to a multiple of `alignment` with breakpoints.
+    mutating func align(_ alignment: UInt) {
+        while here % alignment != 0 { byte(0xCC) }
+    }
+
+    // MARK: Encoding
+
+    /// One instruction with ModRM.
+    /// - Parameter prefix: a mandatory or LOCK prefix, 0 for none.
+    /// - Parameter map: 0 one-byte, 1 `0F`, 2 `0F 38`, 3 `0F 3A`.
+    /// - Parameter forceREX: a REX prefix even when it says nothing (SPL, BPL, SIL, DIL).
+    @inline(__always)
+    mutating func encode(
+        prefix: UInt8 = 0, wide: Bool, map: UInt8 = 0, _ opcode: UInt8, _ reg: UInt8, _ operand: HostOperand,
+        forceREX: Bool = false
+    ) {
+        if case .cache = operand { byte(0x65) } else if case .state = operand { byte(0x65) }
+        if prefix != 0 { byte(prefix) }
+        var rex: UInt8 = (wide ? 8 : 0) | (reg & 8) >> 1
+        switch operand {
+        case .register(let number), .memory(let number, _), .cache(let number, _): rex |= number >> 3
+        case .indexed(let number, let index, _): rex |= number >> 3 | (index >> 3) << 1
+        case .state: break
+        }
+        if rex != 0 || forceREX { byte(0x40 | rex) }
+        if map != 0 {
+            byte(0x0F)
+            if map == 2 { byte(0x38) } else if map == 3 { byte(0x3A) }
+        }
+        byte(opcode)
+        modRM(reg & 7, operand)
+    }
+
+    /// ModRM, SIB and displacement.
+    @inline(__always) mutating func modRM(_ reg: UInt8, _ operand: HostOperand) {
+        switch operand {
+        case .register(let number): byte(0xC0 | reg << 3 | number & 7)
+        case .memory(let number, let displacement), .cache(let number, let displacement):
+            let low = number & 7
+            if displacement == 0, low != 5 {
+                byte(reg << 3 | low)
+                if low == 4 { byte(0x24) }
+            } else if displacement >= -128, displacement < 128 {
+                byte(0x40 | reg << 3 | low)
+                if low == 4 { byte(0x24) }
+                byte(UInt8(truncatingIfNeeded: displacement))
+            } else {
+                byte(0x80 | reg << 3 | low)
+                if low == 4 { byte(0x24) }
+                word32(displacement)
+            }
+        case .indexed(let number, let index, let displacement):
+            let scaled = (index & 7) << 3 | number & 7
+            if displacement == 0, number & 7 != 5 {
+                bytes(0x04 | reg << 3, scaled)
+            } else if displacement >= -128, displacement < 128 {
+                bytes(0x44 | reg << 3, scaled, UInt8(truncatingIfNeeded: displacement))
+            } else {
+                bytes(0x84 | reg << 3, scaled)
+                word32(displacement)
+            }
+        case .state(let displacement):
+            bytes(0x04 | reg << 3, 0x25)
+            word32(displacement)
+        }
+    }
+
+    /// LEA with base, index and displacement; base or index may be `HostRegister.none`.
+    mutating func lea(
+        _ target: UInt8, base: UInt8, index: UInt8, scaleShift: UInt8, _ displacement: Int32, wide: Bool
+    ) {
+        var rex: UInt8 = (wide ? 8 : 0) | (target & 8) >> 1
+        if base != HostRegister.none { rex |= base >> 3 }
+        if index != HostRegister.none { rex |= (index >> 3) << 1 }
+        if rex != 0 { byte(0x40 | rex) }
+        byte(0x8D)
+        let reg = (target & 7) << 3
+        if index == HostRegister.none, base != HostRegister.none {
+            return modRM(target & 7, .memory(base, displacement))
+        }
+        let scaled = index == HostRegister.none ? 0x20 : scaleShift << 6 | (index & 7) << 3
+        if base == HostRegister.none {
+            bytes(0x04 | reg, scaled | 5)
+            word32(displacement)
+        } else if displacement == 0, base & 7 != 5 {
+            bytes(0x04 | reg, scaled | base & 7)
+        } else if displacement >= -128, displacement < 128 {
+            bytes(0x44 | reg, scaled | base & 7)
+            byte(UInt8(truncatingIfNeeded: displacement))
+        } else {
+            bytes(0x84 | reg, scaled | base & 7)
+            word32(displacement)
+        }
+    }
+
+    // MARK: What translated code is full of
+
+    @inline(__always) mutating func load(_ register: UInt8, _ from: HostOperand, wide: Bool = true) {
+        encode(wide: wide, 0x8B, register, from)
+    }
+    @inline(__always) mutating func store(_ register: UInt8, _ to: HostOperand, wide: Bool = true) {
+        encode(wide: wide, 0x89, register, to)
+    }
+    @inline(__always) mutating func move(_ target: UInt8, _ source: UInt8, wide: Bool = true) {
+        encode(wide: wide, 0x8B, target, .register(source))
+    }
+    /// ADD 0, OR 1, ADC 2, SBB 3, AND 4, SUB 5, XOR 6, CMP 7 with an immediate.
+    @inline(__always)
+    mutating func arithmetic(_ operation: UInt8, _ target: HostOperand, _ value: Int32, wide: Bool = true) {
+        if value >= -128, value < 128 {
+            encode(wide: wide, 0x83, operation, target)
+            byte(UInt8(truncatingIfNeeded: value))
+        } else {
+            encode(wide: wide, 0x81, operation, target)
+            word32(value)
+        }
+    }
+    /// MOV r32, imm32 or the shortest form that gives `value`.
+    mutating func constant(_ register: UInt8, _ value: UInt64) {
+        if value >> 32 == 0 {
+            if register >= 8 { byte(0x41) }
+            byte(0xB8 | register & 7)
+            word32(Int32(truncatingIfNeeded: value))
+        } else if Int64(bitPattern: value) >= Int64(Int32.min), Int64(bitPattern: value) < 0 {
+            encode(wide: true, 0xC7, 0, .register(register))
+            word32(Int32(truncatingIfNeeded: value))
+        } else {
+            byte(0x48 | register >> 3)
+            byte(0xB8 | register & 7)
+            word64(value)
+        }
+    }
+    /// RORX target, source, count: no flags. 64 bits.
+    mutating func rotateRight(_ target: UInt8, _ source: UInt8, _ count: UInt8) {
+        byte(0xC4)
+        byte((target & 8 == 0 ? 0x80 : 0) | 0x40 | (source & 8 == 0 ? 0x20 : 0) | 3)
+        bytes(0xFB, 0xF0)
+        bytes(0xC0 | (target & 7) << 3 | source & 7, count)
+    }
+    /// LAHF; SETO AL.
+    mutating func saveFlags() {
+        byte(0x9F)
+        bytes(0x0F, 0x90, 0xC0)
+    }
+    /// ADD AL, 7Fh; SAHF.
+    mutating func restoreFlags() {
+        bytes(0x04, 0x7F, 0x9E)
+    }
+
+    // MARK: Branches
+
+    /// A rel32 at `site` (executable address of its four bytes).
+    typealias Site = UInt
+
+    @inline(__always) mutating func jump(_ target: UInt) {
+        byte(0xE9)
+        relative(target)
+    }
+    @inline(__always) mutating func call(_ target: UInt) {
+        byte(0xE8)
+        relative(target)
+    }
+    @inline(__always) mutating func jumpIf(_ condition: UInt8, _ target: UInt) {
+        bytes(0x0F, 0x80 | condition)
+        relative(target)
+    }
+    @inline(__always) private mutating func relative(_ target: UInt) {
+        word32(Int32(truncatingIfNeeded: Int(bitPattern: target &- (here &+ 4))))
+    }
+    /// A branch whose target is not known yet.
+    @inline(__always) mutating func pendingJump() -> Site {
+        byte(0xE9)
+        word32(0)
+        return here &- 4
+    }
+    @inline(__always) mutating func pendingJumpIf(_ condition: UInt8) -> Site {
+        bytes(0x0F, 0x80 | condition)
+        word32(0)
+        return here &- 4
+    }
+    @inline(__always) mutating func pendingCall() -> Site {
+        byte(0xE8)
+        word32(0)
+        return here &- 4
+    }
+    /// A short conditional jump over what follows, until `land`.
+    @inline(__always) mutating func shortJumpIf(_ condition: UInt8) -> UInt {
+        bytes(0x70 | condition, 0)
+        return here
+    }
+    /// Makes the short jump that ended at `from` lead here.
+    @inline(__always) mutating func land(_ from: UInt) {
+        let count = here &- from
+        precondition(count < 128, "a short jump is too long")
+        // SAFETY: the displacement byte in front of `from`, which this assembler wrote.
+        unsafe (cursor - Int(count) - 1).pointee = UInt8(truncatingIfNeeded: count)
+    }
+    /// Makes the branch at `site` lead to `target`.
+    @inline(__always) mutating func resolve(_ site: Site, to target: UInt) {
+        let back = Int(bitPattern: here &- site)
+        let value = Int32(truncatingIfNeeded: Int(bitPattern: target &- (site &+ 4)))
+        // SAFETY: the four bytes at `site`, which this assembler wrote.
+        unsafe UnsafeMutableRawPointer(cursor - back).storeBytes(of: value, as: Int32.self)
+    }
+}

@@ -1,0 +1,63 @@
+/// Where indirect branches lead: per translation context a direct-mapped table from linear addresses to
+/// translated code, behind the context's TLB.
+///
+/// Translated code compares the tag and jumps; a miss ends in Swift, which fills the entry. Code of one
+/// address in another mode never shares a table with it: `SoftVCPU.enterTranslated` empties a table when the
+/// mode of its code changes.
+enum BranchTargets {
+    static let entries = 4096
+    static let bytes = entries * MemoryLayout<BranchTarget>.stride
+    /// From GS.
+    static let offset = Int32(TLB.contextBytes)
+    /// Mask of the byte offset of an entry: bits 4...15 of the address choose it.
+    static let mask: Int32 = 0xFFF0
+
+    /// A tag that no address with the entry of `linear` has.
+    static func invalidTag(_ linear: UInt64) -> UInt64 { (linear &+ 16) & UInt64(mask) }
+}
+
+struct BranchTarget: BitwiseCopyable {
+    /// Linear address.
+    var tag: UInt64
+    /// Address of translated code.
+    var code: UInt
+}
+
+extension CPU {
+    private static func target(_ tlb: UInt, _ linear: UInt64) -> UnsafeMutablePointer<BranchTarget> {
+        let offset = UInt(TLB.contextBytes) &+ UInt(truncatingIfNeeded: linear) & UInt(BranchTargets.mask)
+        // SAFETY: the table lies behind the context's TLB; the offset is masked to its size.
+        return unsafe UnsafeMutablePointer<BranchTarget>(bitPattern: tlb &+ offset).unsafelyUnwrapped
+    }
+
+    /// Remembers that code for `linear` in the current context starts at `code`.
+    func enterTarget(_ linear: UInt64, _ code: UInt) {
+        unsafe Self.target(s.tlb, linear).pointee = BranchTarget(tag: linear, code: code)
+        s.targetsUsed[window(s.tlbContext)] |= 1 &<< (linear >> 10 & 63)
+    }
+
+    /// Empties the table of window `number`, or of it the 64ths that are set in `chunks`.
+    func flushTargets(_ number: Int, _ chunks: UInt64 = .max) {
+        var used = s.targetsUsed[number] & chunks
+        s.targetsUsed[number] &= ~used
+        let base = windowBase(number)
+        while used != 0 {
+            let first = UInt64(used.trailingZeroBitCount) << 10
+            used &= used &- 1
+            for slot in 0..<64 as Range<UInt64> {
+                let linear = first | slot << 4
+                unsafe Self.target(base, linear).pointee.tag = BranchTargets.invalidTag(linear)
+            }
+        }
+    }
+
+    /// Forgets the targets in one page: they share four 64ths with those of few other pages.
+    func flushTargets(ofPage linear: UInt64) {
+        let chunks: UInt64 = 0xF &<< (linear >> 10 & 60)
+        for number in 0..<StateWindows.count where s.targetsUsed[number] & chunks != 0 {
+            flushTargets(number, chunks)
+        }
+    }
+
+    func flushTargets() { for number in 0..<StateWindows.count { flushTargets(number) } }
+}

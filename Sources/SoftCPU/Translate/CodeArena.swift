@@ -1,0 +1,83 @@
+import CLinux
+import Glibc
+import LinuxHost
+
+/// Memory for emitted code: a memfd mapped twice, once writable and once executable, so that no page is ever
+/// both. Filled from the bottom and emptied as a whole.
+///
+/// Confinement: its owner's thread.
+@safe struct CodeArena: ~Copyable {
+    private let writable: MemoryMapping
+    private let executable: MemoryMapping
+    /// Bytes in use.
+    private(set) var used = 0
+    let size: Int
+
+    init(size: Int) throws(HostError) {
+        let rounded = (size + 4095) & ~4095
+        let file = try Self.executableMemory()
+        defer { close(file) }
+        guard ftruncate(file, rounded) == 0 else { throw .last("sizing memory for emitted code") }
+        let writable = try MemoryMapping(file: file, size: rounded, writable: true)
+        let executable = try MemoryMapping(file: file, size: rounded, writable: false, executable: true)
+        self.writable = writable
+        self.executable = executable
+        self.size = rounded
+    }
+
+    /// MFD_CLOEXEC, and MFD_EXEC where the kernel knows it (6.3).
+    static func executableMemory() throws(HostError) -> Int32 {
+        for flags in [0x11, 0x01] as [UInt32] {
+            // SAFETY: a constant string.
+            let file = unsafe ospite_memfd_create("emitted code", flags)
+            if file >= 0 { return file }
+        }
+        throw .last("creating memory for emitted code")
+    }
+
+    /// Executable address less writable address.
+    var distance: Int { unsafe executable.base - writable.base }
+    /// Executable address of the first byte.
+    var start: UInt { unsafe UInt(bitPattern: executable.base) }
+
+    func contains(_ address: UInt) -> Bool { address &- start < UInt(size) }
+
+    /// An assembler at the first free byte, or nil when fewer than `room` bytes are left.
+    func assembler(room: Int) -> Assembler? {
+        guard size - used >= room else { return nil }
+        // SAFETY: `room` bytes are free there.
+        return unsafe Assembler(
+            at: (writable.base + used).assumingMemoryBound(to: UInt8.self), executableDistance: distance)
+    }
+
+    /// Keeps what `assembler` wrote.
+    mutating func commit(_ assembler: Assembler) {
+        used = Int(assembler.here &- start)
+        precondition(used <= size, "emitted code left its arena")
+    }
+
+    /// Forgets all code from `offset` on.
+    mutating func clear(keeping offset: Int) { used = offset }
+
+    /// Writes the four bytes of a branch displacement at executable address `site`, at once.
+    func patch(_ site: UInt, target: UInt) {
+        precondition(contains(site) && contains(target), "a branch outside the arena")
+        let value = Int32(truncatingIfNeeded: Int(bitPattern: target &- (site &+ 4)))
+        // SAFETY: inside the writable mapping.
+        unsafe (writable.base + Int(site &- start)).storeBytes(of: value, as: Int32.self)
+    }
+
+    /// Writes two bytes of code at executable address `site`, at once.
+    func patch(_ site: UInt, bytes: UInt16) {
+        precondition(contains(site), "a patch outside the arena")
+        // SAFETY: inside the writable mapping.
+        unsafe (writable.base + Int(site &- start)).storeBytes(of: bytes, as: UInt16.self)
+    }
+
+    /// A 32-bit word that emitted code carries for us.
+    func word(_ address: UInt) -> Int32 {
+        precondition(contains(address), "a word outside the arena")
+        // SAFETY: inside the mapping.
+        return unsafe (writable.base + Int(address &- start)).loadUnaligned(as: Int32.self)
+    }
+}

@@ -1,0 +1,325 @@
+/// Why translated code came back to Swift: what the gate returns.
+enum TranslatedExit {
+    /// Go on at the page offset in the word at `exitData`.
+    static let goOn: UInt64 = 0
+    /// A direct branch without a target yet: words at `exitData` are its site (distance back) and the page
+    /// offset of its target.
+    static let link: UInt64 = 1
+    /// The instruction at the page offset in the word at `exitData` needs the interpreter.
+    static let interpret: UInt64 = 2
+    /// `rip` holds the target of an indirect branch that is not in the table.
+    static let target: UInt64 = 3
+    /// `rip` is set.
+    static let done: UInt64 = 4
+    /// As `interpret`, for an indirect branch whose target is not in the table.
+    static let branch: UInt64 = 5
+    /// As `goOn`, from the entry of a block that is not valid any more.
+    static let stale: UInt64 = 6
+    /// As `interpret`, but the block from there on is to be translated without memory groups.
+    static let split: UInt64 = 7
+}
+
+/// The code between Swift and translated code, emitted once at the bottom of each arena.
+struct GateCode {
+    /// Called by Swift with (state, code): runs translated code, returns a `TranslatedExit`.
+    private(set) var enter: UInt = 0
+    /// Called, with 32-bit words behind the call.
+    private(set) var exitGoOn: UInt = 0
+    private(set) var exitLink: UInt = 0
+    private(set) var exitInterpret: UInt = 0
+    private(set) var exitBranch: UInt = 0
+    private(set) var exitStale: UInt = 0
+    /// Jumped to with the target in R10.
+    private(set) var exitTarget: UInt = 0
+    /// Where a return goes that matches the words at the bottom of a return stack.
+    private(set) var bottom: UInt = 0
+    /// Called with R10 = op and R11 = page offset of the block: runs the op's body.
+    private(set) var escape: UInt = 0
+    /// Called on a TLB miss with the linear address in R10 and the kind of access pushed; behind the call: a
+    /// jump of five bytes and the instruction's page offset. Returns the addend in R11 and pops the kind.
+    private(set) var fill: UInt = 0
+    /// Called when vector state is not in the registers, with the level 1...3 pushed; laid out like `fill`.
+    private(set) var ensure: UInt = 0
+
+    private let layout = StateLayout.shared
+    private let hasAVX: Bool
+    private var leave: UInt = 0
+    private var failed: UInt = 0
+    private var saveVectors: UInt = 0
+    private var restoreVectors: UInt = 0
+
+    init(_ code: inout Assembler, hasAVX: Bool) {
+        self.hasAVX = hasAVX
+        emitVectorSaving(&code)
+        emitLeave(&code)
+        emitEnter(&code)
+        exitGoOn = emitExit(&code, TranslatedExit.goOn)
+        exitLink = emitExit(&code, TranslatedExit.link)
+        exitInterpret = emitExit(&code, TranslatedExit.interpret)
+        exitBranch = emitExit(&code, TranslatedExit.branch)
+        exitStale = emitExit(&code, TranslatedExit.stale)
+        emitTargets(&code)
+        emitEscape(&code)
+        emitFills(&code)
+        emitEnsure(&code)
+    }
+
+    // MARK: Registers
+
+    private func storePinned(_ code: inout Assembler) {
+        for pair in HostRegister.pinned { code.store(pair.host, layout.register(pair.guest)) }
+        code.store(HostRegister.rax, .state(layout.flags))
+    }
+    private func loadPinned(_ code: inout Assembler, _ which: [(guest: UInt8, host: UInt8)]) {
+        for pair in which { code.load(pair.host, layout.register(pair.guest)) }
+        code.load(HostRegister.rax, .state(layout.flags))
+    }
+    /// GS = the current context's window; destroys RAX.
+    private func loadGS(_ code: inout Assembler, from operand: HostOperand) {
+        code.load(HostRegister.rax, operand)
+        // WRGSBASE RAX
+        code.byte(0xF3)
+        code.encode(wide: true, map: 1, 0xAE, 3, .register(HostRegister.rax))
+    }
+
+    /// CMP DWORD gs:[displacement], value
+    private func compare(_ code: inout Assembler, _ displacement: Int32, _ value: Int32) {
+        code.arithmetic(7, .state(displacement), value, wide: false)
+    }
+
+    /// Calls the C function at gs:[displacement] on the host's stack.
+    private func callSwift(_ code: inout Assembler, _ displacement: Int32) {
+        code.store(HostRegister.rsp, .state(layout.returnStack))
+        code.load(HostRegister.rsp, .state(layout.hostStack))
+        code.encode(wide: false, 0xFF, 2, .state(displacement))
+        code.load(HostRegister.rsp, .state(layout.returnStack))
+    }
+
+    /// Calls `routine` when vector registers hold guest values.
+    private func callIfVectors(_ code: inout Assembler, _ routine: UInt) {
+        compare(&code, layout.vectorLevel, 0)
+        let over = code.shortJumpIf(4)
+        code.call(routine)
+        code.land(over)
+    }
+
+    // MARK: Vector state, both through R11
+
+    private mutating func emitVectorSaving(_ code: inout Assembler) {
+        let image = HostRegister.index
+        saveVectors = code.here
+        code.load(image, .state(layout.xsave))
+        compare(&code, layout.x87Level, 0)
+        let over = code.shortJumpIf(4)
+        // FXSAVE64; FNINIT; no host addresses for the guest.
+        code.encode(wide: true, map: 1, 0xAE, 0, .memory(image, 0))
+        code.bytes(0xDB, 0xE3)
+        for offset in [ExtendedState.fip, ExtendedState.fdp] {
+            code.encode(wide: true, 0xC7, 0, .memory(image, Int32(offset)))
+            code.word32(0)
+        }
+        code.byte(0x66)
+        code.encode(wide: false, 0xC7, 0, .memory(image, Int32(ExtendedState.fop)))
+        code.bytes(0, 0)
+        code.land(over)
+        code.encode(wide: false, map: 1, 0xAE, 3, .memory(image, Int32(ExtendedState.mxcsr)))
+        code.encode(wide: false, map: 1, 0xAE, 2, .state(layout.hostMXCSR))
+        for number in 0..<16 as Range<UInt8> {
+            code.encode(
+                wide: false, map: 1, 0x11, number, .memory(image, Int32(ExtendedState.xmm) + Int32(number) * 16))
+        }
+        if hasAVX {
+            for number in 0..<16 as Range<UInt8> { moveUpper(&code, 0x19, number) }
+            code.bytes(0xC5, 0xF8, 0x77)
+        }
+        code.byte(0xC3)
+
+        restoreVectors = code.here
+        code.load(image, .state(layout.xsave))
+        compare(&code, layout.x87Level, 0)
+        let past = code.shortJumpIf(4)
+        code.encode(wide: true, map: 1, 0xAE, 1, .memory(image, 0))
+        code.land(past)
+        code.encode(wide: false, map: 1, 0xAE, 2, .memory(image, Int32(ExtendedState.mxcsr)))
+        for number in 0..<16 as Range<UInt8> {
+            code.encode(
+                wide: false, map: 1, 0x10, number, .memory(image, Int32(ExtendedState.xmm) + Int32(number) * 16))
+        }
+        if hasAVX { for number in 0..<16 as Range<UInt8> { moveUpper(&code, 0x18, number) } }
+        code.byte(0xC3)
+    }
+
+    /// VEXTRACTF128 to, or VINSERTF128 from, the upper half's place in the image at R11.
+    private func moveUpper(_ code: inout Assembler, _ opcode: UInt8, _ number: UInt8) {
+        code.bytes(0xC4, (number & 8 == 0 ? 0x80 : 0) | 0x40 | 3)
+        code.bytes(opcode == 0x18 ? (~number & 15) << 3 | 5 : 0x7D, opcode)
+        code.modRM(
+            number & 7, .memory(HostRegister.index, Int32(ExtendedState.ymmHigh) + Int32(number) * 16))
+        code.byte(1)
+    }
+
+    // MARK: Entry and exit
+
+    private mutating func emitEnter(_ code: inout Assembler) {
+        code.align(16)
+        enter = code.here
+        for number in [3, 5] as [UInt8] { code.byte(0x50 | number) }
+        for number in [4, 5, 6, 7] as [UInt8] { code.bytes(0x41, 0x50 | number) }
+        code.arithmetic(5, .register(HostRegister.rsp), 8)
+        // The state's own offset of `tlb`, from its start.
+        let tlb = MemoryLayout<CPUState>.offset(of: \.tlb).unsafelyUnwrapped
+        loadGS(&code, from: .memory(HostRegister.rdi, Int32(tlb)))
+        code.store(HostRegister.rsp, .state(layout.hostStack))
+        code.load(HostRegister.rsp, .state(layout.returnStack))
+        code.move(HostRegister.index, HostRegister.rsi)
+        loadPinned(&code, HostRegister.pinned)
+        // JMP R11
+        code.bytes(0x41, 0xFF, 0xE3)
+    }
+
+    /// R10D: the exit.
+    private mutating func emitLeave(_ code: inout Assembler) {
+        leave = code.here
+        storePinned(&code)
+        callIfVectors(&code, saveVectors)
+        for level in [layout.vectorLevel, layout.x87Level] {
+            code.encode(wide: false, 0xC7, 0, .state(level))
+            code.word32(0)
+        }
+        code.store(HostRegister.rsp, .state(layout.returnStack))
+        code.load(HostRegister.rsp, .state(layout.hostStack))
+        code.move(HostRegister.rax, HostRegister.address, wide: false)
+        code.arithmetic(0, .register(HostRegister.rsp), 8)
+        for number in [7, 6, 5, 4] as [UInt8] { code.bytes(0x41, 0x58 | number) }
+        for number in [5, 3] as [UInt8] { code.byte(0x58 | number) }
+        code.byte(0xC3)
+    }
+
+    /// An exit that is called: its words are at the return address.
+    private func emitExit(_ code: inout Assembler, _ exit: UInt64) -> UInt {
+        let start = code.here
+        code.bytes(0x41, 0x5A)
+        code.store(HostRegister.address, .state(layout.exitData))
+        code.constant(HostRegister.address, exit)
+        code.jump(leave)
+        return start
+    }
+
+    private mutating func emitTargets(_ code: inout Assembler) {
+        exitTarget = code.here
+        code.store(HostRegister.address, .state(layout.rip))
+        code.constant(HostRegister.address, TranslatedExit.target)
+        code.jump(leave)
+
+        bottom = code.here
+        code.arithmetic(5, .register(HostRegister.rsp), 8)
+        code.jump(exitTarget)
+    }
+
+    /// R11 = the table's entry for linear address R10; the branch at the returned site is taken when it is
+    /// another address's. Destroys the host's flags.
+    func emitTargetProbe(_ code: inout Assembler) -> Assembler.Site {
+        let address = HostRegister.address, index = HostRegister.index
+        code.move(index, address, wide: false)
+        code.arithmetic(4, .register(index), BranchTargets.mask, wide: false)
+        code.encode(wide: true, 0x3B, address, .cache(index, BranchTargets.offset))
+        return code.pendingJumpIf(5)
+    }
+
+    /// Enters the code that the probe found.
+    func emitTargetJump(_ code: inout Assembler) {
+        code.arithmetic(4, .register(HostRegister.address), -4096)
+        code.store(HostRegister.address, .state(layout.codePage))
+        code.encode(wide: false, 0xFF, 4, .cache(HostRegister.index, BranchTargets.offset + 8))
+    }
+
+    // MARK: Calls from the middle of a block
+
+    private mutating func emitEscape(_ code: inout Assembler) {
+        escape = code.here
+        storePinned(&code)
+        code.store(HostRegister.index, .state(layout.spill))
+        callIfVectors(&code, saveVectors)
+        for level in [layout.vectorLevel, layout.x87Level] {
+            code.encode(wide: false, 0xC7, 0, .state(level))
+            code.word32(0)
+        }
+        code.load(HostRegister.rdi, .state(layout.state))
+        code.move(HostRegister.rsi, HostRegister.address)
+        code.load(HostRegister.rdx, .state(layout.spill), wide: false)
+        callSwift(&code, layout.escape)
+        code.move(HostRegister.address, HostRegister.rax, wide: false)
+        // The body may have changed the context.
+        let tlb = MemoryLayout<CPUState>.offset(of: \.tlb).unsafelyUnwrapped
+        loadGS(&code, from: .state(Int32(tlb - StateWindows.stateBytes)))
+        loadPinned(&code, HostRegister.pinned)
+        code.encode(wide: false, 0x85, HostRegister.address, .register(HostRegister.address))
+        let over = code.shortJumpIf(5)
+        code.byte(0xC3)
+        code.land(over)
+        code.arithmetic(0, .register(HostRegister.rsp), 8)
+        code.constant(HostRegister.address, TranslatedExit.done)
+        code.jump(leave)
+    }
+
+    /// A call from a stub that cannot be served: R10D holds the exit, the call's argument lies below its
+    /// return address.
+    private mutating func emitFailure(_ code: inout Assembler) {
+        failed = code.here
+        // MOV R11, [RSP]; the exit's word is behind the jump.
+        code.bytes(0x4C, 0x8B, 0x1C, 0x24)
+        code.arithmetic(0, .register(HostRegister.index), 5)
+        code.store(HostRegister.index, .state(layout.exitData))
+        code.arithmetic(0, .register(HostRegister.rsp), 16)
+        code.jump(leave)
+    }
+
+    private mutating func emitFills(_ code: inout Assembler) {
+        emitFailure(&code)
+        fill = code.here
+        storePinned(&code)
+        code.store(HostRegister.address, .state(layout.fillLinear))
+        callIfVectors(&code, saveVectors)
+        code.load(HostRegister.rdi, .state(layout.state))
+        code.move(HostRegister.rsi, HostRegister.address)
+        // MOV EDX, [RSP + 8]
+        code.bytes(0x8B, 0x54, 0x24)
+        code.byte(8)
+        callSwift(&code, layout.fill)
+        code.move(HostRegister.address, HostRegister.rax)
+        callIfVectors(&code, restoreVectors)
+        code.move(HostRegister.index, HostRegister.address)
+        loadPinned(&code, HostRegister.volatile)
+        // An addend is a multiple of the page size; else it is an exit, shifted.
+        code.encode(wide: false, 0xF6, 0, .register(HostRegister.index))
+        code.byte(1)
+        let bad = code.shortJumpIf(5)
+        code.load(HostRegister.address, .state(layout.fillLinear))
+        code.bytes(0xC2, 8, 0)
+        code.land(bad)
+        // SHR R10D, 1
+        code.bytes(0x41, 0xD1, 0xEA)
+        code.jump(failed)
+    }
+
+    private mutating func emitEnsure(_ code: inout Assembler) {
+        ensure = code.here
+        storePinned(&code)
+        callIfVectors(&code, saveVectors)
+        code.load(HostRegister.rdi, .state(layout.state))
+        // MOV ESI, [RSP + 8]
+        code.bytes(0x8B, 0x74, 0x24)
+        code.byte(8)
+        callSwift(&code, layout.prepareVectors)
+        code.move(HostRegister.address, HostRegister.rax, wide: false)
+        // Restored even when refused: leaving saves them once more.
+        callIfVectors(&code, restoreVectors)
+        loadPinned(&code, HostRegister.volatile)
+        code.encode(wide: false, 0x85, HostRegister.address, .register(HostRegister.address))
+        let bad = code.shortJumpIf(4)
+        code.bytes(0xC2, 8, 0)
+        code.land(bad)
+        code.constant(HostRegister.address, TranslatedExit.interpret)
+        code.jump(failed)
+    }
+}

@@ -1,0 +1,248 @@
+import CGate
+import GuestMemory
+import LinuxHost
+import Synchronization
+import X86Architecture
+
+/// One vCPU's translated code.
+///
+/// Confinement: the vCPU's thread.
+final class TranslationCache {
+    var arena: CodeArena
+    let gates: GateCode
+    private let gateBytes: Int
+    private var translator: Translator
+    /// The first translated block of each page, by the address of the page's word; the others hang on
+    /// `Block.nextOnPage`.
+    private var pages: [UInt: UInt] = [:]
+    private let returnStacks: MemoryMapping
+    /// RSP of the kernel's and the user's return stack.
+    var returns: [UInt]
+    private(set) var blocksTranslated = 0
+    private(set) var guestBytes = 0
+    private(set) var hostBytes = 0
+    private(set) var invalidations = 0
+    private(set) var flushes = 0
+    /// Exits by kind.
+    var exits: InlineArray<8, UInt64> = .init(repeating: 0)
+
+    private static let returnStackBytes = 256 << 10
+    /// Left free below the limit, for calls out of translated code and signal frames.
+    private static let returnStackReserve: UInt = 64 << 10
+
+    init(size: Int, decoder: Decoder, options: TranslationOptions) throws(HostError) {
+        var arena = try CodeArena(size: max(size, 1 << 20))
+        guard var code = arena.assembler(room: 16 << 10) else {
+            preconditionFailure("an arena has room for its gates")
+        }
+        gates = GateCode(&code, hasAVX: HostFeatures.shared.contains(.avx, isVEX: true))
+        arena.commit(code)
+        gateBytes = arena.used
+        self.arena = arena
+        translator = Translator(gates: gates, decoder: decoder, code: code, options: options)
+        returnStacks = try MemoryMapping(anonymous: 2 * Self.returnStackBytes)
+        returns = [0, 0]
+        resetReturns()
+    }
+
+    /// The address in the frames at a return stack's bottom: any would do that is canonical, since a return
+    /// that matches it goes to `GateCode.bottom`.
+    private static let bottomAddress: UInt64 = 0x7FFF_FFFF_FFFF
+
+    /// The highest RSP of a return stack; above it are frames without a call.
+    func top(_ stack: Int) -> UInt {
+        unsafe UInt(bitPattern: returnStacks.base) + UInt((stack + 1) * Self.returnStackBytes) - 128
+    }
+    /// The lowest RSP at which a call may push.
+    func limit(_ stack: Int) -> UInt {
+        unsafe UInt(bitPattern: returnStacks.base) + UInt(stack * Self.returnStackBytes)
+            + Self.returnStackReserve
+    }
+
+    func resetReturns(_ stack: Int) {
+        returns[stack] = top(stack)
+        for word in 0..<16 as Range<UInt> {
+            // SAFETY: the last 128 bytes of the stack.
+            unsafe UnsafeMutablePointer<UInt64>(bitPattern: top(stack) + word * 8).unsafelyUnwrapped.pointee =
+                word & 1 == 0 ? UInt64(gates.bottom) : Self.bottomAddress
+        }
+    }
+    func resetReturns() {
+        resetReturns(0)
+        resetReturns(1)
+    }
+
+    var isFull: Bool { arena.size - arena.used < Translator.mostBlockBytes }
+
+    /// Translates `block`; false when it cannot be. The arena must not be full.
+    func translate(_ block: BlockView, page: UInt) -> Bool {
+        guard let code = arena.assembler(room: Translator.mostBlockBytes) else {
+            preconditionFailure("the arena is full")
+        }
+        let start = code.here
+        translator.code = code
+        guard let entry = translator.translate(block, page: page) else { return false }
+        block.b.code = entry
+        precondition(translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
+        arena.commit(translator.code)
+        blocksTranslated += 1
+        guestBytes += Int(block.b.byteLength)
+        hostBytes += Int(translator.code.here - start)
+        if !block.b.isListed {
+            block.b.isListed = true
+            block.b.nextOnPage = pages[block.b.pageWord] ?? 0
+            pages[block.b.pageWord] = block.address
+        }
+        return true
+    }
+
+    /// Makes the entries of all blocks of a page lead out.
+    func invalidate(pageWord: UInt) {
+        guard var address = pages.removeValue(forKey: pageWord) else { return }
+        while address != 0 {
+            let block = BlockView(address: address)
+            if block.b.code != 0 { forget(block) }
+            block.b.isListed = false
+            address = block.b.nextOnPage
+        }
+    }
+
+    /// Makes the entry of a translated block lead out.
+    func forget(_ block: BlockView) {
+        // JMP to the call nine bytes in front of the entry.
+        arena.patch(block.b.code, bytes: 0xF5EB)
+        block.b.code = 0
+        invalidations += 1
+    }
+
+    var summary: String {
+        let expansion = Double(hostBytes) / Double(max(guestBytes, 1))
+        return "\(blocksTranslated) blocks translated, \(guestBytes) bytes became \(hostBytes)"
+            + " (\((expansion * 10).rounded() / 10) times), \(invalidations) invalidated,"
+            + " emptied \(flushes) times; exits: go on \(exits[0]), link \(exits[1]), interpret \(exits[2]),"
+            + " target \(exits[3]), done \(exits[4]), branch \(exits[5]),"
+            + " stale \(exits[6]), split \(exits[7])"
+    }
+
+    func clear() {
+        arena.clear(keeping: gateBytes)
+        pages.removeAll(keepingCapacity: true)
+        resetReturns()
+        flushes += 1
+    }
+}
+
+extension SoftVCPU {
+    /// What the last exit from translated code left to do.
+    struct TranslatedFollowUp {
+        /// The branch that leads to the next block and can be linked; 0 none.
+        var site: UInt = 0
+        /// The guest-physical page number of its block.
+        var sitePage: UInt32 = 0
+        /// The next block is the target of an indirect branch.
+        var isTarget = false
+        /// The next block must do without memory groups.
+        var isUngrouped = false
+        /// The interpreter has to execute the next block.
+        var interpretsNext = false
+    }
+
+    func startTranslation(size: Int, options: TranslationOptions) throws(HostError) {
+        let cache = try TranslationCache(size: size, decoder: decoder, options: options)
+        translations = cache
+        cpu.s.translated.state = cpu.address
+        cpu.s.translated.fill = TranslatedCalls.address(TranslatedCalls.fill)
+        cpu.s.translated.escape = TranslatedCalls.address(TranslatedCalls.escape)
+        cpu.s.translated.prepareVectors = TranslatedCalls.address(TranslatedCalls.prepareVectors)
+    }
+
+    /// Whether code of the current mode can be translated and run now.
+    @inline(__always) var runsTranslated: Bool {
+        cpu.s.modeKey & 11 == 8 | Translator.bits64 && !cpu.directionFlag
+    }
+
+    /// The block has run often enough: translates it. Returns whether it has code now.
+    func translate(_ block: BlockView, _ cache: TranslationCache) -> Bool {
+        guard block.b.secondWord == 0, block.b.physical != .max else { return false }
+        let host = cpu.hostPage(block.b.physical & TLB.pageMask)
+        guard host != 0 else { return false }
+        if cache.isFull {
+            // The block's own memory goes too.
+            clearCode()
+            return false
+        }
+        return cache.translate(block, page: host)
+    }
+
+    /// Forgets all decoded and translated code.
+    func clearCode() {
+        cache.clear()
+        cpu.flushTargets()
+        translations?.clear()
+        followUp = TranslatedFollowUp()
+        cpu.s.linkSlot = 0
+    }
+
+    /// Runs translated code from the block at RIP on.
+    func enterTranslated(_ code: UInt, _ cache: TranslationCache) {
+        let cpu = self.cpu
+        let stack = cpu.s.cpl == 3 ? 1 : 0
+        if cpu.s.staleReturns != 0 {
+            if cpu.s.staleReturns & 1 != 0 { cache.resetReturns(0) }
+            if cpu.s.staleReturns & 2 != 0 { cache.resetReturns(1) }
+            cpu.s.staleReturns = 0
+        }
+        let limit = cache.limit(stack)
+        if cache.returns[stack] < limit || cache.returns[stack] > cache.top(stack) {
+            cache.resetReturns(stack)
+        }
+        if unsafe cpu.callLimit.pointee.load(ordering: .relaxed) != limit {
+            _ = unsafe cpu.callLimit.pointee.exchange(limit, ordering: .sequentiallyConsistent)
+            // Whoever wants attention raises the limit last.
+            if cpu.hasAttention { return }
+        }
+        cpu.s.translated.returnStack = cache.returns[stack]
+        cpu.s.translated.codePage = cpu.s.rip & TLB.pageMask
+        cpu.s.translated.flags = cpu.savedFlags
+        // SAFETY: the gate and the code are emitted code of this vCPU; it keeps to its state and guest memory.
+        let exit = unsafe ospite_call2(
+            UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
+        cache.returns[stack] = cpu.s.translated.returnStack
+        cpu.loadSavedFlags(cpu.s.translated.flags)
+        cache.exits[Int(exit)] &+= 1
+        leaveTranslated(exit, cache)
+    }
+
+    private func leaveTranslated(_ exit: UInt64, _ cache: TranslationCache) {
+        let data = cpu.s.translated.exitData
+        switch exit {
+        case TranslatedExit.target: followUp.isTarget = true
+        case TranslatedExit.stale:
+            setOffset(cache.arena.word(data))
+            followUp.isTarget = true
+        case TranslatedExit.done: break
+        case TranslatedExit.link:
+            setOffset(cache.arena.word(data + 4))
+            followUp.site = data &+ UInt(bitPattern: Int(cache.arena.word(data)))
+            followUp.sitePage = UInt32(bitPattern: cache.arena.word(data + 8))
+        default:
+            setOffset(cache.arena.word(data))
+            followUp.isUngrouped = exit == TranslatedExit.split
+            followUp.interpretsNext = exit == TranslatedExit.interpret || exit == TranslatedExit.branch
+            followUp.isTarget = exit == TranslatedExit.branch
+        }
+    }
+
+    private func setOffset(_ offset: Int32) {
+        cpu.s.rip = cpu.s.translated.codePage &+ UInt64(bitPattern: Int64(offset))
+    }
+
+    /// Does what the last exit left, now that the block at RIP is known and translated.
+    func followUp(to block: BlockView, _ cache: TranslationCache) {
+        if followUp.site != 0, followUp.sitePage == UInt32(truncatingIfNeeded: block.b.physical >> 12) {
+            cache.arena.patch(followUp.site, target: block.b.code)
+        }
+        if followUp.isTarget { cpu.enterTarget(cpu.s.rip, block.b.code) }
+        followUp = TranslatedFollowUp()
+    }
+}

@@ -1,0 +1,80 @@
+/// The part of `CPUState` that only translated code and its callers use. Emitted code knows its offsets.
+///
+/// Confinement: the vCPU's thread, except `callLimit`, which any thread raises.
+struct TranslatedState: BitwiseCopyable {
+    /// `CPUState` as Swift sees it.
+    var state: UInt = 0
+    /// The host's stack pointer of the call into translated code.
+    var hostStack: UInt = 0
+    /// The return stack's pointer while Swift code runs.
+    var returnStack: UInt = 0
+    /// Translated code asks Swift to look when RSP is below: the return stack's limit, or all ones when
+    /// something wants attention.
+    var callLimit: UInt = .max
+    /// Linear address of the page whose code runs.
+    var codePage: UInt64 = 0
+    /// AX at the exit: status flags as LAHF and SETO AL left them.
+    var flags: UInt64 = 0
+    /// Address of the words behind the call that left translated code.
+    var exitData: UInt = 0
+    /// A value that waits while a second memory operand is found.
+    var spill: UInt64 = 0
+    /// The linear address that a fill is for.
+    var fillLinear: UInt64 = 0
+    /// The page of an indirect call's target, while the return address is pushed.
+    var targetPage: UInt64 = 0
+    /// Whether the vector registers hold the guest's: 0 no, 1 SSE may be used, 2 AVX too.
+    var vectorLevel: UInt32 = 0
+    /// Whether the x87 registers hold the guest's; the vector registers then do too.
+    var x87Level: UInt32 = 0
+    /// MXCSR for Swift code.
+    var hostMXCSR: UInt32 = 0x1F80
+    /// Blocks entered, in code that counts.
+    var instructionCount: UInt64 = 0
+    /// C functions that emitted code calls.
+    var fill: UInt = 0
+    var escape: UInt = 0
+    var prepareVectors: UInt = 0
+}
+
+/// Byte offsets of `CPUState`'s fields from GS.
+struct StateLayout: Sendable {
+    static let shared = StateLayout()
+
+    private static func offset(_ path: PartialKeyPath<CPUState>) -> Int32 {
+        guard let offset = MemoryLayout<CPUState>.offset(of: path) else {
+            preconditionFailure("a stored field of CPUState")
+        }
+        return Int32(offset - StateWindows.stateBytes)
+    }
+    private static func translated(_ path: PartialKeyPath<TranslatedState>) -> Int32 {
+        guard let offset = MemoryLayout<TranslatedState>.offset(of: path) else {
+            preconditionFailure("a stored field of TranslatedState")
+        }
+        return Self.offset(\CPUState.translated) + Int32(offset)
+    }
+
+    let gpr = offset(\.gpr)
+    let effectiveBase = offset(\.effectiveBase)
+    let rip = offset(\.rip)
+    let xsave = offset(\.xsave)
+    let state = translated(\.state)
+    let hostStack = translated(\.hostStack)
+    let returnStack = translated(\.returnStack)
+    let callLimit = translated(\.callLimit)
+    let codePage = translated(\.codePage)
+    let flags = translated(\.flags)
+    let exitData = translated(\.exitData)
+    let spill = translated(\.spill)
+    let fillLinear = translated(\.fillLinear)
+    let targetPage = translated(\.targetPage)
+    let vectorLevel = translated(\.vectorLevel)
+    let x87Level = translated(\.x87Level)
+    let hostMXCSR = translated(\.hostMXCSR)
+    let instructionCount = translated(\.instructionCount)
+    let fill = translated(\.fill)
+    let escape = translated(\.escape)
+    let prepareVectors = translated(\.prepareVectors)
+
+    func register(_ number: UInt8) -> HostOperand { .state(gpr + Int32(number) * 8) }
+}

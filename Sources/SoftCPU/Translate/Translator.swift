@@ -1,0 +1,347 @@
+import X86Architecture
+
+/// One instruction of a block being translated.
+struct BlockInstruction {
+    var instruction: Instruction
+    var shape: RowShape
+    /// Address of the interpreter's `MicroOp`.
+    var op: UInt
+    /// Where it starts in its page.
+    var pageOffset: Int
+    /// Status flags that somebody reads before they are written again, before and after the instruction.
+    var liveBefore: UInt16 = 0
+    var liveAfter: UInt16 = 0
+    /// The same where a direct branch leads.
+    var liveAtTarget: UInt16 = 0
+    var nextOffset: Int { pageOffset + Int(instruction.length) }
+}
+
+/// How blocks are translated.
+public struct TranslationOptions: OptionSet, Sendable {
+    public let rawValue: UInt8
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// Count the instructions of every block.
+    public static let counts = TranslationOptions(rawValue: 1)
+    /// Status flags are right at every instruction that may fault, also those that nobody reads any more.
+    public static let exactFlags = TranslationOptions(rawValue: 2)
+}
+
+/// Where the guest's status flags are while a block is emitted.
+enum FlagsPlace { case host, saved, dead }
+
+/// Turns one block of guest code into host code, in one pass and without an intermediate form: most
+/// instructions are copied with their registers renamed and their memory operands replaced.
+///
+/// At a block's entry the guest's flags are in AX (`Assembler.saveFlags`) if the block reads any, and nowhere
+/// if not. Inside they are in the host's flags, or in AX when something of ours needs those.
+struct Translator {
+    static let status: UInt16 = 0x8D5
+    /// Upper bound of what one block takes.
+    static let mostBlockBytes = 64 << 10
+    static let bits64 = UInt32(CodeSize.bits64.rawValue)
+
+    let layout = StateLayout.shared
+    let shapes = RowShape.all
+    let gates: GateCode
+    let decoder: Decoder
+    let options: TranslationOptions
+    var code: Assembler
+    var flags = FlagsPlace.dead
+    var block: [BlockInstruction] = []
+    /// Host address of the page that the code comes from.
+    var page: UInt = 0
+    /// Guest-physical address of the block.
+    var physical: UInt64 = 0
+    var stubs: [Stub] = []
+    /// Vector state that is in the registers for sure: 0 none, 1 SSE, 2 AVX; and x87.
+    var level: UInt8 = 0
+    var hasX87 = false
+    /// The group of memory operands whose probe was emitted last.
+    var group: MemoryGroup?
+    var isUngrouped = false
+
+    /// Code out of the way, emitted after the block.
+    struct Stub {
+        enum Kind {
+            /// Fill the TLB, then go back. `isFolded`: R10 is the linear address XOR the tag.
+            case fill(Probe, isFolded: Bool, back: UInt)
+            /// Have vector state loaded, then go back.
+            case ensure(level: UInt8, back: UInt)
+            /// Let the interpreter do the instruction.
+            case interpret
+            /// The same, for an indirect branch.
+            case branch
+            /// Look for the target in R10 in Swift.
+            case target
+            /// A branch to `pageOffset` that is taken for the first time.
+            case link(site: UInt)
+            /// The same, with flags saved on the way; `poll`: ask for attention too.
+            case edge(saves: Bool, poll: Bool)
+            case goOn
+        }
+        var kind: Kind
+        /// The branch that leads here.
+        var from: Assembler.Site
+        var pageOffset: Int
+    }
+
+    init(gates: GateCode, decoder: Decoder, code: Assembler, options: TranslationOptions) {
+        self.gates = gates
+        self.decoder = decoder
+        self.code = code
+        self.options = options
+    }
+
+    // MARK: A whole block
+
+    /// Translates the block at `view`, whose page is at host address `page`; returns its entry, or nil when
+    /// its first instruction is undefined.
+    mutating func translate(_ view: BlockView, page: UInt) -> UInt? {
+        self.page = page
+        physical = view.b.physical
+        stubs.removeAll(keepingCapacity: true)
+        decodeBlock(view)
+        guard !block.isEmpty else { return nil }
+        analyseFlags()
+        let start = Int(view.b.physical & 0xFFF)
+        code.align(16)
+        // The way out for a block that is not valid any more: `SoftVCPU.invalidate` makes the entry go here.
+        for _ in 0..<7 { code.byte(0xCC) }
+        code.call(gates.exitStale)
+        code.word32(Int32(start))
+        let entry = code.here
+        code.bytes(0x66, 0x90)
+        if options.contains(.counts) {
+            code.arithmetic(0, .state(layout.instructionCount), Int32(block.count))
+        }
+        level = 0
+        hasX87 = false
+        group = nil
+        isUngrouped = view.b.isUngrouped
+        flags = block.first.map { $0.liveBefore != 0 } ?? true ? .saved : .dead
+        for index in block.indices { emit(index) }
+        if !endsWithBranch { emitDirect(to: block.last?.nextOffset ?? start, live: liveOut) }
+        emitStubs()
+        return entry
+    }
+
+    /// Decodes what lies at `offset` of the page; nil when that does not end in the page or is undefined.
+    func instruction(at offset: Int) -> Instruction? {
+        let count = min(15, 4096 - offset)
+        guard count > 0 else { return nil }
+        var low: UInt64 = 0, high: UInt64 = 0
+        if offset <= 4096 - 16 {
+            low = CPU.loadHost(page &+ UInt(offset), 8)
+            high = CPU.loadHost(page &+ UInt(offset + 8), 8)
+        } else {
+            for index in 0..<count {
+                let byte = CPU.loadHost(page &+ UInt(offset + index), 1)
+                if index < 8 { low |= byte << UInt64(index * 8) } else { high |= byte << UInt64(index * 8 - 64) }
+            }
+        }
+        let bytes = InstructionBytes(low: low, high: high, count: count)
+        return try? decoder.decode(bytes, mode: .bits64)
+    }
+
+    /// Ends early where the page does not hold any more what the interpreter's block was made from.
+    private mutating func decodeBlock(_ view: BlockView) {
+        block.removeAll(keepingCapacity: true)
+        let start = Int(view.b.physical & 0xFFF)
+        for position in 0..<Int(view.b.instructionCount) {
+            let address = view.b.ops + UInt(position * MemoryLayout<MicroOp>.stride)
+            let op = Op(address: address)
+            let offset = start + Int(op.o.offset)
+            guard let decoded = instruction(at: offset), decoded.length == op.o.length else { break }
+            block.append(
+                BlockInstruction(
+                    instruction: decoded, shape: shapes[Int(decoded.row)], op: address, pageOffset: offset))
+            adjustTreatment(position)
+        }
+    }
+
+    /// Forms of an instruction that its row does not tell apart.
+    private mutating func adjustTreatment(_ index: Int) {
+        let i = block[index].instruction
+        var treatment = block[index].shape.treatment
+        let row = InstructionRow(index: i.row)
+        switch treatment {
+        case .copy:
+            if row.attributes.contains(.bitString), i.hasMemoryOperand { treatment = .escape }
+            if row.isVector, !HostFeatures.shared.contains(i.feature, isVEX: i.prefixes.contains(.vex)) {
+                treatment = .escape
+            }
+            if i.mnemonic == .xchg || i.mnemonic == .xadd, usesHighByte(i) { treatment = .escape }
+        case .push:
+            if i.operand0.kind != .gpr && i.operand0.kind != .immediate && !i.operand0.isMemory {
+                treatment = .escape
+            }
+            if i.operandSize == 2 { treatment = .escape }
+        case .pop:
+            if i.operand0.kind != .gpr || i.operandSize == 2 { treatment = .escape }
+        case .leave, .ret:
+            if i.operandSize == 2 { treatment = .escape }
+        case .jump, .call, .conditionalJump:
+            if i.operandSize == 2 { treatment = .escape }
+        case .accumulator, .divide, .signedDivide, .byteSwap, .exchangeShort:
+            if usesHighByte(i) || i.mnemonic == .bswap && i.operandSize == 2 { treatment = .escape }
+            if treatment == .divide || treatment == .signedDivide, i.operand0.size == 1 { treatment = .escape }
+        default: break
+        }
+        block[index].shape.treatment = treatment
+    }
+
+    private func usesHighByte(_ i: Instruction) -> Bool {
+        i.operand0.kind == .highByte || i.operand1.kind == .highByte
+    }
+
+    /// The block ends with an instruction after which nothing is emitted.
+    private var endsWithBranch: Bool {
+        guard let last = block.last else { return false }
+        switch last.shape.treatment {
+        case .jump, .call, .ret: return true
+        case .escape: return InstructionRow(index: last.instruction.row).endsBlock
+        default: return false
+        }
+    }
+
+    // MARK: One instruction
+
+    private mutating func emit(_ index: Int) {
+        let item = block[index]
+        let i = item.instruction
+        if item.shape.treatment == .copy { ensureVectors(item) }
+        updateGroup(index)
+        switch item.shape.treatment {
+        case .escape: emitEscape(item)
+        case .copy: emitCopy(item)
+        case .push: emitPush(item)
+        case .pop: emitPop(item)
+        case .leave: emitLeave(item)
+        case .jump: emitJump(item)
+        case .conditionalJump: emitConditionalJump(item)
+        case .call: emitCall(item)
+        case .ret: emitReturn(item)
+        case .lea: emitLea(item)
+        case .moveImmediate: emitMoveImmediate(i)
+        case .exchangeShort: emitExchangeShort(item)
+        case .byteSwap: emitByteSwap(item)
+        case .shortIncrement: emitEscape(item)
+        case .accumulator: emitAccumulator(item)
+        case .divide, .signedDivide: emitDivide(item)
+        case .convert: emitConvert(i)
+        case .loadFlags: emitLoadFlags(item)
+        case .storeFlags: emitStoreFlags(item)
+        case .fence: code.bytes(0x0F, 0xAE, 0xF0)
+        case .nothing: break
+        }
+        if flags == .host || flags == .saved, item.liveAfter == 0 { flags = .dead }
+    }
+
+    /// Calls the interpreter's body.
+    mutating func emitEscape(_ item: BlockInstruction) {
+        saveFlagsIfLive(item.liveBefore)
+        code.constant(HostRegister.address, UInt64(item.op))
+        code.constant(HostRegister.index, UInt64(block[0].pageOffset))
+        code.call(gates.escape)
+        level = 0
+        hasX87 = false
+        flags = .saved
+        if InstructionRow(index: item.instruction.row).endsBlock {
+            // A body that was expected to leave came back.
+            code.call(gates.exitGoOn)
+            code.word32(Int32(item.nextOffset))
+        }
+    }
+
+    private mutating func ensureVectors(_ item: BlockInstruction) {
+        let wanted = item.shape.level
+        guard wanted == 3 ? !hasX87 : wanted > level else { return }
+        saveFlagsIfLive(item.liveBefore)
+        if wanted == 3 {
+            code.arithmetic(7, .state(layout.x87Level), 1, wide: false)
+            hasX87 = true
+            level = max(level, 1)
+        } else {
+            code.arithmetic(7, .state(layout.vectorLevel), Int32(wanted), wide: false)
+            level = wanted
+        }
+        let from = code.pendingJumpIf(2)
+        stubs.append(
+            Stub(kind: .ensure(level: wanted, back: code.here), from: from, pageOffset: item.pageOffset))
+    }
+
+    // MARK: Flags
+
+    /// Before host instructions that destroy the host's flags: keeps the guest's when they are needed.
+    mutating func saveFlagsIfLive(_ live: UInt16) {
+        if flags == .host {
+            if live != 0 {
+                code.saveFlags()
+                flags = .saved
+            } else {
+                flags = .dead
+            }
+        }
+    }
+
+    /// Before a guest instruction that reads flags, or writes some and leaves others.
+    mutating func restoreFlags() {
+        if flags == .saved {
+            code.restoreFlags()
+            flags = .host
+        }
+    }
+
+    /// Has the flags where the instruction needs them; after it they are the host's if it writes any.
+    mutating func placeFlags(_ item: BlockInstruction, needsRAX: Bool = false) {
+        let i = item.instruction
+        let touched = (i.flagsRead | i.flagsWritten | i.flagsUndefined) & Self.status
+        if touched == 0 {
+            if needsRAX, item.liveAfter != 0 { restoreFlags() }
+            return
+        }
+        // Needed: what it reads, and what it leaves alone and somebody reads later.
+        if item.liveBefore != 0 { restoreFlags() }
+        flags = .host
+    }
+
+    // MARK: Stubs
+
+    private mutating func emitStubs() {
+        // Edges add stubs of their own.
+        var position = 0
+        while position < stubs.count {
+            let stub = stubs[position]
+            position += 1
+            code.resolve(stub.from, to: code.here)
+            switch stub.kind {
+            case .fill(let probe, let isFolded, let back):
+                emitFillStub(probe, isFolded: isFolded, back: back, pageOffset: stub.pageOffset)
+            case .ensure(let level, let back):
+                code.bytes(0x6A, level)
+                code.call(gates.ensure)
+                code.jump(back)
+                code.word32(Int32(stub.pageOffset))
+            case .interpret:
+                code.call(gates.exitInterpret)
+                code.word32(Int32(stub.pageOffset))
+            case .branch:
+                code.call(gates.exitBranch)
+                code.word32(Int32(stub.pageOffset))
+            case .target: code.resolve(stub.from, to: gates.exitTarget)
+            case .goOn:
+                code.call(gates.exitGoOn)
+                code.word32(Int32(stub.pageOffset))
+            case .link(let site):
+                code.call(gates.exitLink)
+                code.word32(Int32(truncatingIfNeeded: Int(bitPattern: site &- code.here)))
+                code.word32(Int32(stub.pageOffset))
+                code.word32(Int32(bitPattern: UInt32(truncatingIfNeeded: physical >> 12)))
+            case .edge(let saves, let poll):
+                if saves { code.saveFlags() }
+                if poll { emitPoll(stub.pageOffset) }
+                emitLink(stub.pageOffset)
+            }
+        }
+    }
+}
