@@ -7,6 +7,8 @@ extension CPU {
         try requirePrivileged()
         s.activity = .halted
         s.endBlock = true
+        // Blocks follow one another until something wants attention: after HLT there is no next one.
+        requestAttention()
     }
 
     private func checkTimeStamp() throws(Fault) {
