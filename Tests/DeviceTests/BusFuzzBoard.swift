@@ -96,6 +96,9 @@ struct FuzzedFunction: Sendable {
 final class FuzzedBoard: Sendable {
     static let ram: UInt64 = 32 << 20
     static let diskSize: UInt64 = 1 << 20
+    /// The firmware's, below 4 GiB; under it are the variables.
+    static let firmwareSize = 0x1_0000
+    static let variablesSize: UInt64 = 0x2000
     /// What the kernel writes to the debug-exit port.
     private static let signOfLife: UInt32 = 0x2A
 
@@ -145,7 +148,9 @@ final class FuzzedBoard: Sendable {
         ]
         // The disks of all machines come first.
         if hasFirmware {
-            spec.firmware = FirmwareSpec(image: try Self.resource(code))
+            let variables = try Descriptor.memory("variables", size: Self.variablesSize)
+            spec.firmware = FirmwareSpec(
+                kind: .uefi, image: try Self.resource(code), variables: try Self.resource(variables))
             let sata = try ["SATA disk", "disc"].map { name in
                 try Self.resource(Descriptor.memory(name, size: Self.diskSize))
             }
@@ -197,8 +202,8 @@ final class FuzzedBoard: Sendable {
     /// A ROM whose last bytes are real-mode code: `mov al, 2Ah; out F4h, al; hlt`, then a jump back.
     private static var firmwareFile: [UInt8] {
         let code: [UInt8] = [0xB0, UInt8(signOfLife), 0xE6, 0xF4, 0xF4, 0xEB, 0xF9]
-        let rom = [UInt8](repeating: 0xF4, count: 0x1_0000 - 16) + code
-        return rom + [UInt8](repeating: 0, count: 0x1_0000 - rom.count)
+        let rom = [UInt8](repeating: 0xF4, count: firmwareSize - 16) + code
+        return rom + [UInt8](repeating: 0, count: firmwareSize - rom.count)
     }
 
     /// A PVH kernel of 32-bit code: `mov al, 2Ah; mov dx, F4h; out dx, al; hlt`, then a jump back.

@@ -74,7 +74,7 @@ struct BusFuzzer {
 
     /// Ends of regions and of the address space, devices, and where BARs are now.
     mutating func hostileAddress() -> UInt64 {
-        switch random.below(16) {
+        switch random.below(17) {
         case 0: return 0
         case 1: return .max &- UInt64(random.below(32))
         case 2: return FuzzedBoard.ram &- UInt64(random.below(64))
@@ -98,6 +98,9 @@ struct BusFuzzer {
             let function = all[random.below(all.count)].function
             return (function.decodedAddress(ofBAR: random.below(6)) ?? 0) &+ UInt64(random.below(0x1010))
         case 14: return 0xA_0000 &+ UInt64(random.below(0x6_0000))
+        case 15:
+            let variables = 0x1_0000_0000 - UInt64(FuzzedBoard.firmwareSize) - FuzzedBoard.variablesSize
+            return variables &+ UInt64(random.below(Int(FuzzedBoard.variablesSize) + 16))
         default: return random.next() >> UInt64(random.below(64))
         }
     }
