@@ -49,10 +49,15 @@ let package = Package(
         // Floor 3: devices.
         library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout", "VCPUEngine"]),
         library("PCIBus", ["DeviceModel", "ByteLayout"]),
+        library("DisplayDevices", ["PCIBus", "DeviceModel", "LinuxHost"]),
+        library("Q35Chipset", ["PCIBus", "DeviceModel", "GuestMemory"]),
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
+        library("BlockStorage", ["GuestMemory"]),
+        library(
+            "StorageDevices", ["BlockStorage", "PCIBus", "DeviceModel", "GuestMemory", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
         library("CharacterBackends", ["LinuxHost"]),
-        library("VirtioDevices", ["Virtio", "PCIBus", "DeviceModel", "ByteLayout"]),
+        library("VirtioDevices", ["Virtio", "PCIBus", "BlockStorage", "DeviceModel", "ByteLayout"]),
         // Floor 3: firmware.
         library("FirmwareTables", ["GuestMemory", "ByteLayout"]),
         library("BootLoaders", ["GuestMemory", "X86Architecture", "ByteLayout"]),
@@ -64,7 +69,8 @@ let package = Package(
             "Machine",
             [
                 "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
-                "PCIBus", "VirtioDevices",
+                "PCIBus", "Q35Chipset", "DisplayDevices", "BlockStorage",
+                "StorageDevices", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
         // Floor 6: programs.
@@ -97,8 +103,9 @@ let package = Package(
         .testTarget(
             name: "DeviceTests",
             dependencies: [
-                "ChipsetDevices", "PCIBus", "Virtio", "VirtioDevices", "Machine", "TestKit", "StateCodec",
-                "LinuxHost", "MachineControl", "MachineSpec",
+                "ChipsetDevices", "PCIBus", "Q35Chipset", "DisplayDevices", "Virtio", "VirtioDevices",
+                "BlockStorage", "StorageDevices",
+                "Machine", "TestKit", "StateCodec", "LinuxHost", "MachineControl", "MachineSpec",
             ],
             swiftSettings: plain),
         .testTarget(

@@ -23,6 +23,9 @@ public struct BootRequest: Sendable {
     public var rsdp: GuestAddress?
     /// What the kernel may not use, in addition to what is no RAM.
     public var reservations = MemoryMap.pcReservations
+    /// A bzImage that we can unpack is entered behind its decompressor, by PVH. The kernel then stays at the
+    /// address that it is linked to.
+    public var unpacksKernel = false
     /// The machine has a VGA in text mode 3 for the kernel's console.
     public var hasTextScreen = false
 

@@ -29,7 +29,13 @@ public enum KernelImage: String, Sendable {
     /// - Throws: `BootError`; guest memory may then hold a part of the kernel.
     public static func load(_ request: BootRequest, into memory: GuestMemory) throws(BootError) -> BootPlan {
         switch try recognize(request.kernel) {
-        case .linux: return try LinuxLoader.load(request, into: memory)
+        case .linux:
+            guard request.unpacksKernel, let kernel = PackedKernel.unpack(request.kernel) else {
+                return try LinuxLoader.load(request, into: memory)
+            }
+            var inner = request
+            inner.kernel = kernel
+            return try PVHLoader.load(inner, into: memory)
         case .pvh: return try PVHLoader.load(request, into: memory)
         case .multiboot: return try MultibootLoader.load(request, into: memory)
         }

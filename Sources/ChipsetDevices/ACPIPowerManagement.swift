@@ -2,13 +2,16 @@ public import DeviceModel
 import Synchronization
 
 /// The fixed ACPI hardware (ACPI 6.5 §4.8): PM1a event block at 600h, PM1a control at 604h, PM timer at 608h,
-/// GPE0 block of 2 + 2 bytes at 620h, and the SMI command port B2h that switches ACPI mode on and off.
+/// GPE0 block of 2 + 2 bytes at 620h, SMI enable and status at 630h, and the SMI command port B2h that
+/// switches ACPI mode on and off.
 /// The system control interrupt is line 9, level-triggered.
 ///
 /// Confinement: any thread.
 public final class ACPIPowerManagement: PortDevice {
     public static let kind = "acpi-pm"
-    public let ports: [ClosedRange<UInt16>] = [0x600...0x605, 0x608...0x60B, 0x620...0x623, 0xB2...0xB3]
+    public let ports: [ClosedRange<UInt16>] = [
+        0x600...0x605, 0x608...0x60B, 0x620...0x623, 0x630...0x637, 0xB2...0xB3,
+    ]
 
     /// What the FADT must say.
     public enum Address {
@@ -23,6 +26,8 @@ public final class ACPIPowerManagement: PortDevice {
     public static let interruptLine = 9
     public static let softOffType: UInt8 = 5
     public static let suspendType: UInt8 = 1
+    /// What SeaBIOS and OVMF write without a look at the tables: the number that QEMU's Q35 has.
+    private static let firmwareOffType: UInt8 = 0
 
     public struct Saved: Codable, Sendable, Equatable {
         var status: UInt16
@@ -53,6 +58,9 @@ public final class ACPIPowerManagement: PortDevice {
         static let sciEnable: UInt16 = 1 << 0, busMasterReload: UInt16 = 1 << 1
         static let sleepTypeShift: UInt16 = 10, sleepType: UInt16 = 7 << 10, sleepEnable: UInt16 = 1 << 13
     }
+    /// SMI_EN (ICH9 data sheet 316972 §13.8.3.12): APMC_EN says to firmware that there is nothing left to set
+    /// up in system management mode, which there is not.
+    private static let systemManagementEnable: UInt8 = 0x20
     private static let rate = TickRate(frequency: 3_579_545)
 
     private struct State {
@@ -164,6 +172,8 @@ public final class ACPIPowerManagement: PortDevice {
         case 0x608...0x60B: return UInt8(truncatingIfNeeded: ticks >> UInt64((port - 0x608) * 8))
         case 0x620, 0x621: return half(state.eventStatus)
         case 0x622, 0x623: return half(state.eventEnable)
+        case 0x630: return systemManagementEnable
+        case 0x631...0x637: return 0
         case 0xB2: return state.command
         case 0xB3: return state.commandStatus
         default: return 0xFF
@@ -182,7 +192,7 @@ public final class ACPIPowerManagement: PortDevice {
                 state.isAsleep = true
                 report(.sleep)
             }
-            return sleepType == Self.softOffType
+            return sleepType == Self.softOffType || sleepType == Self.firmwareOffType
         }
         // S3 and S5 are offered; other types do nothing, as on a board without them.
         if turnsOff { report(.powerOff) }

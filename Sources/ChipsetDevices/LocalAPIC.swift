@@ -65,6 +65,7 @@ public final class LocalAPIC: LocalInterruptController, Device {
     /// TPR in bits 7..0, PPR in bits 15..8.
     private let priorities = Atomic<UInt32>(0)
     private let external = Atomic<Bool>(false)
+    private let wantsEnd = Atomic<Bool>(false)
     private let publishedBase = Atomic<UInt64>(0)
 
     public init(_ context: DeviceContext, bus: APICBus, _ configuration: Configuration) {
@@ -124,7 +125,9 @@ public final class LocalAPIC: LocalInterruptController, Device {
         let accepts = state.acceptsExternalInterrupt
         let accepted = external.exchange(accepts, ordering: .acquiringAndReleasing)
         publishedBase.store(state.base, ordering: .releasing)
-        return (new != 0 && new != old) || (accepts && !accepted)
+        let wants = state.wantsEnd
+        let wanted = wantsEnd.exchange(wants, ordering: .acquiringAndReleasing)
+        return (new != 0 && new != old) || (accepts && !accepted) || (wants && !wanted)
     }
 
     /// Arms the host timer for the timer's deadline, unless its interrupt is masked: then nothing can tell
@@ -224,8 +227,15 @@ public final class LocalAPIC: LocalInterruptController, Device {
     }
 
     public func endOfInterrupt() {
-        update { state, effects, _ in state.endOfInterrupt(&effects) }
+        update { state, effects, _ in
+            state.isEndDeferred = false
+            state.endOfInterrupt(&effects)
+        }
     }
+
+    public func deferEndOfInterrupt() -> Bool { update { state, _, _ in state.deferEnd() } }
+    public var wantsEndOfInterrupt: Bool { wantsEnd.load(ordering: .acquiring) }
+    public func keepInService() { update { state, _, _ in state.isEndDeferred = false } }
 
     /// CR8: the priority class, 0...15; only bits 3..0 of a new value count.
     public var taskPriority: UInt8 {

@@ -29,6 +29,8 @@ struct LocalAPICState: Sendable {
     /// The LINT0 and LINT1 pins.
     var pins: [2 of Bool] = .init(repeating: false)
     var timer = LocalAPICTimer()
+    /// The one interrupt in service may have ended without our knowing. Never while the vCPU is held.
+    var isEndDeferred = false
 
     init(identifier: UInt32) {
         self.identifier = identifier
@@ -54,6 +56,7 @@ struct LocalAPICState: Sendable {
         // hypervisors do: kernels that are loaded without firmware expect the PIC on LINT0.
         if identifier == 0 { localVectors[LocalVector.lint0.rawValue] = 0x700 }
         timer = LocalAPICTimer()
+        isEndDeferred = false
         base = oldBase
         pins = oldPins
     }
@@ -96,7 +99,8 @@ struct LocalAPICState: Sendable {
     }
 
     mutating func acknowledge() -> UInt8? {
-        guard let vector = deliverable else { return nil }
+        // What is in service is not known: first that.
+        guard !isEndDeferred, let vector = deliverable else { return nil }
         requested.remove(vector)
         inService.insert(vector)
         return vector
@@ -123,6 +127,18 @@ struct LocalAPICState: Sendable {
             levelTriggered.remove(vector)
         }
     }
+
+    /// Whether the interrupt that was just acknowledged may end unheard: no level has to be looked at again,
+    /// and nothing else waits for it, beneath or behind.
+    mutating func deferEnd() -> Bool {
+        guard requested.isEmpty, inService.count == 1, let vector = inService.highest,
+            !levelTriggered.contains(vector)
+        else { return false }
+        isEndDeferred = true
+        return true
+    }
+
+    var wantsEnd: Bool { isEndDeferred && !requested.isEmpty }
 
     mutating func endOfInterrupt(_ effects: inout Effects) {
         guard let vector = inService.highest else { return }

@@ -13,6 +13,9 @@ struct VectorSet: Equatable, Sendable {
         if member { insert(vector) } else { remove(vector) }
     }
 
+    var isEmpty: Bool { words[0] | words[1] | words[2] | words[3] == 0 }
+    var count: Int { (0..<4).reduce(0) { $0 + words[$1].nonzeroBitCount } }
+
     /// The highest vector, which is the one with the highest priority.
     var highest: UInt8? {
         for index in (0..<4).reversed() where words[index] != 0 {

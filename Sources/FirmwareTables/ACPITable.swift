@@ -16,7 +16,8 @@ struct ACPITable {
     }
 
     static let headerSize = 36
-    private static let lengthOffset = 4, checksumOffset = 9
+    private static let lengthOffset = 4
+    static let checksumOffset = 9
     private static let manufacturer = "OSPITE", model = "OSPITEPC", compiler = "OSPT"
 
     let signature: String

@@ -13,12 +13,17 @@ struct ACPITableSet {
         guard platform.pciInterrupts.count == 4, platform.pciLegacyInterrupts.count == 4 else {
             throw .notExpressible("PCI interrupts other than four")
         }
-        guard platform.ecam.last < 1 << 32, platform.pciWindow32.last < 1 << 32, platform.ecam.size >= 1 << 20
-        else { throw .notExpressible("a PCI window above 4 GiB as a 32-bit window") }
+        let windows = [platform.ecam, platform.pciWindow32] + platform.morePCIWindows32
+        guard windows.allSatisfy({ $0.last < 1 << 32 }), platform.ecam.size >= 1 << 20 else {
+            throw .notExpressible("a PCI window above 4 GiB as a 32-bit window")
+        }
 
-        var listed = [
-            FixedTable.build(platform), InterruptTable.build(platform), Self.configurationSpace(platform),
-        ]
+        guard platform.virtio.count <= 256, platform.virtio.allSatisfy({ $0.window.last < 1 << 32 }) else {
+            throw .notExpressible("more than 256 virtio devices, or one above 4 GiB")
+        }
+
+        var listed = [FixedTable.build(platform), InterruptTable.build(platform)]
+        if platform.hasPCI { listed.append(Self.configurationSpace(platform)) }
         if let address = platform.hpetAddress { listed.append(Self.eventTimer(address)) }
         listed.append(Self.emulatedDevices)
         tables = [

@@ -9,7 +9,7 @@ struct DifferentiatedTable {
                 .name("PICM", .integer(UInt8(0))),
                 // The system says here which interrupt controller it uses (§5.8.1).
                 .method("_PIC", arguments: 1, [.store(.argument(0), .path("PICM"))]),
-                .scope("_SB", processors + [motherboard] + timer + [hostBridge]),
+                .scope("_SB", processors + [motherboard] + timer + devices),
             ] as [AML] + sleepStates
         return terms.flatMap(\.bytes)
     }
@@ -38,9 +38,11 @@ struct DifferentiatedTable {
         .device(
             "MEMR",
             identified("PNP0C02", unique: 0) { resources in
-                resources.fixedMemory(
-                    UInt32(truncatingIfNeeded: platform.ecam.start),
-                    size: UInt32(truncatingIfNeeded: platform.ecam.size))
+                if platform.hasPCI {
+                    resources.fixedMemory(
+                        UInt32(truncatingIfNeeded: platform.ecam.start),
+                        size: UInt32(truncatingIfNeeded: platform.ecam.size))
+                }
                 resources.fixedMemory(platform.ioapicAddress, size: 0x1000)
                 resources.fixedMemory(platform.localAPICAddress, size: 0x10_0000)
             })
@@ -61,6 +63,24 @@ struct DifferentiatedTable {
             .name("_HID", id.hasPrefix("PNP") ? .eisaID(id) : .string(id)),
             .name("_UID", .integer(UInt32(unique))), .name("_CRS", resources.aml),
         ]
+    }
+
+    /// Without a bridge everything hangs on the processor's own bus.
+    private var devices: [AML] { platform.hasPCI ? [hostBridge] : legacyDevices + virtioDevices }
+
+    /// The identifier under which Linux knows virtio devices in memory.
+    private var virtioDevices: [AML] {
+        platform.virtio.enumerated().map { index, place in
+            let digits = String(index, radix: 16, uppercase: true)
+            return .device(
+                "VI" + String(repeating: "0", count: 2 - digits.count) + digits,
+                identified("LNRO0005", unique: index) { resources in
+                    resources.fixedMemory(
+                        UInt32(truncatingIfNeeded: place.window.start),
+                        size: UInt32(truncatingIfNeeded: place.window.size))
+                    resources.levelInterrupt(place.interrupt)
+                })
+        }
     }
 
     // MARK: The PCI host bridge
@@ -90,9 +110,10 @@ struct DifferentiatedTable {
         resources.ports(0xCF8, count: 8)
         for window in platform.pciPortWindows { resources.producedPorts(window.first, window.last) }
         if platform.hasVGA { resources.producedMemory(0xA_0000, 0xB_FFFF, cacheable: true) }
-        let window = platform.pciWindow32
-        resources.producedMemory(
-            UInt32(truncatingIfNeeded: window.start), UInt32(truncatingIfNeeded: window.last))
+        for window in [platform.pciWindow32] + platform.morePCIWindows32 {
+            resources.producedMemory(
+                UInt32(truncatingIfNeeded: window.start), UInt32(truncatingIfNeeded: window.last))
+        }
         if let window = platform.pciWindow64 { resources.producedMemory64(window.start, window.last) }
         return resources.aml
     }
@@ -147,22 +168,8 @@ struct DifferentiatedTable {
 
     private var legacyDevices: [AML] {
         let power = platform.powerManagement
-        var devices = [
-            AML.device(
-                "PIC",
-                identified("PNP0000", unique: 0) { resources in
-                    resources.ports(0x20, count: 2)
-                    resources.ports(0xA0, count: 2)
-                    resources.ports(0x4D0, count: 2)
-                    resources.interrupt(2)
-                }),
-            .device(
-                "PIT",
-                identified("PNP0100", unique: 0) { resources in
-                    resources.ports(0x40, count: 4)
-                    resources.interrupt(0)
-                }),
-            .device("SPKR", identified("PNP0800", unique: 0) { $0.ports(0x61, count: 1) }),
+        var devices = platform.hasLegacyController ? legacyController : []
+        devices += [
             .device(
                 "PORT",
                 identified("PNP0C02", unique: 1) { resources in
@@ -173,7 +180,7 @@ struct DifferentiatedTable {
                     resources.ports(power.controlPort, count: 2)
                     resources.ports(power.timerPort, count: 4)
                     resources.ports(power.generalEventPort, count: power.generalEventLength)
-                }),
+                })
         ]
         if platform.hasRealTimeClock {
             devices.append(
@@ -196,6 +203,26 @@ struct DifferentiatedTable {
         }
         if let port = platform.panicPort { devices.append(panicNotifier(port)) }
         return devices
+    }
+
+    private var legacyController: [AML] {
+        [
+            .device(
+                "PIC",
+                identified("PNP0000", unique: 0) { resources in
+                    resources.ports(0x20, count: 2)
+                    resources.ports(0xA0, count: 2)
+                    resources.ports(0x4D0, count: 2)
+                    resources.interrupt(2)
+                }),
+            .device(
+                "PIT",
+                identified("PNP0100", unique: 0) { resources in
+                    resources.ports(0x40, count: 4)
+                    resources.interrupt(0)
+                }),
+            .device("SPKR", identified("PNP0800", unique: 0) { $0.ports(0x61, count: 1) }),
+        ]
     }
 
     private var keyboardController: [AML] {

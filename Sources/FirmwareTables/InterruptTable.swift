@@ -14,7 +14,7 @@ struct InterruptTable {
         var body: [UInt8] = []
         body.append(littleEndian: platform.localAPICAddress)
         // PCAT_COMPAT: the two 8259s are there too.
-        body.append(littleEndian: UInt32(1))
+        body.append(littleEndian: UInt32(platform.hasLegacyController ? 1 : 0))
         for (index, id) in platform.apicIDs.enumerated() {
             appendProcessor(&body, unique: UInt32(index), id: id)
         }
@@ -23,7 +23,9 @@ struct InterruptTable {
         body.append(littleEndian: UInt32(0))
         // The timer is wired to input 2; the system control interrupt is level triggered, unlike other ISA
         // ones.
-        appendOverride(&body, source: 0, input: 2, flags: Interrupt.asItsBus)
+        if platform.hasLegacyController {
+            appendOverride(&body, source: 0, input: 2, flags: Interrupt.asItsBus)
+        }
         let sci = platform.powerManagement.interrupt
         appendOverride(&body, source: sci, input: UInt32(sci), flags: Interrupt.levelActiveHigh)
         // LINT1 of every local APIC is NMI.

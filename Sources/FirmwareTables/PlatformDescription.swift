@@ -38,6 +38,16 @@ public struct PlatformDescription: Sendable, Equatable, Codable {
         ]
     }
 
+    /// A virtio device with its registers in memory, and its interrupt's number.
+    public struct VirtioPlace: Sendable, Equatable, Codable {
+        public var window: Window
+        public var interrupt: UInt32
+        public init(window: Window, interrupt: UInt32) {
+            self.window = window
+            self.interrupt = interrupt
+        }
+    }
+
     /// Fixed ACPI hardware (ACPI 6.5 §4.8). Ports of length 4, 2, 4 and `generalEventLength`.
     public struct PowerManagement: Sendable, Equatable, Codable {
         public var eventPort: UInt16 = 0x600
@@ -68,6 +78,8 @@ public struct PlatformDescription: Sendable, Equatable, Codable {
     /// PCIe configuration space; 1 MiB per bus.
     public var ecam = Window(start: 0xE000_0000, size: 0x1000_0000)
     public var pciWindow32 = Window(start: 0xC000_0000, size: 0x2000_0000)
+    /// More of the same.
+    public var morePCIWindows32: [Window] = []
     public var pciWindow64: Window?
     /// Without 0xCF8..0xCFF, which are the host bridge's own.
     public var pciPortWindows = [
@@ -78,6 +90,11 @@ public struct PlatformDescription: Sendable, Equatable, Codable {
     /// The same for systems that use the 8259.
     public var pciLegacyInterrupts: [UInt32] = [10, 11, 10, 11]
     public var powerManagement = PowerManagement()
+    /// A PCI host bridge; what describes it above is only used with it.
+    public var hasPCI = true
+    /// The two 8259s and the 8254, with the timer at input 2 of the IOAPIC.
+    public var hasLegacyController = true
+    public var virtio: [VirtioPlace] = []
     public var hpetAddress: UInt32? = 0xFED0_0000
     public var serialPorts: [SerialPort] = [SerialPort.standard[0]]
     public var hasRealTimeClock = true

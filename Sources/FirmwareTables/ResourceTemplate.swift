@@ -21,6 +21,12 @@ struct ResourceTemplate {
         bytes.append(littleEndian: UInt16(1) << UInt16(number & 15))
     }
 
+    /// §6.4.3.6: one level-triggered, active-high interrupt of any number, used by one device.
+    mutating func levelInterrupt(_ number: UInt32) {
+        bytes += [0x89, 6, 0, 0x01, 1]
+        bytes.append(littleEndian: number)
+    }
+
     /// §6.4.3.4.
     mutating func fixedMemory(_ start: UInt32, size: UInt32) {
         bytes += [0x86, 9, 0, 1]

@@ -3,6 +3,10 @@ public import DeviceModel
 public import LinuxHost
 
 /// Guest writes and interrupts that pass between the kernel and event counters without our threads.
+///
+/// The board does not use them yet. Its local APICs are our own, so that a machine can move to the software
+/// CPU at any instruction; counters raise interrupts only through the kernel's. And a write that signals a
+/// counter would give the work of all virtio devices, which is the vCPUs' now, to the one event loop.
 extension KVMEngine {
     /// Where a guest write is caught.
     public enum EventAddress: Hashable, Sendable {

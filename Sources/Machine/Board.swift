@@ -9,8 +9,10 @@ internal import LinuxHost
 internal import MachineControl
 internal import MachineSpec
 internal import PCIBus
+internal import Q35Chipset
 internal import Synchronization
 internal import VCPUEngine
+internal import X86Architecture
 
 /// Why a machine cannot be built: one plain sentence.
 struct BoardError: Error, CustomStringConvertible {
@@ -18,8 +20,9 @@ struct BoardError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together. It knows how to
-/// start over; what runs it is `MachineRunner`.
+/// A PC: memory, processors' interrupt controllers, chipset and devices, wired together; or the micro
+/// machine, which is one without PCI, 8259, 8254 and HPET. It knows how to start over; what runs it is
+/// `MachineRunner`.
 final class Board: Sendable {
     let spec: MachineSpec
     let memory: GuestMemory
@@ -28,13 +31,15 @@ final class Board: Sendable {
     let apics: [LocalAPIC]
     let links: [VCPULink]
     let power: ACPIPowerManagement
-    let bridge: PCIHostBridge
+    /// Nil on a board without PCI.
+    let bridge: PCIHostBridge?
     /// Every device, in the order of building: reset, pause and save go through it.
     let devices: [any Device]
     let images: [any DiskImage]
     let serial: [any CharacterBackend]
     let eventLoop: EventLoop
-    private let platformDescription: PlatformDescription
+    /// What the tables say; with firmware, where the firmware put ECAM is added when it reads them.
+    let platformDescription: PlatformDescription
     private let kernel: Descriptor?
     private let initialRAMDisk: Descriptor?
     /// Guest address of the FACS, once tables are placed.
@@ -51,8 +56,9 @@ final class Board: Sendable {
         self.spec = spec
         kernel = spec.boot.map { Descriptor(adopting: resources[$0.kernel]) }
         initialRAMDisk = spec.boot?.initialRAMDisk.map { Descriptor(adopting: resources[$0]) }
+        let firmware = try FirmwareImage(spec, resources)
         do throws(HostError) {
-            memory = try GuestMemory(GuestMemory.pcLayout(ram: spec.memory.bytes & ~0xFFF))
+            memory = try GuestMemory(Self.memoryLayout(spec, firmware))
             clock = try HostClock()
             eventLoop = try EventLoop(name: "devices")
         } catch {
@@ -74,31 +80,65 @@ final class Board: Sendable {
         }
         self.links = links
         apicBus.connect(apics)
-        let pic = PIC8259Pair(context) { asserted in if asserted { links[0].wake() } }
+        let isPC = spec.machineType == .pc
+        let pic = isPC ? PIC8259Pair(context) { asserted in if asserted { links[0].wake() } } : nil
         router.connect(pic: pic, ioapic: ioapic)
         platform.connect(pic: pic, apics: apics)
+        var platformDescription = Self.describe(spec)
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
         power = ACPIPowerManagement(context)
         var assembly = BoardAssembly(
             spec: spec, resources: resources, context: context, platform: platform, power: power,
-            eventLoop: eventLoop)
+            eventLoop: eventLoop,
+            tables: BoardTables(platformDescription, Self.systemDescription(spec, memory)))
         for entry in deviceCatalog { try entry.build(&assembly) }
-        platform.ports.attach(pic)
+        if let pic { platform.ports.attach(pic) }
         platform.ports.attach(power)
         // After the reset control register, which lies inside the bridge's ports.
-        bridge = PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports)
-        for (index, function) in assembly.virtio.enumerated() {
-            bridge.insert(function.function, slot: 1 + index)
-        }
-        devices = apics.map { $0 } + [ioapic, pic, power, bridge] + assembly.devices
+        let shadow = try firmware?.install(in: memory)
+        let bridge = isPC ? Self.makeBridge(context, platform, shadow) : nil
+        self.bridge = bridge
+        if let bridge { Self.connect(bridge, assembly) }
+        // The shadow memory comes before the bridge, which decides what it shows.
+        let chipset: [(any Device)?] = [ioapic, pic, power, shadow, bridge]
+        devices = apics.map { $0 } + chipset.compactMap { $0 } + assembly.devices
         serial = assembly.serial
         images = assembly.images
-        platformDescription = Self.describe(spec)
+        platformDescription.virtio = assembly.places
+        self.platformDescription = platformDescription
+    }
+
+    private static func makeBridge(
+        _ context: DeviceContext, _ platform: BoardPlatform, _ shadow: ShadowMemory?
+    ) -> PCIHostBridge {
+        guard let shadow else {
+            return PCIHostBridge(context: context, mmio: platform.mmio, portBus: platform.ports)
+        }
+        return MemoryControllerHub.makeBridge(
+            context: context, mmio: platform.mmio, portBus: platform.ports, shadow: shadow)
+    }
+
+    private static func connect(_ bridge: PCIHostBridge, _ assembly: BoardAssembly) {
+        assembly.tables.connect(bridge)
+        for (index, function) in assembly.virtio.enumerated() {
+            bridge.insert(function.function, slot: firstVirtioSlot(assembly.spec) + index)
+        }
+        for place in assembly.functions {
+            bridge.insert(place.function, slot: place.slot, function: place.number)
+        }
     }
 
     private static func describe(_ spec: MachineSpec) -> PlatformDescription {
         var platform = PlatformDescription(processors: spec.cpuCount)
-        platform.hasKeyboardController = spec.machineType == .pc
+        if spec.machineType == .micro {
+            platform.hasPCI = false
+            platform.hasLegacyController = false
+            platform.hasKeyboardController = false
+            platform.hpetAddress = nil
+        }
+        platform.hasVGA = spec.firmware != nil
+        // Nobody has taught the firmware to wake up.
+        if spec.firmware != nil { platform.powerManagement.suspendType = nil }
         platform.serialPorts = Array(PlatformDescription.SerialPort.standard.prefix(spec.serialPorts.count))
         platform.powerManagement.timerHas32Bits = true
         return platform
@@ -107,19 +147,19 @@ final class Board: Sendable {
     // MARK: Start and reset
 
     /// The state after power-on: devices reset, PCI resources assigned, tables and kernel in memory.
-    /// Returns the state of the boot processor.
-    func powerOn() throws(BoardError) -> BootPlan {
+    /// Returns the state of the boot processor. With firmware that is the processor's own after a reset, and
+    /// the rest is the firmware's business.
+    func powerOn() throws(BoardError) -> VCPUState {
         for device in devices { device.reset() }
+        if spec.firmware != nil { return VCPUState() }
         try assignResources()
         guard let boot = spec.boot, let kernelBytes = try Self.contents(kernel, "kernel") else {
-            throw BoardError("There is nothing to boot: this version starts kernels; use --kernel.")
+            throw BoardError("There is nothing to boot: use --firmware or --kernel.")
         }
         let tables: PlacedFirmwareTables
         do throws(FirmwareTableError) {
-            let system = SystemDescription(
-                uuid: spec.uuid.bytes, ram: memory.regions.map { $0.start..<$0.end },
-                processors: spec.cpuCount)
-            tables = try FirmwareTableArea.place(platformDescription, system, in: memory)
+            tables = try FirmwareTableArea.place(
+                platformDescription, Self.systemDescription(spec, memory), in: memory)
         } catch {
             throw BoardError("The firmware tables cannot be placed: \(error).")
         }
@@ -129,10 +169,11 @@ final class Board: Sendable {
             kernel: kernelBytes, initrd: try Self.contents(initialRAMDisk, "initial RAM disk"),
             commandLine: boot.commandLine)
         request.rsdp = tables.rsdp
+        request.unpacksKernel = spec.machineType == .micro
         do throws(BootError) {
             let plan = try KernelImage.load(request, into: memory)
             if plan.bootProtocol == .multiboot { leaveTimerTick() }
-            return plan
+            return plan.state
         } catch {
             throw BoardError("\(error)")
         }
@@ -140,14 +181,14 @@ final class Board: Sendable {
 
     func assignResources() throws(BoardError) {
         do throws(PCIResourceError) {
-            try bridge.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
+            try bridge?.assignResources(memoryWindow: Self.memoryWindow, ioWindow: Self.ioWindow)
         } catch {
             throw BoardError("The PCI devices do not fit: \(error).")
         }
     }
 
     /// The whole of a file; nil stays nil for a file that there is not.
-    private static func contents(_ file: Descriptor?, _ what: String) throws(BoardError) -> [UInt8]? {
+    static func contents(_ file: Descriptor?, _ what: String) throws(BoardError) -> [UInt8]? {
         guard let file else { return nil }
         do throws(HostError) {
             let size = try file.facts().size

@@ -2,6 +2,7 @@ internal import CharacterBackends
 internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
+internal import FirmwareTables
 internal import GuestMemory
 internal import LinuxHost
 internal import MachineControl
@@ -20,14 +21,21 @@ struct BoardAssembly {
     let platform: BoardPlatform
     let power: ACPIPowerManagement
     private(set) var devices: [any Device] = []
+    /// Virtio devices on PCI, in the order of their slots.
     private(set) var virtio: [any VirtioFunction] = []
+    /// Where virtio devices are on a board without PCI.
+    private(set) var places: [PlatformDescription.VirtioPlace] = []
     private(set) var serial: [any CharacterBackend] = []
     private(set) var images: [any DiskImage] = []
+    /// Functions with a place of their own on the PCI bus.
+    private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
+    let tables: BoardTables
 
     init(
         spec: MachineSpec, resources: MachineResources, context: DeviceContext, platform: BoardPlatform,
-        power: ACPIPowerManagement, eventLoop: EventLoop
+        power: ACPIPowerManagement, eventLoop: EventLoop, tables: BoardTables
     ) {
+        self.tables = tables
         self.spec = spec
         self.resources = resources
         self.context = context
@@ -53,10 +61,31 @@ struct BoardAssembly {
         devices.append(device)
     }
 
-    /// Virtio devices take the slots of the PCI bus in the order of the catalog.
-    mutating func add(_ function: any VirtioFunction) {
-        virtio.append(function)
-        devices.append(function)
+    mutating func add(_ device: some Device, _ function: PCIFunction, slot: Int, number: Int = 0) {
+        functions.append((function, slot, number))
+        devices.append(device)
+    }
+
+    /// On PCI virtio devices take slots in the order of the catalog; on a board without it, pages of memory
+    /// and lines of the IOAPIC.
+    mutating func add(_ device: some VirtioDevice) throws(BoardError) {
+        guard spec.machineType == .micro else {
+            let function = VirtioPCI(device)
+            virtio.append(function)
+            devices.append(function)
+            return
+        }
+        guard places.count < MicroBoard.virtioLines.count else {
+            throw BoardError("The micro machine has no interrupt line left: leave out some --disk options.")
+        }
+        let line = MicroBoard.virtioLines[places.count]
+        let address = MicroBoard.virtioAddress + UInt64(places.count) * MicroBoard.virtioStride
+        let memory = VirtioMMIO(device, line: context.line(line))
+        add(memory, at: address, size: MicroBoard.virtioStride)
+        places.append(
+            PlatformDescription.VirtioPlace(
+                window: PlatformDescription.Window(start: address, size: MicroBoard.virtioStride),
+                interrupt: UInt32(line)))
     }
 
     mutating func add(_ device: some PortDevice, _ backend: any CharacterBackend) {
@@ -64,13 +93,24 @@ struct BoardAssembly {
         serial.append(backend)
     }
 
-    mutating func add(_ function: any VirtioFunction, _ backend: any CharacterBackend) {
-        add(function)
+    /// An image of a device that was added, or will be: closed with the machine.
+    mutating func keep(_ image: any DiskImage) { images.append(image) }
+
+    mutating func add(_ device: some VirtioDevice, _ backend: any CharacterBackend) throws(BoardError) {
+        try add(device)
         serial.append(backend)
     }
 
-    mutating func add(_ function: any VirtioFunction, _ image: any DiskImage) {
-        add(function)
+    mutating func add(_ device: some VirtioDevice, _ image: any DiskImage) throws(BoardError) {
+        try add(device)
         images.append(image)
     }
+}
+
+/// The fixed places of a board without PCI.
+enum MicroBoard {
+    static let virtioAddress: UInt64 = 0xD000_0000
+    static let virtioStride: UInt64 = 0x1000
+    /// Inputs of the IOAPIC that no serial port, clock or power button uses.
+    static let virtioLines = Array(16...23) + Array(10...15) + [5, 6, 7]
 }

@@ -11,9 +11,9 @@ final class BoardPlatform: VCPUPlatform {
     private let wiring = AtomicLazyReference<Wiring>()
 
     private final class Wiring: Sendable {
-        let pic: PIC8259Pair
+        let pic: PIC8259Pair?
         let apics: [LocalAPIC]
-        init(pic: PIC8259Pair, apics: [LocalAPIC]) {
+        init(pic: PIC8259Pair?, apics: [LocalAPIC]) {
             self.pic = pic
             self.apics = apics
         }
@@ -21,8 +21,8 @@ final class BoardPlatform: VCPUPlatform {
 
     init(clock: HostClock) { self.clock = clock }
 
-    /// Once, before a vCPU runs.
-    func connect(pic: PIC8259Pair, apics: [LocalAPIC]) {
+    /// Once, before a vCPU runs. `pic` is nil on a board without 8259s.
+    func connect(pic: PIC8259Pair?, apics: [LocalAPIC]) {
         _ = wiring.storeIfNil(Wiring(pic: pic, apics: apics))
     }
 
@@ -34,10 +34,10 @@ final class BoardPlatform: VCPUPlatform {
     func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64) {
         mmio.write(address, width: width, value: value)
     }
-    func acknowledgeExternalInterrupt() -> UInt8? { wiring.load()?.pic.acknowledge() }
+    func acknowledgeExternalInterrupt() -> UInt8? { wiring.load()?.pic?.acknowledge() }
     func hasExternalInterrupt(vcpu: Int) -> Bool {
-        guard vcpu == 0, let wiring = wiring.load() else { return false }
-        return wiring.pic.output && wiring.apics[0].acceptsExternalInterrupt
+        guard vcpu == 0, let wiring = wiring.load(), let pic = wiring.pic else { return false }
+        return pic.output && wiring.apics[0].acceptsExternalInterrupt
     }
     var now: UInt64 { clock.now }
     var wallClock: UInt64 { clock.wallClock }

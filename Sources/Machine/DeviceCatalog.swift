@@ -2,9 +2,12 @@ internal import CharacterBackends
 internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
+internal import DisplayDevices
 internal import FirmwareTables
 internal import LinuxHost
 internal import MachineSpec
+internal import Q35Chipset
+internal import StorageDevices
 internal import Virtio
 internal import VirtioDevices
 
@@ -26,30 +29,40 @@ struct DeviceEntry: Sendable {
 // swift-format-ignore
 let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(ResetControl.kind)  { $0.add(ResetControl($0.context)) },
-    DeviceEntry(PIT8254.kind)  { $0.add(PIT8254($0.context)) },
+    DeviceEntry(PIT8254.kind)  { if $0.isPC { $0.add(PIT8254($0.context)) } },
     DeviceEntry(RTC.kind)  { $0.addClock() },
-    DeviceEntry(HPET.kind)  { $0.addHPET() },
+    DeviceEntry(HPET.kind)  { if $0.isPC { $0.addHPET() } },
     DeviceEntry(PanicNotifier.kind)  { $0.add(PanicNotifier($0.context)) },
     DeviceEntry(POSTPort.kind)  { $0.add(POSTPort($0.context)) },
-    DeviceEntry(I8042.kind)  { if $0.spec.machineType == .pc { $0.add(I8042($0.context)) } },
+    DeviceEntry(I8042.kind)  { if $0.isPC { $0.add(I8042($0.context)) } },
     DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
+    DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
+    DeviceEntry(FlashMemory.kind)  { board throws(BoardError) in try board.addFlash() },
+    DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addVGA() },
+    DeviceEntry(FirmwareConfig.kind)  { board throws(BoardError) in try board.addFirmwareConfig() },
+    DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
-    DeviceEntry(VirtioEntropy.kind)  { $0.add(VirtioPCI(VirtioEntropy($0.context) { Entropy.bytes($0) })) },
-    DeviceEntry(VirtioBalloon.kind)  { $0.add(VirtioPCI(VirtioBalloon($0.context))) },
+    DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
+    DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
 ]
 
 // MARK: Rows that are longer than a line
 
 extension BoardAssembly {
+    /// Has the devices of a PC that the micro machine leaves out.
+    var isPC: Bool { spec.machineType == .pc }
     var hasDebugExit: Bool { spec.options.contains(.debugExit) }
 
     var clockConfiguration: RTC.Configuration {
-        let above = memory.regions.filter { $0.start >= 0x1_0000_0000 }.reduce(0) { $0 + $1.size }
+        let ram = Board.memoryRanges(memory)
         return RTC.Configuration(
-            memoryBelow4GiB: memory.ramSize - above, memoryAbove4GiB: above, processorCount: spec.cpuCount)
+            memoryBelow4GiB: ram[0].upperBound,
+            memoryAbove4GiB: ram.dropFirst().reduce(0) { $0 + UInt64($1.count) },
+            processorCount: spec.cpuCount)
     }
 
     /// Its alarm wakes the machine.
@@ -91,7 +104,7 @@ extension BoardAssembly {
         let backend = try characterBackend(port, "The console")
         let console = VirtioConsole(context, sink: ConsoleSink(backend)) { backend.receiverHasRoom() }
         backend.start { [weak console] bytes in console?.receive(Array(bytes)) ?? bytes.count }
-        add(VirtioPCI(console), backend)
+        try add(console, backend)
     }
 
     private func characterBackend(
@@ -113,17 +126,50 @@ extension BoardAssembly {
     }
 
     mutating func addDisks() throws(BoardError) {
-        for (index, disk) in spec.disks.enumerated() {
+        for (index, disk) in spec.disks.enumerated() where disk.bus == .virtio {
+            let image: any DiskImage
+            do throws(HostError) {
+                image = try diskImage(disk, name: "disk\(index)")
+            } catch {
+                throw BoardError("Disk \(index + 1) cannot be used: \(error).")
+            }
+            let options = VirtioBlock.Options(serial: "ospite-disk\(index)")
+            try add(VirtioBlock(context, backend: DiskBackend(image), options: options), image)
+        }
+    }
+
+    mutating func addEntropySource() throws(BoardError) {
+        try add(VirtioEntropy(context) { Entropy.bytes($0) })
+    }
+
+    /// The disks' ports come first, then the drives'.
+    mutating func addSATA() throws(BoardError) {
+        guard spec.hasSATA else { return }
+        var attachments: [AHCIController.Attachment] = []
+        for (index, disk) in spec.disks.enumerated() where disk.bus == .sata {
             do throws(HostError) {
                 let image = try diskImage(disk, name: "disk\(index)")
-                let block = VirtioBlock(
-                    context, backend: DiskBackend(image),
-                    options: VirtioBlock.Options(serial: "ospite-disk\(index)"))
-                add(VirtioPCI(block), image)
+                keep(image)
+                attachments.append(.disk(DiskBackend(image), serial: "ospite-disk\(index)"))
             } catch {
                 throw BoardError("Disk \(index + 1) cannot be used: \(error).")
             }
         }
+        for (index, drive) in spec.drives.enumerated() {
+            do throws(HostError) {
+                let image = try drive.disc.map { disc throws(HostError) in
+                    try RawImage(Descriptor(adopting: resources[disc]), readOnly: true, name: "cd\(index)")
+                }
+                if let image { keep(image) }
+                attachments.append(.drive(CDTray(image.map { DiskBackend($0) })))
+            } catch {
+                throw BoardError("CD \(index + 1) cannot be used: \(error).")
+            }
+        }
+        let controller = AHCIController(context, attachments)
+        add(
+            controller, controller.function, slot: AHCIController.slot,
+            number: AHCIController.functionNumber)
     }
 
     /// With an overlay the image itself is only read.

@@ -1,5 +1,5 @@
+internal import BlockStorage
 internal import DiskImages
-internal import VirtioDevices
 
 /// A disk image behind a virtio disk. The device's queues hold fewer requests than an image takes.
 final class DiskBackend: BlockBackend {

@@ -28,6 +28,7 @@ final class MachineEngine {
         self.spec = spec
         self.board = board
         self.tscFrequency = tscFrequency
+        limits = Self.initialLimits(spec)
         guard let system else {
             soft = makeSoftEngine(codeCache: spec.codeCache.bytes)
             return
@@ -35,12 +36,24 @@ final class MachineEngine {
         do throws(HostError) {
             let supported = try system.supportedCPUID()
             let rows = try sharedProcessor(supported)
-            limits = SharedProcessor.limits(CPUIDTable.filtered(model: rows, supported: supported))
+            var shared = SharedProcessor.limits(CPUIDTable.filtered(model: rows, supported: supported))
+            shared.physicalAddressBits = limits?.physicalAddressBits
+            limits = shared
             kvm = try KVMEngine(
                 system, memory: board.memory, configuration: .init(chips: .userspace, cpuid: rows))
         } catch {
             throw BoardError("KVM cannot run this machine: \(error). Use --accel soft.")
         }
+    }
+
+    /// OVMF maps all that the processor can address with 2 MiB pages before it uses any of it: with 48 bits that
+    /// takes 512 MiB of page tables. 40 bits, as QEMU's processors have, take 4.
+    private static func initialLimits(_ spec: MachineSpec) -> ProcessorLimits? {
+        let addressable: UInt64 = 1 << 40, hole: UInt64 = 4 << 30
+        guard spec.firmware?.kind == .uefi, spec.memory.bytes <= addressable - hole else { return nil }
+        var limits = ProcessorLimits()
+        limits.physicalAddressBits = 40
+        return limits
     }
 
     private func makeSoftEngine(codeCache: UInt64) -> SoftEngine {

@@ -1,5 +1,6 @@
 internal import CharacterBackends
 internal import DeviceModel
+internal import DisplayDevices
 internal import KVMEngine
 internal import LinuxHost
 internal import MachineControl
@@ -21,6 +22,7 @@ final class RunningMachine {
     private let threads: [VCPUThread]
     /// Said once the machine has started.
     private let notice: String?
+    private let screenText: Descriptor?
     private var isPaused = false
     /// In ACPI S3: no vCPU runs, devices wait for what wakes the machine.
     private var isAsleep = false
@@ -36,6 +38,7 @@ final class RunningMachine {
         self.spec = spec
         self.inbox = inbox
         self.events = events
+        screenText = spec.firmware?.screenText.map { Descriptor(adopting: resources[$0]) }
         let (system, notice) = try Self.acceleration(spec, resources)
         self.notice = notice
         let tscFrequency = TimeStampCounter.frequency()
@@ -112,12 +115,12 @@ final class RunningMachine {
     /// Devices and vCPUs as after power-on, kernel loaded; every vCPU is held.
     private func powerOn() throws(BoardError) {
         for thread in threads { thread.waitUntilHeld() }
-        let plan = try board.powerOn()
+        let start = try board.powerOn()
         engine.clockBegins()
         // The guest's time-stamp counters start near zero, all at one value: they must never differ.
         let tscOffset = 0 &- TimeStampCounter.now
         for (index, thread) in threads.enumerated() {
-            var state = index == 0 ? plan.state : VCPUState()
+            var state = index == 0 ? start : VCPUState()
             state.tscOffset = tscOffset
             state.activity = index == 0 ? .running : .waitingForStartup
             thread.restart(state)
@@ -155,9 +158,16 @@ final class RunningMachine {
         for device in board.devices { device.pause() }
         for backend in board.serial { backend.close() }
         for image in board.images { image.close() }
+        if let screenText { writeScreen(to: screenText) }
         if spec.options.contains(.statistics) { reportStatistics() }
         events(.exited(reason))
         return reason.exitStatus
+    }
+
+    /// What a VGA in text mode shows; nothing in other modes.
+    private func writeScreen(to file: Descriptor) {
+        let text = board.screen?.textScreen?.text ?? ""
+        try? file.write(Array((text + "\n").utf8), at: 0)
     }
 
     private func reportStatistics() {

@@ -18,8 +18,11 @@ extension MachineSpec {
         writer.put(boot?.kernel)
         writer.put(boot?.initialRAMDisk)
         writer.put(boot?.commandLine ?? "")
+        firmware.write(to: &writer)
         writer.put(UInt8(clamping: disks.count))
         for disk in disks { disk.write(to: &writer) }
+        writer.put(UInt8(clamping: drives.count))
+        for drive in drives { writer.put(drive.disc) }
         writer.put(UInt8(clamping: serialPorts.count))
         for port in serialPorts { port.write(to: &writer) }
         writer.put(UInt8(console == nil ? 0 : 1))
@@ -49,8 +52,12 @@ extension MachineSpec {
         sandbox = try reader.takeCase(of: SandboxMode.self)
         kvm = try reader.takeResource()
         boot = try Self.takeBoot(&reader)
+        firmware = try FirmwareSpec?(reading: &reader)
         for _ in 0..<(try reader.takeCount(atMost: Self.mostDisks)) {
             disks.append(try DiskSpec(reading: &reader))
+        }
+        for _ in 0..<(try reader.takeCount(atMost: Self.sataPorts)) {
+            drives.append(DriveSpec(disc: try reader.takeResource()))
         }
         for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
             serialPorts.append(try SerialBackend(reading: &reader))
@@ -69,6 +76,34 @@ extension MachineSpec {
             return nil
         }
         return KernelBoot(kernel: kernel, initialRAMDisk: initialRAMDisk, commandLine: commandLine)
+    }
+}
+
+extension FirmwareSpec? {
+    fileprivate func write(to writer: inout WireWriter) {
+        writer.put(self?.image)
+        guard let firmware = self else { return }
+        writer.put(firmware.kind.rawValue)
+        writer.put(firmware.variables)
+        writer.put(firmware.videoROM)
+        writer.put(firmware.log)
+        writer.put(firmware.screenText)
+        writer.put(UInt8(firmware.hasBootMenu ? 1 : 0))
+        writer.put(UInt8(firmware.bootsDrivesFirst ? 1 : 0))
+    }
+
+    fileprivate init(reading reader: inout WireReader) throws(WireError) {
+        guard let image = try reader.takeResource() else {
+            self = nil
+            return
+        }
+        var firmware = FirmwareSpec(
+            kind: try reader.takeCase(of: FirmwareKind.self), image: image,
+            variables: try reader.takeResource(), videoROM: try reader.takeResource(),
+            log: try reader.takeResource(),
+            screenText: try reader.takeResource(), hasBootMenu: try reader.takeFlag())
+        firmware.bootsDrivesFirst = try reader.takeFlag()
+        self = firmware
     }
 }
 

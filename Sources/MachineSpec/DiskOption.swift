@@ -7,6 +7,12 @@ public struct DiskOption: Equatable, Sendable {
     public var isReadOnly = false
     public var isSnapshot = false
 
+    /// A raw image.
+    public init(path: String, bus: DiskBus = .virtio) {
+        self.path = path
+        self.bus = bus
+    }
+
     public init(parsing text: String) throws(SpecError) {
         var fields = Self.fields(of: text)
         path = fields.removeFirst()
@@ -38,14 +44,14 @@ public struct DiskOption: Equatable, Sendable {
             guard let known = Self.buses.first(where: { $0.name == name }) else {
                 throw SpecError("--disk bus \(name.quoted) is unknown: use \(Self.buses.map(\.name).listed).")
             }
-            guard known.value == .virtio else {
-                throw SpecError("This version has virtio disks only: leave out bus=\(name).")
+            guard known.value == .virtio || known.value == .sata else {
+                throw SpecError("This version has virtio and SATA disks: leave out bus=\(name).")
             }
             bus = known.value
         default:
             throw SpecError(
-                "--disk does not know \(field.quoted): use format=raw, bus=virtio, readonly or snapshot, "
-                    + "and write a comma in a file name twice.")
+                "--disk does not know \(field.quoted): use format=raw, bus=virtio or sata, readonly or "
+                    + "snapshot, and write a comma in a file name twice.")
         }
     }
 

@@ -12,6 +12,10 @@ extension MachineSpec {
     public static let mostSerialPorts = 4
     /// One PCI bus less the devices of the board.
     public static let mostDisks = 24
+    /// Lines of the IOAPIC less those of the micro machine's other devices; a console takes one of these.
+    public static let mostMicroDisks = 15
+    /// Ports of the SATA controller.
+    public static let sataPorts = 6
     /// Descriptors that one machine may come with.
     public static let mostResources = 96
 
@@ -23,8 +27,20 @@ extension MachineSpec {
         }
         try validateSizes()
         try validateBoot()
-        guard disks.count <= Self.mostDisks else {
-            throw SpecError("A machine has at most \(Self.mostDisks) disks: leave out some --disk options.")
+        let mostDisks =
+            machineType == .micro ? Self.mostMicroDisks - (console == nil ? 0 : 1) : Self.mostDisks
+        guard disks.count <= mostDisks else {
+            throw SpecError(
+                "A \(machineType) machine has at most \(mostDisks) disks: leave out some --disk options.")
+        }
+        guard machineType == .pc || !hasSATA else {
+            throw SpecError("--machine micro has no SATA controller: use virtio disks, or --machine pc.")
+        }
+        let sataDevices = disks.count { $0.bus == .sata } + drives.count
+        guard sataDevices <= Self.sataPorts else {
+            throw SpecError(
+                "A machine has \(Self.sataPorts) places for SATA disks and CD drives: leave out some of them."
+            )
         }
         for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
         guard serialPorts.count <= Self.mostSerialPorts else {
@@ -51,6 +67,15 @@ extension MachineSpec {
     }
 
     private func validateBoot() throws(SpecError) {
+        guard firmware == nil || machineType == .pc else {
+            throw SpecError("--machine micro has no firmware: use --machine pc.")
+        }
+        guard firmware?.kind != .uefi || firmware?.variables != nil else {
+            throw SpecError("A UEFI needs a file for its variables: use --uefi-vars.")
+        }
+        guard firmware == nil || boot == nil else {
+            throw SpecError("--firmware and --kernel are two ways to boot: give one of them.")
+        }
         guard let boot else { return }
         guard boot.commandLine.utf8.count <= Self.longestCommandLine else {
             throw SpecError("--append is too long: Linux takes at most \(Self.longestCommandLine) bytes.")
@@ -64,8 +89,9 @@ extension MachineSpec {
         guard disk.format == .raw else {
             throw SpecError("Disk \(number): this version reads raw images only; convert it to raw first.")
         }
-        guard disk.bus == .virtio else {
-            throw SpecError("Disk \(number): this version has virtio disks only; use bus=virtio.")
+        guard disk.bus == .virtio || disk.bus == .sata else {
+            throw SpecError(
+                "Disk \(number): this version has virtio and SATA disks; use bus=virtio or bus=sata.")
         }
         guard disk.byteCount >= 512 else {
             throw SpecError("Disk \(number) is smaller than one sector of 512 bytes: give it a size first.")
@@ -95,8 +121,12 @@ extension MachineSpec {
 
     /// All descriptors that the description names.
     public var resourceIndices: [ResourceIndex] {
-        var all: [ResourceIndex?] = [kvm, boot?.kernel, boot?.initialRAMDisk]
+        var all: [ResourceIndex?] = [
+            kvm, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.variables, firmware?.videoROM,
+            firmware?.log, firmware?.screenText,
+        ]
         for disk in disks { all += [disk.image, disk.overlay] }
+        for drive in drives { all.append(drive.disc) }
         for port in serialPorts + (console.map { [$0] } ?? []) {
             switch port {
             case .none: break

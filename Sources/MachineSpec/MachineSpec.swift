@@ -42,6 +42,46 @@ public struct KernelBoot: Equatable, Sendable {
     }
 }
 
+/// Which firmware a machine starts.
+public enum FirmwareKind: UInt8, Sendable, CaseIterable {
+    /// A PC BIOS in one ROM: SeaBIOS.
+    case bios = 0
+    /// UEFI in a flash, with a second flash below it for its variables: OVMF.
+    case uefi = 1
+}
+
+/// The firmware that a machine starts, as an image of its ROM.
+public struct FirmwareSpec: Equatable, Sendable {
+    public var kind: FirmwareKind
+    public var image: ResourceIndex
+    /// The file of a UEFI's variables: read, and written when they change.
+    public var variables: ResourceIndex?
+    /// The video BIOS; without it the screen is there, but a BIOS cannot use it.
+    public var videoROM: ResourceIndex?
+    /// Takes what the firmware says about itself.
+    public var log: ResourceIndex?
+    /// Takes the text on the screen when the machine ends.
+    public var screenText: ResourceIndex?
+    /// The firmware waits for a key and offers its boot menu.
+    public var hasBootMenu: Bool
+    /// The drives come before the disks in the order of booting.
+    public var bootsDrivesFirst = false
+
+    public init(
+        kind: FirmwareKind = .bios, image: ResourceIndex, variables: ResourceIndex? = nil,
+        videoROM: ResourceIndex? = nil,
+        log: ResourceIndex? = nil, screenText: ResourceIndex? = nil, hasBootMenu: Bool = false
+    ) {
+        self.variables = variables
+        self.videoROM = videoROM
+        self.screenText = screenText
+        self.kind = kind
+        self.image = image
+        self.log = log
+        self.hasBootMenu = hasBootMenu
+    }
+}
+
 /// The bytes of a disk on the host.
 public enum DiskFormat: UInt8, Sendable, CaseIterable { case raw = 0, qcow2, vmdk, vdi, vhd, vhdx }
 
@@ -72,8 +112,14 @@ public struct DiskSpec: Equatable, Sendable {
     }
 }
 
-/// The host's end of a serial port or of the virtio console. The descriptors may be shared with other programs: nobody sets
-/// `O_NONBLOCK` on them.
+/// A CD or DVD drive on the SATA controller, with or without a disc in it.
+public struct DriveSpec: Equatable, Sendable {
+    public var disc: ResourceIndex?
+    public init(disc: ResourceIndex? = nil) { self.disc = disc }
+}
+
+/// The host's end of a serial port or of the virtio console. The descriptors may be shared with other
+/// programs: nobody sets `O_NONBLOCK` on them.
 public enum SerialBackend: Equatable, Sendable {
     /// The port exists and nothing is connected.
     case none
@@ -120,7 +166,9 @@ public struct MachineSpec: Equatable, Sendable {
     public var memory = MemorySize.mebibytes(1024)
     public var machineType: MachineType = .pc
     public var boot: KernelBoot?
+    public var firmware: FirmwareSpec?
     public var disks: [DiskSpec] = []
+    public var drives: [DriveSpec] = []
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []
     /// The host's end of the virtio console; nil: the guest has none.
@@ -137,4 +185,7 @@ public struct MachineSpec: Equatable, Sendable {
         self.name = name
         self.uuid = uuid
     }
+
+    /// Whether there is a SATA controller.
+    public var hasSATA: Bool { !drives.isEmpty || disks.contains { $0.bus == .sata } }
 }

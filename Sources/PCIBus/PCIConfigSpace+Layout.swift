@@ -12,10 +12,19 @@ enum ConfigRegister {
     static let firstBAR = 0x10
     static let subsystemVendor = 0x2C
     static let subsystem = 0x2E
+    static let expansionROM = 0x30
     static let capabilities = 0x34
     static let interruptLine = 0x3C
     static let interruptPin = 0x3D
     static let firstCapability = 0x40
+}
+
+/// Expansion ROM base address register, §6.2.5.2: bit 0 switches the ROM on, if memory space is on too.
+enum ConfigExpansionROM {
+    static let enable: UInt32 = 1 << 0
+    /// The address is in bits 31..11.
+    static let smallest = 2048
+    static let largest = 16 << 20
 }
 
 /// Command register, §6.2.2.

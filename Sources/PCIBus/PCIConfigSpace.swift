@@ -69,6 +69,30 @@ public struct PCICapability: Sendable {
     }
 }
 
+/// A register of one kind of device, beyond the header: its place, its bytes after reset, and which of their
+/// bits the guest may write.
+public struct PCIRegister: Sendable {
+    public var offset: Int
+    public var value: [UInt8]
+    public var writable: [UInt8]
+
+    public init(offset: Int, value: [UInt8], writable: [UInt8]) {
+        precondition(offset >= 4 && offset + value.count <= 256, "outside configuration space")
+        precondition(value.count == writable.count, "the write mask covers the register")
+        self.offset = offset
+        self.value = value
+        self.writable = writable
+    }
+
+    /// A register of as many bytes as the numbers have, little-endian.
+    public init<T: FixedWidthInteger>(_ offset: Int, _ value: T, writable: T) {
+        var bytes: [UInt8] = [], mask: [UInt8] = []
+        bytes.append(littleEndian: value)
+        mask.append(littleEndian: writable)
+        self.init(offset: offset, value: bytes, writable: mask)
+    }
+}
+
 /// The 256 bytes of configuration space of one function: values, and a mask of the bits that the guest may
 /// write. BAR size probing needs no code of its own: the low bits of a BAR are simply not writable.
 ///
@@ -83,12 +107,19 @@ struct PCIConfigSpace {
     let bars: [BARLayout?]
     /// Offset of each capability, in the order given.
     private(set) var capabilityOffsets: [Int] = []
+    /// Bytes that the expansion ROM decodes, a power of two; 0 when there is none.
+    let romSize: UInt64
 
     /// `bars` has up to six entries; the one after a 64-bit BAR must be nil. `interruptPin` is 0 for none,
     /// 1 to 4 for INTA to INTD.
-    init(identity: PCIIdentity, bars: [BARLayout?], interruptPin: UInt8, capabilities: [PCICapability]) {
+    init(
+        identity: PCIIdentity, bars: [BARLayout?], interruptPin: UInt8, capabilities: [PCICapability],
+        registers: [PCIRegister] = [], romSize: UInt64 = 0
+    ) {
         precondition(bars.count <= Self.barCount && interruptPin <= 4, "six BARs, four pins")
+        precondition(romSize.nonzeroBitCount <= 1, "a ROM decodes a power of two")
         self.bars = bars + [BARLayout?](repeating: nil, count: Self.barCount - bars.count)
+        self.romSize = romSize
         bytes.store(littleEndian: identity.vendor, at: ConfigRegister.vendor)
         bytes.store(littleEndian: identity.device, at: ConfigRegister.device)
         bytes[ConfigRegister.revision] = identity.revision
@@ -105,6 +136,16 @@ struct PCIConfigSpace {
         writable[ConfigRegister.interruptLine] = 0xFF
         layOutBARs()
         layOut(capabilities)
+        for register in registers {
+            for (index, byte) in register.value.enumerated() {
+                bytes[register.offset + index] = byte
+                writable[register.offset + index] = register.writable[index]
+            }
+        }
+        if romSize > 0 {
+            let mask = ~(UInt32(truncatingIfNeeded: romSize) &- 1) | ConfigExpansionROM.enable
+            writable.store(littleEndian: mask, at: ConfigRegister.expansionROM)
+        }
         atReset = bytes
     }
 
@@ -194,6 +235,15 @@ struct PCIConfigSpace {
         let enable = bar.kind == .io ? ConfigCommand.ioSpace : ConfigCommand.memorySpace
         guard command & enable != 0 else { return nil }
         return address(of: index)
+    }
+
+    /// Where the expansion ROM decodes now, or nil when there is none or it is switched off.
+    var decodedROMAddress: UInt64? {
+        let register = read(offset: ConfigRegister.expansionROM, count: 4)
+        guard romSize > 0, command & ConfigCommand.memorySpace != 0,
+            register & ConfigExpansionROM.enable != 0
+        else { return nil }
+        return UInt64(register) & ~(romSize - 1)
     }
 
     /// The address programmed into BAR `index`.

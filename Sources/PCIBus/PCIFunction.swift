@@ -12,11 +12,15 @@ public protocol PCIFunctionHandler: AnyObject, Sendable {
     func readConfigWindow(_ capability: [UInt8]) -> [UInt8]
     /// The guest wrote into the window; `capability` is the result.
     func writeConfigWindow(_ capability: [UInt8])
+    /// The bytes `range` of configuration space may have changed: written, reset or restored. Changes by
+    /// several processors may be told in another order than they happened: read the registers again.
+    func configurationChanged(_ range: Range<Int>, of function: PCIFunction)
 }
 
 extension PCIFunctionHandler {
     public func readConfigWindow(_ capability: [UInt8]) -> [UInt8] { [] }
     public func writeConfigWindow(_ capability: [UInt8]) {}
+    public func configurationChanged(_ range: Range<Int>, of function: PCIFunction) {}
 }
 
 /// Where a function keeps its MSI-X structures; both inside one BAR, 8-byte aligned and disjoint.
@@ -42,11 +46,19 @@ public struct PCIFunctionLayout: Sendable {
     public var capabilities: [PCICapability]
     /// Index into `capabilities` and byte range in it that the handler computes on access (VIRTIO §4.1.4.9).
     public var window: (capability: Int, bytes: Range<Int>)?
+    /// Registers of this kind of device, apart from the capabilities.
+    public var registers: [PCIRegister]
+    /// The expansion ROM; empty for none.
+    public var rom: [UInt8]
 
     public init(
         identity: PCIIdentity, bars: [BARLayout?] = [], interruptPin: UInt8 = 0, msix: MSIXPlacement? = nil,
-        capabilities: [PCICapability] = [], window: (capability: Int, bytes: Range<Int>)? = nil
+        capabilities: [PCICapability] = [], window: (capability: Int, bytes: Range<Int>)? = nil,
+        registers: [PCIRegister] = [], rom: [UInt8] = []
     ) {
+        precondition(rom.count <= ConfigExpansionROM.largest, "the expansion ROM is too large")
+        self.registers = registers
+        self.rom = rom
         self.identity = identity
         self.bars = bars
         self.interruptPin = interruptPin
@@ -79,7 +91,8 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
         var config: PCIConfigSpace
         var mmio: MMIOBus?
         var portBus: PortBus?
-        var mapped = [Mapping?](repeating: nil, count: PCIConfigSpace.barCount)
+        /// The BARs, then the expansion ROM.
+        var mapped = [Mapping?](repeating: nil, count: PCIConfigSpace.barCount + 1)
     }
 
     public let layout: PCIFunctionLayout
@@ -98,7 +111,7 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
         }
         let config = PCIConfigSpace(
             identity: layout.identity, bars: layout.bars, interruptPin: layout.interruptPin,
-            capabilities: capabilities)
+            capabilities: capabilities, registers: layout.registers, romSize: Self.decodedSize(layout.rom))
         msixOffset =
             capabilities.count > layout.capabilities.count
             ? config.capabilityOffsets[capabilities.count - 1] : nil
@@ -113,6 +126,15 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
         self.interrupts = interrupts
         self.handler = handler
         state = Mutex(State(config: config))
+    }
+
+    private static let romRegion = PCIConfigSpace.barCount
+
+    private static func decodedSize(_ rom: [UInt8]) -> UInt64 {
+        guard !rom.isEmpty else { return 0 }
+        var size = ConfigExpansionROM.smallest
+        while size < rom.count { size *= 2 }
+        return UInt64(size)
     }
 
     /// The MSI-X capability (§6.8.2.1): control, table offset and BIR, PBA offset and BIR.
@@ -142,7 +164,7 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
     /// Takes the BARs off the buses (the function was unplugged).
     func disconnect() {
         state.withLock { state in
-            for bar in 0..<PCIConfigSpace.barCount { unmap(bar, &state) }
+            for region in state.mapped.indices { unmap(region, &state) }
             state.mmio = nil
             state.portBus = nil
         }
@@ -177,13 +199,17 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
         if let window, window.bytes.overlaps(range) {
             handler.writeConfigWindow(state.withLock { Array($0.config.bytes[window.capability]) })
         }
+        handler.configurationChanged(range, of: self)
     }
 
     /// Side effects of a change of the bytes in `changed`.
     private func apply(_ state: inout State, changed: Range<Int>) {
         let barBytes = ConfigRegister.firstBAR..<ConfigRegister.firstBAR + 4 * PCIConfigSpace.barCount
         let commandBytes = ConfigRegister.command..<ConfigRegister.command + 2
-        if changed.overlaps(barBytes) || changed.overlaps(commandBytes) { remap(&state) }
+        let romBytes = ConfigRegister.expansionROM..<ConfigRegister.expansionROM + 4
+        if changed.overlaps(barBytes) || changed.overlaps(commandBytes) || changed.overlaps(romBytes) {
+            remap(&state)
+        }
         let msixBytes = msixOffset.map { ($0 + 2)..<($0 + 4) } ?? 0..<0
         if changed.overlaps(commandBytes) || changed.overlaps(msixBytes) { configureInterrupts(&state) }
     }
@@ -201,7 +227,17 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
 
     // MARK: BARs
 
+    private func remapROM(_ state: inout State) {
+        let wanted = state.config.decodedROMAddress
+        guard wanted != state.mapped[Self.romRegion]?.address else { return }
+        unmap(Self.romRegion, &state)
+        guard let wanted, let mmio = state.mmio else { return }
+        let handle = mmio.map(self, region: Self.romRegion, at: wanted, size: state.config.romSize)
+        state.mapped[Self.romRegion] = Mapping(address: wanted, handle: handle)
+    }
+
     private func remap(_ state: inout State) {
+        remapROM(&state)
         for bar in 0..<PCIConfigSpace.barCount {
             let wanted = state.config.decodedAddress(of: bar)
             guard wanted != state.mapped[bar]?.address else { continue }
@@ -221,7 +257,7 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
     private func unmap(_ bar: Int, _ state: inout State) {
         guard let mapping = state.mapped[bar] else { return }
         state.mapped[bar] = nil
-        if state.config.bars[bar]?.kind == .io {
+        if bar < PCIConfigSpace.barCount, state.config.bars[bar]?.kind == .io {
             state.portBus?.unmap(mapping.handle)
         } else {
             state.mmio?.unmap(mapping.handle)
@@ -247,6 +283,7 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
     }
 
     public func read(region: Int, offset: UInt64, width: AccessWidth) -> UInt64 {
+        if region == Self.romRegion { return readROM(offset, width) }
         if let (part, at) = msixPart(region, offset) {
             return part == .table
                 ? interrupts.readTable(offset: at, width: width)
@@ -255,7 +292,18 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
         return handler.readBAR(region, offset: offset, width: width)
     }
 
+    private func readROM(_ offset: UInt64, _ width: AccessWidth) -> UInt64 {
+        var value: UInt64 = 0
+        for byte in 0..<width.bytes {
+            let place = Int(clamping: offset) + byte
+            let field: UInt8 = layout.rom.indices.contains(place) ? layout.rom[place] : 0xFF
+            value |= UInt64(field) << UInt64(8 * byte)
+        }
+        return value
+    }
+
     public func write(region: Int, offset: UInt64, width: AccessWidth, value: UInt64) {
+        if region == Self.romRegion { return }
         if let (part, at) = msixPart(region, offset) {
             if part == .table { interrupts.writeTable(offset: at, width: width, value: value) }
             return
@@ -308,6 +356,7 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
             remap(&state)
         }
         interrupts.reset()
+        handler.configurationChanged(0..<PCIConfigSpace.size, of: self)
     }
 
     public func save() -> Saved {
@@ -324,5 +373,6 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
         guard configFits else { throw RestoreError(Self.kind, "configuration space of another function") }
         let interruptsFit = interrupts.restore(saved.interrupts)
         guard interruptsFit else { throw RestoreError(Self.kind, "MSI-X table of another size") }
+        handler.configurationChanged(0..<PCIConfigSpace.size, of: self)
     }
 }

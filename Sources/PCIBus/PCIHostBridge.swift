@@ -27,6 +27,7 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
     private struct State {
         var address: UInt32 = 0
         var functions = [PCIFunction?](repeating: nil, count: slots * functionsPerSlot)
+        var ecam: (window: Range<UInt64>, handle: Int)?
     }
 
     private let state = Mutex(State())
@@ -37,20 +38,41 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
     public let bridge: PCIFunction
 
     /// Puts itself onto `portBus` and `mmio`, with the bridge in slot 0.
+    public convenience init(context: DeviceContext, mmio: MMIOBus, portBus: PortBus) {
+        self.init(
+            context: context, mmio: mmio, portBus: portBus,
+            layout: PCIFunctionLayout(identity: Self.defaultIdentity), handler: NoRegisters())
+        placeECAM(Self.ecamAddress..<Self.ecamAddress + Self.ecamSize)
+    }
+
+    /// With a bridge of a certain kind, which decides where ECAM is.
     public init(
-        context: DeviceContext, mmio: MMIOBus, portBus: PortBus,
-        identity: PCIIdentity = PCIHostBridge.defaultIdentity
+        context: DeviceContext, mmio: MMIOBus, portBus: PortBus, layout: PCIFunctionLayout,
+        handler: any PCIFunctionHandler
     ) {
         self.mmio = mmio
         self.portBus = portBus
         router = PinRouter(context.lines)
         bridge = PCIFunction(
-            PCIFunctionLayout(identity: identity), interrupts: PCIInterrupts(vectors: 0, target: context.msi),
-            handler: NoRegisters())
+            layout, interrupts: PCIInterrupts(vectors: 0, target: context.msi), handler: handler)
         insert(bridge, slot: 0)
         portBus.attach(self)
-        mmio.map(self, at: Self.ecamAddress, size: Self.ecamSize)
     }
+
+    /// Moves ECAM, or takes it away.
+    public func placeECAM(_ window: Range<UInt64>?) {
+        state.withLock { state in
+            guard state.ecam?.window != window else { return }
+            if let ecam = state.ecam { mmio.unmap(ecam.handle) }
+            state.ecam = window.map { window in
+                let size = window.upperBound - window.lowerBound
+                return (window, mmio.map(self, at: window.lowerBound, size: size))
+            }
+        }
+    }
+
+    /// Where ECAM is now.
+    public var ecamWindow: Range<UInt64>? { state.withLock { $0.ecam?.window } }
 
     /// The interrupt line of pin `pin` (0 for INTA) of `slot`; the ACPI routing table says the same.
     public static func line(slot: Int, pin: Int) -> Int { firstLine + ((slot + pin) & 3) }

@@ -31,8 +31,9 @@ public final class PCIInterrupts: Sendable {
         state = Mutex(State(msix: MSIXTable(vectors: vectors)))
     }
 
-    /// Wires the INTx pin; done by the host bridge when the function is put into a slot.
-    func connect(pin: InterruptLine) { state.withLock { $0.pin = pin } }
+    /// Wires the INTx pin; done by the host bridge when the function is put into a slot. A device that is not
+    /// on PCI has its line here.
+    public func connect(pin: InterruptLine) { state.withLock { $0.pin = pin } }
 
     public var isMSIXEnabled: Bool { state.withLock { $0.msix.isEnabled } }
     /// The interrupt status bit of the status register.

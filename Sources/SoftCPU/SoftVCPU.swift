@@ -131,13 +131,17 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         [
             "vCPU \(index): \(instructionCount ?? 0) instructions, \(cache.blocksBuilt) blocks decoded,"
                 + " cache emptied \(cache.flushes) times,"
-                + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills"
+                + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills,"
+                + " \(cpu.s.endsInMemory) interrupts ended in memory"
         ] + (translations.map { ["vCPU \(index): \($0.summary)"] } ?? [])
     }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
 
-    public func state() -> VCPUState { cpu.saveState() }
+    public func state() -> VCPUState {
+        cpu.settleEndOfInterrupt()
+        return cpu.saveState()
+    }
 
     public func load(_ state: VCPUState) {
         cpu.loadState(state)

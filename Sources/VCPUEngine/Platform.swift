@@ -21,8 +21,24 @@ public protocol LocalInterruptController: AnyObject, Sendable {
     func writePage(offset: UInt32, width: AccessWidth, value: UInt32)
     /// Whether an NMI, INIT or SIPI waits, and takes it. SIPI carries its vector.
     func takeSignal() -> ProcessorSignal?
-    /// The paravirtual end of interrupt (KVM_MSR PV EOI) signalled by the guest without an exit.
+    /// Ends the interrupt in service: the guest said so in its own memory.
     func endOfInterrupt()
+
+    // MARK: Ends that the guest notes in its own memory (KVM's PV EOI). All on the vCPU's thread.
+
+    /// After `acknowledge`: whether nobody has to hear of the end of that interrupt before
+    /// `wantsEndOfInterrupt`. Then there is no further vector until `endOfInterrupt` or `keepInService`.
+    func deferEndOfInterrupt() -> Bool
+    /// Another interrupt has come since, and `wake` was called.
+    var wantsEndOfInterrupt: Bool { get }
+    /// The interrupt has not ended yet; the guest will end it by the register.
+    func keepInService()
+}
+
+extension LocalInterruptController {
+    public func deferEndOfInterrupt() -> Bool { false }
+    public var wantsEndOfInterrupt: Bool { false }
+    public func keepInService() {}
 }
 
 public enum ProcessorSignal: Sendable, Equatable {

@@ -15,20 +15,21 @@ public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
 
     public struct Saved: Codable, Sendable, Equatable {
         var function: PCIFunction.Saved
-        var transport: VirtioPCITransport.Saved
+        var transport: VirtioNegotiation.Saved
         var device: Behaviour.Saved
     }
 
     public let device: Behaviour
     public let function: PCIFunction
-    private let transport: VirtioPCITransport
+    private let negotiation: VirtioNegotiation
     public var signals: VirtioSignals { device.link.signals }
 
     public init(_ device: Behaviour) {
         self.device = device
-        transport = VirtioPCITransport(device)
+        negotiation = VirtioNegotiation(device)
         function = PCIFunction(
-            Self.layout(of: device), interrupts: device.link.signals.interrupts, handler: transport)
+            Self.layout(of: device), interrupts: device.link.signals.interrupts,
+            handler: VirtioPCITransport(negotiation))
     }
 
     /// §4.1.2: vendor 0x1AF4, device 0x1040 plus the device type, revision 1 or more.
@@ -81,7 +82,7 @@ public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
     }
 
     public func reset() {
-        transport.reset()
+        negotiation.reset()
         function.reset()
     }
 
@@ -89,13 +90,13 @@ public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
     public func resume() { device.resume() }
 
     public func save() -> Saved {
-        Saved(function: function.save(), transport: transport.save(), device: device.save())
+        Saved(function: function.save(), transport: negotiation.save(), device: device.save())
     }
 
     /// The machine restores while it is paused, and calls `resume` afterwards.
     public func restore(_ saved: Saved) throws(RestoreError) {
         try device.restore(saved.device)
-        try transport.restore(saved.transport, kind: Self.kind)
+        try negotiation.restore(saved.transport, kind: Self.kind)
         try function.restore(saved.function)
     }
 }

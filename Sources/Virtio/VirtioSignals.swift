@@ -85,6 +85,20 @@ public final class VirtioSignals: Sendable {
         }
     }
 
+    /// Events that the driver has not acknowledged, for a transport without MSI-X (§4.2.2).
+    var interruptStatus: UInt8 { state.withLock { $0.interruptStatus } }
+
+    /// The driver has seen these events; the line falls with the last one.
+    func acknowledgeInterrupts(_ bits: UInt8) {
+        state.withLock { state in
+            state.interruptStatus &= ~bits
+            interrupts.setPin(state.interruptStatus != 0)
+        }
+    }
+
+    /// The line's level as the interrupt status says, after a restore.
+    func driveLine() { acknowledgeInterrupts(0) }
+
     /// A vector that the device does not have becomes `noVector`, as §4.1.5.1.2.1 demands.
     func checkedVector(_ vector: UInt16) -> UInt16 {
         Int(vector) < interrupts.vectors ? vector : Self.noVector

@@ -1,3 +1,4 @@
+public import BlockStorage
 internal import ByteLayout
 public import DeviceModel
 internal import Synchronization
@@ -168,7 +169,10 @@ public final class VirtioBlock: VirtioDevice {
         var result: [HostBuffer] = []
         result.reserveCapacity(buffers.count)
         for buffer in buffers {
-            guard let host = try? HostBuffer(link.memory, buffer, forWriting: forWriting) else { return nil }
+            guard
+                let host = try? HostBuffer(
+                    link.memory, buffer.address, count: buffer.count, forWriting: forWriting)
+            else { return nil }
             if result.isEmpty || !result[result.count - 1].merge(host) { result.append(host) }
         }
         return result

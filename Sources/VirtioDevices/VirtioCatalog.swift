@@ -1,3 +1,4 @@
+public import BlockStorage
 public import DeviceModel
 public import Virtio
 

@@ -3,23 +3,8 @@ internal import ArgumentParser
 /// Options whose names are settled and that this version does not have yet: each is refused by name, so that
 /// nobody runs a machine that lacks what was asked for.
 struct LaterOptions: ParsableArguments {
-    @Argument(help: .hidden)
-    var image: String?
-
-    @Option(help: .hidden)
-    var firmware: String?
-
-    @Option(help: .hidden)
-    var uefiVars: String?
-
     @Option(help: .hidden)
     var boot: String?
-
-    @Flag(help: .hidden)
-    var bootMenu = false
-
-    @Option(help: .hidden)
-    var cdrom: [String] = []
 
     @Option(help: .hidden)
     var floppy: [String] = []
@@ -38,13 +23,8 @@ struct LaterOptions: ParsableArguments {
 
     /// The sentence for the first option that is not there yet.
     var refusal: String? {
-        let firmwareAdvice = "this version has no firmware yet: boot a Linux kernel with --kernel instead."
-        if let image { return "\(image) cannot be booted: \(firmwareAdvice)" }
-        if firmware != nil { return "--firmware cannot be used: \(firmwareAdvice)" }
-        if uefiVars != nil { return "--uefi-vars cannot be used: \(firmwareAdvice)" }
-        if boot != nil || bootMenu { return "--boot and --boot-menu cannot be used: \(firmwareAdvice)" }
-        if !cdrom.isEmpty {
-            return "This version has no CD drives yet: give the image as --disk FILE,readonly instead."
+        if boot != nil {
+            return "This version boots the disks in the order in which they are given: leave out --boot."
         }
         if !floppy.isEmpty { return "This version has no floppy drives yet: leave out --floppy." }
         if net.contains(where: { $0 != "none" }) {

@@ -10,26 +10,36 @@ struct MachineRequest {
     /// Whether the guest reads our standard input.
     var usesStandardStreams: Bool { serial.contains(.standardStreams) || console == .standardStreams }
     private let disks: [DiskOption]
+    /// Paths of discs in CD drives; "none" is an empty drive.
+    private let discs: [String]
+    private let bootsDisc: Bool
     private let kernel: String?
     private let initialRAMDisk: String?
     private let commandLine: String
     private let isSnapshot: Bool
+    private let starting: FirmwareOptions
+    private let usesFirmware: Bool
 
     init(_ command: RunCommand) throws(RunFailure) {
         if let refusal = command.later.refusal { throw .usage(refusal) }
-        guard command.kernel != nil || command.idle else {
-            throw .usage("There is nothing to boot: give a Linux kernel with --kernel.")
-        }
+        starting = command.starting
+        usesFirmware = try Self.usesFirmware(command)
         guard command.kernel != nil || (command.initrd == nil && command.append == nil) else {
             throw .usage("--initrd and --append go with --kernel.")
         }
         do throws(SpecError) {
             spec = try Self.spec(command)
-            disks = try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) }
+            let image = command.starting.image, isDisc = image.map { OpenedFiles.isDisc($0) } ?? false
+            bootsDisc = isDisc
+            discs = (isDisc ? image.map { [$0] } ?? [] : []) + command.cdrom
+            disks =
+                (isDisc ? [] : image.map { [DiskOption(path: $0, bus: .sata)] } ?? [])
+                + (try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) })
             console = try command.console.map { text throws(SpecError) in
                 try SerialOption(parsing: text, option: "--console")
             }
-            let given = command.serial.isEmpty ? [console == .standardStreams ? "none" : "stdio"] : command.serial
+            let first = console == .standardStreams ? "none" : "stdio"
+            let given = command.serial.isEmpty ? [first] : command.serial
             serial = try given.map { text throws(SpecError) in try SerialOption(parsing: text) }
             guard (serial + [console]).count(where: { $0 == .standardStreams }) <= 1 else {
                 throw SpecError(
@@ -45,17 +55,44 @@ struct MachineRequest {
         try checkCounts()
     }
 
+    /// A machine without a kernel starts its firmware.
+    private static func usesFirmware(_ command: RunCommand) throws(RunFailure) -> Bool {
+        let starting = command.starting
+        if let name = starting.firmware, !["bios", "uefi"].contains(name) {
+            throw .usage("--firmware '\(name)' is unknown: use bios or uefi.")
+        }
+        if starting.uefiVars != nil, starting.firmware != "uefi" {
+            throw .usage("--uefi-vars goes with --firmware uefi.")
+        }
+        let asksForFirmware =
+            starting.image != nil || starting.firmware != nil || starting.bootMenu
+            || starting.firmwareLog != nil || starting.screenText != nil
+        guard command.kernel == nil || !asksForFirmware else {
+            throw .usage("IMAGE, --firmware and --boot-menu do not go with --kernel: choose one way to boot.")
+        }
+        guard
+            command.kernel != nil || command.idle || asksForFirmware || !command.disk.isEmpty
+                || !command.cdrom.isEmpty
+        else {
+            throw .usage("There is nothing to boot: give an IMAGE or a --disk, or a kernel with --kernel.")
+        }
+        return command.kernel == nil && !command.idle
+    }
+
     /// Wrong usage is found before any file is created or emptied.
     private func checkCounts() throws(RunFailure) {
         var rehearsal = spec
         rehearsal.disks = disks.enumerated().map { place, disk in
-            DiskSpec(image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512)
+            DiskSpec(
+                image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512, bus: disk.bus)
         }
+        rehearsal.drives = discs.map { _ in DriveSpec() }
         rehearsal.serialPorts = serial.map { _ in .none }
         rehearsal.console = console.map { _ in .none }
         if kernel != nil {
             rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
         }
+        if usesFirmware { rehearsal.firmware = FirmwareSpec(image: ResourceIndex(0)) }
         do throws(SpecError) {
             try rehearsal.validate(resourceCount: MachineSpec.mostResources)
         } catch {
@@ -73,8 +110,15 @@ struct MachineRequest {
             }
             opened.boot = KernelBoot(kernel: image, initialRAMDisk: initial, commandLine: commandLine)
         }
+        if usesFirmware {
+            opened.firmware = try starting.open(into: &files)
+            opened.firmware?.bootsDrivesFirst = bootsDisc
+        }
         opened.disks = try disks.map { disk throws(RunFailure) in
             try files.addDisk(disk, snapshot: isSnapshot)
+        }
+        opened.drives = try discs.map { path throws(RunFailure) in
+            DriveSpec(disc: path == "none" ? nil : try files.addFile(path, option: "--cdrom"))
         }
         opened.serialPorts = try serial.map { option throws(RunFailure) in
             try files.addSerial(option, "--serial", keyboard: keyboard)

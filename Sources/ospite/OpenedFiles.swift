@@ -31,6 +31,68 @@ struct OpenedFiles {
         }
     }
 
+    /// Whether a file is the image of a CD: an ISO 9660 volume descriptor in sector 16 (ECMA-119 §8.1). What
+    /// cannot be read is none, and whoever opens it says why.
+    static func isDisc(_ path: String) -> Bool {
+        guard let file = try? Descriptor.open(path, flags: O_RDONLY | carefully) else { return false }
+        var bytes = [UInt8](repeating: 0, count: 6)
+        guard let count = try? file.read(at: 16 * 2048, into: &bytes), count == bytes.count else {
+            return false
+        }
+        return bytes[1...].elementsEqual("CD001".utf8)
+    }
+
+    /// An image that a package of the host's distribution has put there.
+    mutating func addFirmware(_ path: String, package: String) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            return add(try Descriptor.open(path, flags: O_RDONLY | Self.carefully))
+        } catch {
+            throw .host("The firmware cannot be used: \(error). On Debian, install the package \(package).")
+        }
+    }
+
+    /// A file of a UEFI's variables, locked against other machines. One that is missing begins as a copy of
+    /// the template; without a path there is one that nobody sees and that goes with the machine.
+    mutating func addVariables(_ path: String?, template: String) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            let file: Descriptor
+            if let path { file = try Self.variables(at: path) } else { file = try Self.nameless() }
+            try file.setNonBlocking(false)
+            try Self.lock(file, exclusive: true, path: path ?? template)
+            if try file.facts().size == 0 {
+                let original = try Descriptor.open(template, flags: O_RDONLY | Self.carefully)
+                var bytes = [UInt8](repeating: 0, count: Int(clamping: try original.facts().size))
+                _ = try original.read(at: 0, into: &bytes)
+                try file.write(bytes, at: 0)
+            }
+            return add(file)
+        } catch {
+            throw .host(
+                "--uefi-vars cannot be used: \(error). Give a file that you may write, or a new name; the "
+                    + "package ovmf holds the template.")
+        }
+    }
+
+    private static func variables(at path: String) throws(HostError) -> Descriptor {
+        let file = try Descriptor.open(path, flags: O_RDWR | O_CREAT | carefully, mode: 0o600)
+        guard try file.facts().kind == .regular else {
+            throw HostError("\(path) is not a regular file", code: 0)
+        }
+        return file
+    }
+
+    /// A file that is written from its beginning.
+    mutating func addLog(_ path: String, option: String) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            let file = try Descriptor.open(
+                path, flags: O_WRONLY | O_CREAT | O_TRUNC | Self.carefully, mode: 0o666)
+            try file.setNonBlocking(false)
+            return add(file)
+        } catch {
+            throw .host("\(option) cannot be used: \(error). Give a path that you may write.")
+        }
+    }
+
     /// A disk image or a block device, locked against other machines.
     mutating func addDisk(_ option: DiskOption, snapshot: Bool) throws(RunFailure) -> DiskSpec {
         let keepsImage = option.isReadOnly || option.isSnapshot || snapshot

@@ -30,7 +30,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Guest memory: MiB, or a number with K, M, G or T.")
     var memory = "1G"
 
-    @Option(help: "The board: pc or micro.")
+    @Option(help: "The board: pc, or micro: virtio devices in memory, no PCI and no legacy devices.")
     var machine = "pc"
 
     @Option(help: "A Linux kernel (bzImage or ELF) to boot without firmware.")
@@ -42,8 +42,11 @@ struct RunCommand: ParsableCommand {
     @Option(parsing: .unconditional, help: "The command line for --kernel.")
     var append: String?
 
-    @Option(help: "A disk: FILE[,format=raw][,bus=virtio][,readonly][,snapshot].")
+    @Option(help: "A disk: FILE[,format=raw][,bus=virtio|sata][,readonly][,snapshot].")
     var disk: [String] = []
+
+    @Option(help: "A CD drive with a disc in it: FILE, or none for an empty drive.")
+    var cdrom: [String] = []
 
     @Option(
         help: """
@@ -81,6 +84,8 @@ struct RunCommand: ParsableCommand {
 
     @Flag(help: .private)
     var idle = false
+
+    @OptionGroup var starting: FirmwareOptions
 
     @OptionGroup var later: LaterOptions
 

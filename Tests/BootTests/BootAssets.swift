@@ -92,20 +92,50 @@ enum BootAssets {
         }
     }
 
-    /// The initial RAM disk of a kernel, around Scripts/guest/test-init or another init.
-    static func initialRAMDisk(_ kernel: InstalledKernel, init program: String = "test-init") throws -> String
-    {
-        let output = "\(folder)/\(program)-\(kernel.version)"
+    /// The initial RAM disk of a kernel, around Scripts/guest/test-init or another init. `addition` is one
+    /// more program, which the guest has in /bin.
+    static func initialRAMDisk(
+        _ kernel: InstalledKernel, init program: String = "test-init", addition: String? = nil
+    ) throws -> String {
+        var output = "\(folder)/\(program)-\(kernel.version)"
+        var more: [String] = []
+        if let addition {
+            let name = URL(fileURLWithPath: addition).lastPathComponent
+            output += "-" + name
+            more = ["--add", "\(addition):/bin/\(name)"]
+        }
         let fixed = folder + "/fixed"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         try fixedFile.write(to: URL(fileURLWithPath: fixed))
-        let modules = ["virtio_pci", "virtio_blk", "button", "evdev", "ext4"].flatMap { ["--module", $0] }
+        let names = [
+            "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "button", "evdev", "ext4",
+        ]
+        let modules = names.flatMap { ["--module", $0] }
         try script(
             [
                 "Scripts/make-initramfs", "--output", output, "--init", "Scripts/guest/" + program,
                 "--kernel", kernel.version, "--add", fixed + ":/fixed",
-            ] + modules)
+            ] + modules + more)
         return output
+    }
+
+    static let hasCompiler = FileManager.default.isExecutableFile(atPath: "/usr/bin/gcc")
+
+    /// Compiles the C program in the folder Tests/Guests/`name`, statically, to a file of that name.
+    static func program(_ name: String) throws -> String {
+        let sources = root + "/Tests/Guests/" + name, output = folder + "/" + name
+        let files = try FileManager.default.contentsOfDirectory(atPath: sources).filter { $0.hasSuffix(".c") }
+        try script(
+            ["gcc", "-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", "-o", output]
+                + files.sorted().map { sources + "/" + $0 })
+        return output
+    }
+
+    /// An ext4 image of 16 MiB with the files of `content`.
+    static func disk(of content: String, in folder: ScratchFolder) throws -> String {
+        let file = folder.path + "/content.img"
+        try script(["mke2fs", "-q", "-F", "-t", "ext4", "-d", content, file, "16M"])
+        return file
     }
 
     /// An empty ext4 file system of 16 MiB.
@@ -122,12 +152,14 @@ enum BootAssets {
         if found?.status == 0 { return nil }
         return "There is no \(debianDisk), and mmdebstrap or mke2fs is missing to make it."
     }()
-    private static let debianDisk = folder + "/debian.img"
+    private static let debianDisk = folder + "/debian-gcc.img"
 
-    /// A copy for one test of a disk with a small Debian system, which is made once and kept between runs.
+    /// A copy for one test of a disk with a small Debian system and gcc, which is made once and kept between
+    /// runs.
     static func debianDisk(in scratch: ScratchFolder) throws -> String {
         if !FileManager.default.fileExists(atPath: debianDisk) {
-            try script(["Scripts/make-rootfs", debianDisk])
+            try script(
+                ["Scripts/make-rootfs", "--include", "gcc,libc6-dev", "--size", "2G", debianDisk])
         }
         let copy = scratch.path + "/debian.img"
         try script(["cp", "--sparse=always", debianDisk, copy])

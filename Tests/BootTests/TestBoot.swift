@@ -3,24 +3,29 @@ struct TestBoot {
     var kernel = InstalledKernel.cloud
     /// What the guest does: a name that Scripts/guest/test-init knows.
     var test: String
+    /// pc or micro.
+    var machine = "pc"
     var cpus = 1
     var memory = "256M"
     var disk: String?
+    /// One more program in the guest's /bin.
+    var program: String?
     /// Further words of the kernel's command line.
     var words = ""
 
     /// The accelerator is named, so that a host with KVM tests the software CPU, too.
     func arguments() throws -> [String] {
         var arguments = [
-            "--accel", "soft", "--no-reboot", "--stats", "--cpus", "\(cpus)", "--memory", memory,
-            "--kernel", kernel.path, "--initrd", try BootAssets.initialRAMDisk(kernel),
+            "--accel", "soft", "--machine", machine, "--no-reboot", "--stats", "--cpus", "\(cpus)",
+            "--memory", memory,
+            "--kernel", kernel.path, "--initrd", try BootAssets.initialRAMDisk(kernel, addition: program),
             "--append", "console=ttyS0 quiet panic=-1 ospite.test=\(test) \(words)",
         ]
         if let disk { arguments += ["--disk", disk] }
         return arguments
     }
 
-    func start(in folder: ScratchFolder) throws -> GuestMachine {
-        try GuestMachine(arguments(), in: folder)
+    func start(in folder: ScratchFolder, patience: Double = GuestMachine.patience) throws -> GuestMachine {
+        try GuestMachine(arguments(), in: folder, patience: patience)
     }
 }

@@ -37,21 +37,30 @@ enum BoardBench {
     }
 
     /// A board with every device that a machine can have.
-    static func full(at first: Int32) throws -> Board {
+    static func full(_ type: MachineType = .pc, at first: Int32) throws -> Board {
         var spec = try spec()
+        spec.machineType = type
         spec.serialPorts = [.none, .none, .none, .none]
         spec.console = SerialBackend.none
         spec.disks = [
             DiskSpec(image: ResourceIndex(0), byteCount: 1 << 20),
             DiskSpec(image: ResourceIndex(1), overlay: ResourceIndex(2), byteCount: 1 << 20),
         ]
-        let files = try [1 << 20, 1 << 20, 0 as UInt64].map { try Descriptor.memory("disk", size: $0) }
+        if type == .pc {
+            spec.disks.append(DiskSpec(image: ResourceIndex(5), byteCount: 1 << 20, bus: .sata))
+            spec.drives = [DriveSpec(disc: ResourceIndex(6)), DriveSpec()]
+            spec.firmware = FirmwareSpec(
+                kind: .uefi, image: ResourceIndex(3), variables: ResourceIndex(7), log: ResourceIndex(4))
+        }
+        let sizes: [UInt64] = [1 << 20, 1 << 20, 0, 1 << 16, 0, 1 << 20, 1 << 20, 8192]
+        let files = try sizes.map { try Descriptor.memory("file", size: $0) }
         return try Board(
             spec: spec, resources: BoardFiles.resources(files, at: first), tscFrequency: 1_000_000_000,
             report: { _ in })
     }
 
     static func close(_ board: Board) {
+        for backend in board.serial { backend.close() }
         for image in board.images { image.close() }
         board.clock.stop()
     }

@@ -180,15 +180,17 @@ enum BoardScripts {
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let version = try BoardScripts.run(["Scripts/newest-kernel"])
         try BoardScripts.run([
-            "Scripts/make-initramfs", "--output", folder + "/initramfs", "--init", "Scripts/guest/bench-init",
+            "Scripts/make-initramfs", "--output", folder + "/initramfs", "--init", "Scripts/guest/test-init",
         ])
         let machine = try InnerMachine(
             kernel: "/boot/vmlinuz-\(version)", initialRAMDisk: folder + "/initramfs",
-            commandLine: "console=ttyS0 quiet panic=-1", cpus: 2, ram: 256, first: BoardFiles.first + 60)
+            commandLine: "console=ttyS0 quiet panic=-1 ospite.test=loops", cpus: 2, ram: 256,
+            first: BoardFiles.first + 60)
         let rounds = disturb(machine, everyMilliseconds: 100)
         #expect(machine.exitStatus == 0)
         #expect(machine.allReports.contains(.exited(.poweredOff)), "\(machine.allReports.suffix(3))")
-        #expect(machine.text.contains("The guest is done"))
+        #expect(machine.text.contains("RESULT loop on CPU 1: 8002000"))
+        #expect(machine.text.contains("RESULT end"))
         // Nothing that a jump of a clock leads to.
         #expect(!machine.text.lowercased().contains("unstable") && !machine.text.contains("soft lockup"))
         #expect(rounds > 5)

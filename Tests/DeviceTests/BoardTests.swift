@@ -24,7 +24,8 @@ import Testing
                 board.platform.portWrite(
                     port, width: width, value: UInt32(truncatingIfNeeded: random.value()))
             }
-            let page = [0xFED0_0000, 0xFEC0_0000, 0xE000_0000, 0xC000_0000][random.below(4)] as UInt64
+            let page =
+                [0xFED0_0000, 0xFEC0_0000, 0xE000_0000, 0xC000_0000, 0xD000_0000][random.below(5)] as UInt64
             let address = page + UInt64(random.below(0x4000)) & ~7
             if random.chance(2) {
                 _ = board.platform.memoryRead(address, width: .dword)
@@ -38,10 +39,12 @@ import Testing
         }
     }
 
-    @Test(arguments: [1, 2, 3, 4, 5] as [UInt64])
-    func `every device of a board saves, restores into another board, and saves equal`(seed: UInt64) throws {
-        let first = try BoardBench.full(at: BoardFiles.first),
-            second = try BoardBench.full(at: BoardFiles.first + 20)
+    @Test(arguments: MachineType.allCases, [1, 2, 3, 4, 5] as [UInt64])
+    func `every device of a board saves, restores into another board, and saves equal`(
+        type: MachineType, seed: UInt64
+    ) throws {
+        let first = try BoardBench.full(type, at: BoardFiles.first),
+            second = try BoardBench.full(type, at: BoardFiles.first + 20)
         disturb(first, seed: seed)
         first.clock.pause()
         second.clock.pause()
@@ -58,9 +61,9 @@ import Testing
         BoardBench.close(second)
     }
 
-    @Test(arguments: [6, 7] as [UInt64])
-    func `a damaged state is refused or taken, and never traps`(seed: UInt64) throws {
-        let board = try BoardBench.full(at: BoardFiles.first)
+    @Test(arguments: MachineType.allCases, [6, 7] as [UInt64])
+    func `a damaged state is refused or taken, and never traps`(type: MachineType, seed: UInt64) throws {
+        let board = try BoardBench.full(type, at: BoardFiles.first)
         disturb(board, seed: seed)
         board.clock.pause()
         for device in board.devices { device.pause() }
@@ -89,6 +92,46 @@ import Testing
         let kinds = Set(board.devices.map { BoardBench.kind($0) })
         #expect(deviceCatalog.map(\.kind).filter { !kinds.contains($0) } == [])
         BoardBench.close(board)
+    }
+
+    @Test func `the micro board has what a PC has, without PCI, firmware and the old controllers`() throws {
+        let pc = try BoardBench.full(at: BoardFiles.first)
+        let micro = try BoardBench.full(.micro, at: BoardFiles.first + 20)
+        let kinds = { (board: Board) in Set(board.devices.map { BoardBench.kind($0) }) }
+        let old: Set = ["pic", "pit", "hpet", "i8042"], firmware: Set = ["fw-cfg", "firmware-log", "flash"]
+        let pci: Set = ["pci-host-bridge", "shadow-memory", "lpc-bridge", "ahci", "vga"]
+        #expect(kinds(pc).subtracting(kinds(micro)) == old.union(firmware).union(pci))
+        #expect(kinds(micro).isSubset(of: kinds(pc)))
+        BoardBench.close(pc)
+        BoardBench.close(micro)
+    }
+
+    @Test(arguments: [false, true])
+    func `every disk that a micro machine may have finds a line, and one more does not`(
+        hasConsole: Bool
+    ) throws {
+        var spec = try BoardBench.spec()
+        spec.machineType = .micro
+        spec.console = hasConsole ? SerialBackend.none : nil
+        let most = MachineSpec.mostMicroDisks - (hasConsole ? 1 : 0)
+        for count in [most, most + 1] {
+            spec.disks = (0..<UInt8(count)).map {
+                DiskSpec(image: ResourceIndex($0), byteCount: 1 << 20)
+            }
+            let files = try (0..<count).map { _ in try Descriptor.memory("disk", size: 1 << 20) }
+            let resources = BoardFiles.resources(files, at: BoardFiles.first)
+            let board = {
+                try Board(
+                    spec: spec, resources: resources, tscFrequency: 1_000_000_000, report: { _ in })
+            }
+            if count == most {
+                #expect(throws: Never.self) { try spec.validate(resourceCount: count) }
+                BoardBench.close(try board())
+            } else {
+                #expect(throws: SpecError.self) { try spec.validate(resourceCount: count) }
+                #expect(throws: BoardError.self) { _ = try board() }
+            }
+        }
     }
 
     // MARK: Accelerators

@@ -18,18 +18,30 @@ import VCPUEngine
 
 /// One virtio device of the board, with what the fuzzer needs of it.
 struct FuzzedFunction: Sendable {
-    let function: PCIFunction
+    /// How a guest reaches its registers.
+    enum Transport: Sendable { case pci(PCIFunction), memory(any MemoryMappedDevice) }
+    let transport: Transport
     let link: VirtioLink
     let features: UInt64
 
     private init(known device: VirtioPCI<some VirtioDevice>) {
-        function = device.function
-        link = device.device.link
-        features = device.device.features | VirtioFeature.transport
+        self.init(.pci(device.function), device.device)
     }
 
-    init?(_ device: any VirtioFunction) {
+    private init(known device: VirtioMMIO<some VirtioDevice>) { self.init(.memory(device), device.device) }
+
+    private init(_ transport: Transport, _ device: some VirtioDevice) {
+        self.transport = transport
+        link = device.link
+        features = device.features | VirtioFeature.transport
+    }
+
+    init?(_ device: any Device) {
         switch device {
+        case let disk as VirtioMMIO<VirtioBlock>: self.init(known: disk)
+        case let generator as VirtioMMIO<VirtioEntropy>: self.init(known: generator)
+        case let balloon as VirtioMMIO<VirtioBalloon>: self.init(known: balloon)
+        case let console as VirtioMMIO<VirtioConsole>: self.init(known: console)
         case let disk as VirtioPCI<VirtioBlock>: self.init(known: disk)
         case let generator as VirtioPCI<VirtioEntropy>: self.init(known: generator)
         case let balloon as VirtioPCI<VirtioBalloon>: self.init(known: balloon)
@@ -37,6 +49,44 @@ struct FuzzedFunction: Sendable {
         default: return nil
         }
     }
+
+    var function: PCIFunction? { if case .pci(let function) = transport { function } else { nil } }
+
+    /// Writes a register that `CommonRegister` names, wherever the transport has it.
+    func write(_ register: Int, _ width: AccessWidth, _ value: UInt64) {
+        switch transport {
+        case .pci(let function):
+            function.write(region: VirtioBAR.registers, offset: UInt64(register), width: width, value: value)
+        case .memory(let device):
+            guard let place = Self.places[register] else { return }
+            device.write(region: 0, offset: place, width: .dword, value: value & 0xFFFF_FFFF)
+            guard width == .qword else { return }
+            device.write(region: 0, offset: place + 4, width: .dword, value: value >> 32)
+        }
+    }
+
+    func kick(_ queue: Int) {
+        switch transport {
+        case .pci:
+            write(Int(VirtioBAR.notify) + queue * Int(VirtioBAR.notifyMultiplier), .word, UInt64(queue))
+        case .memory(let device):
+            device.write(region: 0, offset: MMIORegister.queueNotify, width: .dword, value: UInt64(queue))
+        }
+    }
+
+    private static let places: [Int: UInt64] = [
+        CommonRegister.deviceFeatureSelect: MMIORegister.deviceFeatureSelect,
+        CommonRegister.driverFeatureSelect: MMIORegister.driverFeatureSelect,
+        CommonRegister.driverFeature: MMIORegister.driverFeatures,
+        CommonRegister.deviceStatus: MMIORegister.status,
+        CommonRegister.queueSelect: MMIORegister.queueSelect,
+        CommonRegister.queueSize: MMIORegister.queueSize,
+        CommonRegister.queueEnable: MMIORegister.queueReady,
+        CommonRegister.queueDescriptors: MMIORegister.queueDescriptorsLow,
+        CommonRegister.queueDriver: MMIORegister.queueDriverLow,
+        CommonRegister.queueDevice: MMIORegister.queueDeviceLow,
+        CommonRegister.queueReset: MMIORegister.queueReset,
+    ]
 }
 
 /// A whole board as a machine's process builds it: two vCPUs that nobody runs, serial lines, two disks, one
@@ -46,6 +96,9 @@ struct FuzzedFunction: Sendable {
 final class FuzzedBoard: Sendable {
     static let ram: UInt64 = 32 << 20
     static let diskSize: UInt64 = 1 << 20
+    /// The firmware's, below 4 GiB; under it are the variables.
+    static let firmwareSize = 0x1_0000
+    static let variablesSize: UInt64 = 0x2000
     /// What the kernel writes to the debug-exit port.
     private static let signOfLife: UInt32 = 0x2A
 
@@ -72,9 +125,10 @@ final class FuzzedBoard: Sendable {
         }
     }
 
-    init() throws {
-        let kernel = try Descriptor.memory("kernel", size: 0)
-        try kernel.write(Self.kernelFile, at: 0)
+    /// With firmware instead of a kernel it is the board of a PC.
+    init(_ type: MachineType = .pc, hasFirmware: Bool = false) throws {
+        let code = try Descriptor.memory("code", size: 0)
+        try code.write(hasFirmware ? Self.firmwareFile : Self.kernelFile, at: 0)
         disk = try Descriptor.memory("disk", size: Self.diskSize)
         let readOnly = try Descriptor.memory("read-only disk", size: Self.diskSize)
         let (input, inputWriter) = try Descriptor.pipe()
@@ -84,14 +138,27 @@ final class FuzzedBoard: Sendable {
         serialInput = inputWriter
         serialOutput = outputReader
         var spec = MachineSpec(name: try MachineName("fuzz"), uuid: .random())
+        spec.machineType = type
         spec.cpuCount = 2
         spec.memory = MemorySize(bytes: Self.ram)
         spec.options = [.debugExit]
-        spec.boot = KernelBoot(kernel: try Self.resource(kernel), commandLine: "fuzz")
         spec.disks = [
             DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
             DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
         ]
+        // The disks of all machines come first.
+        if hasFirmware {
+            let variables = try Descriptor.memory("variables", size: Self.variablesSize)
+            spec.firmware = FirmwareSpec(
+                kind: .uefi, image: try Self.resource(code), variables: try Self.resource(variables))
+            let sata = try ["SATA disk", "disc"].map { name in
+                try Self.resource(Descriptor.memory(name, size: Self.diskSize))
+            }
+            spec.disks.append(DiskSpec(image: sata[0], byteCount: Self.diskSize, bus: .sata))
+            spec.drives = [DriveSpec(disc: sata[1])]
+        } else {
+            spec.boot = KernelBoot(kernel: try Self.resource(code), commandLine: "fuzz")
+        }
         spec.serialPorts = [
             .stream(input: try Self.resource(input), output: try Self.resource(output)), .none,
         ]
@@ -101,10 +168,16 @@ final class FuzzedBoard: Sendable {
         board = try Board(
             spec: spec, resources: MachineResources(count: 256), tscFrequency: 1_000_000_000,
             report: { events.note($0) })
-        console = board.devices.compactMap { $0 as? VirtioPCI<VirtioConsole> }[0].device
         devices = board.devices
-        functions = devices.compactMap { ($0 as? any VirtioFunction).flatMap { FuzzedFunction($0) } }
-        balloon = devices.compactMap { $0 as? VirtioPCI<VirtioBalloon> }[0].device
+        functions = devices.compactMap { FuzzedFunction($0) }
+        console =
+            devices.compactMap {
+                ($0 as? VirtioPCI<VirtioConsole>)?.device ?? ($0 as? VirtioMMIO<VirtioConsole>)?.device
+            }[0]
+        balloon =
+            devices.compactMap {
+                ($0 as? VirtioPCI<VirtioBalloon>)?.device ?? ($0 as? VirtioMMIO<VirtioBalloon>)?.device
+            }[0]
         engine = SoftEngine(memory: board.memory, vcpuCount: 2, tscFrequency: 1_000_000_000)
         var vcpus: [any VCPU] = []
         for index in 0..<2 {
@@ -124,6 +197,13 @@ final class FuzzedBoard: Sendable {
             throw HostError("finding a free descriptor", code: EMFILE)
         }
         return ResourceIndex(index)
+    }
+
+    /// A ROM whose last bytes are real-mode code: `mov al, 2Ah; out F4h, al; hlt`, then a jump back.
+    private static var firmwareFile: [UInt8] {
+        let code: [UInt8] = [0xB0, UInt8(signOfLife), 0xE6, 0xF4, 0xF4, 0xEB, 0xF9]
+        let rom = [UInt8](repeating: 0xF4, count: firmwareSize - 16) + code
+        return rom + [UInt8](repeating: 0, count: firmwareSize - rom.count)
     }
 
     /// A PVH kernel of 32-bit code: `mov al, 2Ah; mov dx, F4h; out dx, al; hlt`, then a jump back.
@@ -154,8 +234,7 @@ final class FuzzedBoard: Sendable {
     /// As `RunningMachine` does it when the guest asks for a reset. The boot processor is ready to run.
     func reset() throws {
         for device in devices { device.pause() }
-        let plan = try board.powerOn()
-        var state = plan.state
+        var state = try board.powerOn()
         state.activity = .running
         vcpus[0].load(state)
         for device in devices { device.resume() }

@@ -4,9 +4,9 @@ import GuestMemory
 @testable import Virtio
 
 /// A virtqueue in guest memory as the fuzzer's driver lays it out. Registers are reached through the
-/// function, wherever its BARs are.
+/// transport, wherever its BARs are.
 struct FuzzedQueue {
-    let function: PCIFunction
+    let device: FuzzedFunction
     let queue: VirtioQueue
     let index: Int
     /// Descriptor table; the available ring is 0x4000 and the used ring 0x8000 behind it.
@@ -17,7 +17,7 @@ struct FuzzedQueue {
     static let data: Range<UInt64> = 0x80_0000..<0x100_0000
 
     init(_ device: FuzzedFunction, function number: Int, queue index: Int) {
-        function = device.function
+        self.device = device
         queue = device.link.queues[index]
         self.index = index
         base = Self.firstArea + UInt64(number * 4 + index) * Self.areaSize
@@ -29,6 +29,8 @@ struct FuzzedQueue {
 
     /// Whether the driver accepted indirect descriptors, as far as it can tell.
     var usesIndirect: Bool {
+        // In memory what was accepted cannot be read.
+        guard let function = device.function else { return true }
         write(CommonRegister.driverFeatureSelect, .dword, 0)
         let accepted = function.read(
             region: VirtioBAR.registers, offset: UInt64(CommonRegister.driverFeature), width: .dword)
@@ -36,7 +38,7 @@ struct FuzzedQueue {
     }
 
     func write(_ register: Int, _ width: AccessWidth, _ value: UInt64) {
-        function.write(region: VirtioBAR.registers, offset: UInt64(register), width: width, value: value)
+        device.write(register, width, value)
     }
 
     func negotiate(_ features: UInt64) {
@@ -83,6 +85,6 @@ struct FuzzedQueue {
     }
 
     func kick() {
-        write(Int(VirtioBAR.notify) + index * Int(VirtioBAR.notifyMultiplier), .word, UInt64(index))
+        device.kick(index)
     }
 }

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxHost
+import MachineSpec
 import Synchronization
 import Testing
 
@@ -21,17 +22,28 @@ import Testing
         try walk(.buses, rounds: rounds(300_000), seed: seed(0xB05))
     }
 
+    @Test func `a guest that does anything to a machine with firmware cannot stop it`() throws {
+        try walk(.buses, rounds: rounds(150_000), seed: seed(0xB105), hasFirmware: true)
+    }
+
     @Test func `a guest that builds impossible queues cannot stop the machine`() throws {
         try walk(.queues, rounds: rounds(100_000), seed: seed(0x9E0E))
     }
 
+    @Test(arguments: [BusFuzzer.Aim.buses, .queues])
+    func `a guest that does anything to the micro machine cannot stop it`(aim: BusFuzzer.Aim) throws {
+        try walk(aim, rounds: rounds(40_000), seed: seed(0x3C0), on: .micro)
+    }
+
     /// One walk on one thread, with resets and saved states on the way.
-    private func walk(_ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64) throws {
-        let target = try FuzzedBoard()
+    private func walk(
+        _ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64, on type: MachineType = .pc, hasFirmware: Bool = false
+    ) throws {
+        let target = try FuzzedBoard(type, hasFirmware: hasFirmware)
         defer { target.close() }
         #expect(try target.boots())
         var fuzzer = BusFuzzer(target, aim: aim, seed: seed)
-        let watch = try FuzzWatch("\(aim) with seed \(seed)")
+        let watch = try FuzzWatch("\(type), \(aim) with seed \(seed)")
         var size = 0, losers: Set<String> = []
         for round in 0..<rounds {
             for _ in 0..<Self.stepsPerRound {

@@ -67,14 +67,27 @@ extension BusFuzzer {
     }
 
     private mutating func writeRegister(_ device: FuzzedFunction) {
-        let offset = random.chance(4) ? random.below(0x4000) : random.below(CommonRegister.size)
-        device.function.write(
-            region: VirtioBAR.registers, offset: UInt64(offset), width: width(), value: hostileValue())
+        switch device.transport {
+        case .pci(let function):
+            let offset = random.chance(4) ? random.below(0x4000) : random.below(CommonRegister.size)
+            function.write(
+                region: VirtioBAR.registers, offset: UInt64(offset), width: width(), value: hostileValue())
+        case .memory(let memory):
+            let offset = random.chance(4) ? random.below(0x1000) : random.below(0x40) * 4
+            let width = random.chance(4) ? width() : .dword
+            memory.write(region: 0, offset: UInt64(offset), width: width, value: hostileValue())
+        }
     }
 
     private mutating func readRegister(_ device: FuzzedFunction) {
-        let region = random.chance(4) ? VirtioBAR.msix : VirtioBAR.registers
-        _ = device.function.read(region: region, offset: UInt64(random.below(0x4000)), width: width())
+        switch device.transport {
+        case .pci(let function):
+            let region = random.chance(4) ? VirtioBAR.msix : VirtioBAR.registers
+            _ = function.read(region: region, offset: UInt64(random.below(0x4000)), width: width())
+        case .memory(let memory):
+            let width = random.chance(4) ? width() : .dword
+            _ = memory.read(region: 0, offset: UInt64(random.below(0x100) * 4), width: width)
+        }
     }
 
     /// Of the device or of a queue, whatever is in flight.
@@ -89,16 +102,17 @@ extension BusFuzzer {
     }
 
     private mutating func programMSIX(_ device: FuzzedFunction) {
+        guard let function = device.function else { return }
         let vectors = device.link.queues.count + 1
         for vector in 0..<vectors where random.chance(2) {
             let offset = UInt64(vector * 16 + 4 * random.below(4))
             let address = random.chance(4) ? hostileValue() : 0xFEE0_0000
-            device.function.write(region: VirtioBAR.msix, offset: offset, width: width(), value: address)
+            function.write(region: VirtioBAR.msix, offset: offset, width: width(), value: address)
         }
         // The capability stands behind those of the device.
         for offset in stride(from: 0x40, to: 0xF0, by: 4)
-        where device.function.readConfig(offset: offset, count: 1) == 0x11 {
-            device.function.writeConfig(
+        where function.readConfig(offset: offset, count: 1) == 0x11 {
+            function.writeConfig(
                 offset: offset + 2, count: 2, value: UInt32(random.below(4)) << 14)
         }
     }

@@ -74,7 +74,7 @@ struct BusFuzzer {
 
     /// Ends of regions and of the address space, devices, and where BARs are now.
     mutating func hostileAddress() -> UInt64 {
-        switch random.below(14) {
+        switch random.below(17) {
         case 0: return 0
         case 1: return .max &- UInt64(random.below(32))
         case 2: return FuzzedBoard.ram &- UInt64(random.below(64))
@@ -86,9 +86,21 @@ struct BusFuzzer {
         case 8: return 0xFFFF_FFFF &- UInt64(random.below(16))
         case 9: return FuzzedQueue.firstArea &+ UInt64(random.below(20)) * 0x1_0000
         case 10, 11:
-            let function = target.functions[random.below(target.functions.count)].function
+            guard let function = target.functions[random.below(target.functions.count)].function else {
+                return MicroBoard.virtioAddress &+ UInt64(random.below(0x5010))
+            }
             let bar = random.chance(2) ? VirtioBAR.msix : VirtioBAR.registers
             return (function.decodedAddress(ofBAR: bar) ?? 0) &+ UInt64(random.below(0x4010))
+        case 12, 13:
+            guard let all = target.board.bridge?.functions else {
+                return MicroBoard.virtioAddress &+ UInt64(random.below(0x5010))
+            }
+            let function = all[random.below(all.count)].function
+            return (function.decodedAddress(ofBAR: random.below(6)) ?? 0) &+ UInt64(random.below(0x1010))
+        case 14: return 0xA_0000 &+ UInt64(random.below(0x6_0000))
+        case 15:
+            let variables = 0x1_0000_0000 - UInt64(FuzzedBoard.firmwareSize) - FuzzedBoard.variablesSize
+            return variables &+ UInt64(random.below(Int(FuzzedBoard.variablesSize) + 16))
         default: return random.next() >> UInt64(random.below(64))
         }
     }
@@ -110,7 +122,7 @@ struct BusFuzzer {
     // MARK: PCI configuration
 
     private mutating func configurePCI() {
-        let present = target.board.bridge.functions
+        guard let present = target.board.bridge?.functions else { return accessMemory() }
         let place = present[random.below(present.count)]
         let slot = random.chance(10) ? random.below(32) : place.slot
         let number = random.chance(10) ? random.below(8) : 0

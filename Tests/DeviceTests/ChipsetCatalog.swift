@@ -209,6 +209,11 @@ let chipsetCatalog: [ChipsetEntry] = [
         }
     },
     plainEntry(POSTPort.self) { POSTPort($0.context) },
+    plainEntry(FirmwareLog.self) { bench in
+        let bytes = bench.bytes
+        return FirmwareLog { bytes.record($0) }
+    },
+    plainEntry(FirmwareConfig.self) { FirmwareConfig($0.context, FirmwareConfigContents()) },
 ]
 
 /// Chooses registers 0-0Fh and the century more often than plain CMOS.

@@ -34,11 +34,19 @@ import Testing
         #expect(word(device, 0x604) == 5 << 10, "SLP_EN reads as zero")
     }
 
-    @Test(arguments: [0, 2, 3, 4, 6, 7] as [UInt32])
+    @Test(arguments: [2, 3, 4, 6, 7] as [UInt32])
     func `other sleep types do nothing`(type: UInt32) {
         let device = ACPIPowerManagement(bench.context)
         device.write(port: 0x604, width: .word, value: type << 10 | 1 << 13)
         #expect(bench.events.all.isEmpty)
+    }
+
+    @Test func `sleep type 0, which firmware knows, powers off`() {
+        let device = ACPIPowerManagement(bench.context)
+        device.write(port: 0x604, width: .word, value: 1 << 13)
+        #expect(bench.events.all == [.powerOff])
+        // Nothing to set up in system management mode.
+        #expect(device.read(port: 0x630, width: .dword) == 0x20)
     }
 
     private func sleep(_ device: ACPIPowerManagement, enable: UInt32 = 0) {

@@ -1,7 +1,9 @@
 import ByteLayout
 import DeviceModel
 import GuestMemory
+import Synchronization
 import Testing
+
 @testable import Virtio
 @testable import VirtioDevices
 
@@ -72,6 +74,15 @@ import Testing
         #expect(console.inputRoom == 0)
         receive.send([.into(Self.data, 1000)])
         #expect(console.inputRoom == 1000)
+    }
+
+    @Test func `the outside hears when there is room for input again`() {
+        let heard = Mutex(0)
+        let console = VirtioConsole(bench.context, sink: sink) { heard.withLock { $0 += 1 } }
+        console.notify(queue: 1)
+        #expect(heard.withLock { $0 } == 0)
+        console.notify(queue: 0)
+        #expect(heard.withLock { $0 } == 1)
     }
 
     @Test func `buffers that are of no use come back empty`() {

@@ -1,3 +1,4 @@
+import BlockStorage
 import Dispatch
 import Synchronization
 @testable import Virtio

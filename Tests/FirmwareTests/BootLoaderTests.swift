@@ -188,6 +188,18 @@ func testMemory(mebibytes: UInt64 = 64) -> GuestMemory {
         #expect(try memory.load(UInt32.self, at: GuestAddress(field(48))) == 20)
     }
 
+    /// What each kind of vector begins with, at 9FC1:offset.
+    @Test(arguments: [(0x00, 0xCF), (0x08, 0x50), (0x0F, 0x50), (0x10, 0xCF), (0x70, 0x50), (0xFF, 0xCF)])
+    func `real-mode vectors lead to routines that return`(vector: UInt64, first: UInt8) throws {
+        let memory = testMemory()
+        _ = try KernelImage.load(BootRequest(kernel: SampleKernel.multibootELF()), into: memory)
+        let entry = try memory.load(UInt32.self, at: GuestAddress(vector * 4))
+        #expect(entry >> 16 == 0x9FC1)
+        let code = try memory.bytes(GuestAddress(0x9_FC10 + UInt64(entry & 0xFFFF)), count: 32)
+        #expect(code[0] == first)
+        #expect(code.contains(0xCF))
+    }
+
     @Test func `an image with address fields lies where they say`() throws {
         let memory = testMemory()
         let file = SampleKernel.multibootFlat()

@@ -51,6 +51,7 @@ import Testing
             }
             checked += 1
         }
-        #expect(checked == 9)
+        // The micro machine has no MCFG and no HPET.
+        #expect(checked == (sample == .micro ? 7 : 9))
     }
 }

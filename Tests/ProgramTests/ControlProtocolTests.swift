@@ -31,9 +31,15 @@ import Testing
 
     @Test func `commands survive the wire`() throws {
         let plain = MachineSpec(name: try MachineName("plain"), uuid: .random())
+        var firmware = plain
+        firmware.firmware = FirmwareSpec(
+            image: ResourceIndex(0), videoROM: ResourceIndex(2), log: ResourceIndex(1),
+            screenText: ResourceIndex(3), hasBootMenu: true)
+        firmware.firmware?.bootsDrivesFirst = true
+        firmware.drives = [DriveSpec(disc: ResourceIndex(4)), DriveSpec()]
         let commands: [MachineCommand] = [
             .configure(try Self.fullSpec(), resourceCount: 12), .configure(plain, resourceCount: 0),
-            .powerButton,
+            .configure(firmware, resourceCount: 5), .powerButton,
             .stop, .pause, .resume,
         ]
         for command in commands { #expect(try MachineCommand(frame: command.frame) == command) }

@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 import VCPUEngine
 import X86Architecture
@@ -192,6 +193,36 @@ private typealias Selector = TestMachine.Selector
         #expect(m.vcpu.run() == .shutdown)
         #expect(m.platform.writes.map(\.port) == [0x80])
         #expect(m.load(TestMachine.kernelStack - 40) == TestMachine.code + 2)
+    }
+
+    @Test func `HLT halts without STI before it, and so does the next one`() throws {
+        let m = try TestMachine(.long64, flags: 0x202)
+        // The handler: out 0x80, al; iretq.
+        m.write(TestMachine.handlers + 0x200, [0xE6, 0x80, 0x48, 0xCF])
+        // hlt; hlt; out 0x81, al; lidt with a zero limit; ud2.
+        m.write(
+            TestMachine.code, [0xF4, 0xF4, 0xE6, 0x81, 0x0F, 0x01, 0x1C, 0x25, 0, 0, 7, 0, 0x0F, 0x0B])
+        nonisolated(unsafe) let vcpu = m.vcpu
+        func run(for milliseconds: UInt32) -> Exit {
+            let ended = DispatchSemaphore(value: 0)
+            Thread.detachNewThread {
+                usleep(milliseconds * 1000)
+                vcpu.requestExit()
+                ended.signal()
+            }
+            defer { ended.wait() }
+            return vcpu.run()
+        }
+        #expect(run(for: 50) == .requested)
+        #expect(m.cpu.s.activity == .halted)
+        #expect(m.cpu.s.rip == TestMachine.code + 1)
+        m.apic.request(0x20)
+        #expect(run(for: 50) == .requested)
+        #expect(m.platform.writes.map(\.port) == [0x80])
+        #expect(m.cpu.s.rip == TestMachine.code + 2)
+        m.apic.request(0x20)
+        #expect(run(for: 60_000) == .shutdown)
+        #expect(m.platform.writes.map(\.port) == [0x80, 0x80, 0x81])
     }
 
     @Test func `INT n in virtual-8086 mode needs IOPL 3`() throws {

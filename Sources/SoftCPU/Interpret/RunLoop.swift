@@ -174,6 +174,7 @@ extension SoftVCPU {
             }
             if bits & Attention.exit != 0 {
                 if bits & Attention.events != 0 { cpu.requestAttention() }
+                cpu.settleEndOfInterrupt()
                 return .requested
             }
             takeSignals()
@@ -214,12 +215,14 @@ extension SoftVCPU {
             return
         }
         cpu.s.interruptHeld = false
+        if apic.wantsEndOfInterrupt { cpu.settleEndOfInterrupt() }
         if platform.hasExternalInterrupt(vcpu: index), let vector = platform.acknowledgeExternalInterrupt() {
             cpu.s.activity = .running
             cpu.deliverInterrupt(vector)
             cpu.requestAttention()
         } else if let vector = apic.acknowledge() {
             cpu.s.activity = .running
+            cpu.deferEndOfInterrupt()
             cpu.deliverInterrupt(vector)
             cpu.requestAttention()
         }

@@ -90,6 +90,7 @@ extension CPU {
     /// A load from an address that is not memory: the local APIC's page, or a device.
     func readDevice(_ address: UInt64, _ size: Int) -> UInt64 {
         if address & TLB.pageMask == owner.apicPage {
+            settleEndOfInterrupt()
             let word = owner.apic.readPage(offset: UInt32(address & 0xFFF), width: Self.width(size))
             return UInt64(word)
         }
@@ -101,6 +102,7 @@ extension CPU {
         defer { if hasAttention { s.codeModified = true } }
         if address & TLB.pageMask == owner.apicPage {
             s.interruptHeld = true
+            settleEndOfInterrupt()
             owner.apic.writePage(
                 offset: UInt32(address & 0xFFF), width: Self.width(size),
                 value: UInt32(truncatingIfNeeded: value))

@@ -166,4 +166,8 @@ struct CPUState: BitwiseCopyable {
     /// Protection-key rights of user and of supervisor pages (ProtectionKeys.swift).
     var pkru: UInt32 = 0
     var pkrs: UInt32 = 0
+    /// The guest may end the interrupt in service in its own memory (ParavirtualEndOfInterrupt.swift).
+    var endIsDeferred: Bool = false
+    /// Interrupts that ended so, for `--stats`.
+    var endsInMemory: UInt64 = 0
 }

@@ -192,9 +192,9 @@ enum CPUModel {
             // "KVMKVMKVM\0\0\0"
             return CPUIDResult(eax: hypervisorLimit, ebx: 0x4B4D_564B, ecx: 0x564B_4D56, edx: 0x0000_004D)
         case 0x4000_0001:
-            // Clock source (old and new numbers), no I/O delays, interrupts to a set of processors, stable
-            // clock. PV end of interrupt would save nothing here, where the local APIC is a call away.
-            return CPUIDResult(eax: bits([0, 1, 3, 11, 24]))
+            // Clock source (old and new numbers), no I/O delays, end of interrupt in memory, interrupts to a
+            // set of processors, stable clock.
+            return CPUIDResult(eax: bits([0, 1, 3, 6, 11, 24]))
         case 0x4000_0010:
             // Time-stamp counter and APIC timer frequency in kHz.
             let kilohertz = cpu.owner.tscFrequency / 1000

@@ -3,6 +3,8 @@
 public struct ProcessorLimits: Sendable {
     /// One CPUID leaf: EAX, EBX, ECX and EDX each with ones where the guest may see a bit.
     public typealias Mask = (eax: UInt32, ebx: UInt32, ecx: UInt32, edx: UInt32)
+    /// At most as many physical address bits as the model has; nil: all.
+    public var physicalAddressBits: UInt32?
     private var masks: [UInt64: (UInt32, UInt32, UInt32, UInt32)] = [:]
 
     public init() {}
@@ -13,6 +15,9 @@ public struct ProcessorLimits: Sendable {
     }
 
     func apply(to result: inout CPUIDResult, leaf: UInt32, subleaf: UInt32) {
+        if leaf == 0x8000_0008, let bits = physicalAddressBits {
+            result.eax = result.eax & ~0xFF | min(result.eax & 0xFF, bits)
+        }
         // Only leaves 7 and 0xD among the limited ones look at ECX.
         let subleaf = leaf == 7 || leaf == 0xD ? subleaf : 0
         guard let mask = masks[UInt64(leaf) << 32 | UInt64(subleaf)] else { return }

@@ -26,7 +26,9 @@ extension CPU {
         case MSR.timeStampCounter: return timeStampCounter
         case MSR.tscAdjust: return s.tscAdjust
         case MSR.apicBase: return owner.apic.apicBase
-        case MSR.tscDeadline, MSR.x2apicFirst...MSR.x2apicLast: return owner.apic.readMSR(number)
+        case MSR.tscDeadline, MSR.x2apicFirst...MSR.x2apicLast:
+            settleEndOfInterrupt()
+            return owner.apic.readMSR(number)
         case MSR.mtrrCapability: return MTRR.capability
         case MSR.mtrrDefaultType: return s.mtrrDefaultType
         case MSR.efer: return s.efer
@@ -66,9 +68,11 @@ extension CPU {
         case MSR.timeStampCounter: setTimeStampAdjust(s.tscAdjust &+ (value &- timeStampCounter))
         case MSR.tscAdjust: setTimeStampAdjust(value)
         case MSR.apicBase:
+            settleEndOfInterrupt()
             guard owner.apic.setAPICBase(value) else { throw .protection() }
             owner.refreshAPICPage()
         case MSR.tscDeadline, MSR.x2apicFirst...MSR.x2apicLast:
+            if number != MSR.tscDeadline { settleEndOfInterrupt() }
             guard owner.apic.writeMSR(number, value) else { throw .protection() }
             s.interruptHeld = true
             if interruptFlag { requestAttention() }
@@ -105,6 +109,7 @@ extension CPU {
             writeSystemTime()
         case MSR.kvmEndOfInterrupt:
             guard value & 2 == 0 else { throw .protection() }
+            settleEndOfInterrupt()
             s.kvmEndOfInterrupt = value
         default: return false
         }

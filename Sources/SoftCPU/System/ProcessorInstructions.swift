@@ -7,6 +7,8 @@ extension CPU {
         try requirePrivileged()
         s.activity = .halted
         s.endBlock = true
+        // The run loop looks at the activity with the interrupts; nothing after HLT may run before.
+        requestAttention()
     }
 
     private func checkTimeStamp() throws(Fault) {

@@ -59,6 +59,7 @@ extension CPU {
 
     /// Loads a state from anywhere: values that this processor cannot have are made into ones that it can.
     func loadState(_ state: VCPUState) {
+        forgetDeferredEnd()
         for number in 0..<16 { setGPR(number, number < state.gpr.count ? state.gpr[number] : 0) }
         setGPR(Register.zero, 0)
         loadControls(state)

@@ -1,5 +1,4 @@
-internal import GuestMemory
-internal import Virtio
+public import GuestMemory
 
 /// Guest memory as the host's system calls see it. Keeps the memory alive; the guest may change the bytes at
 /// any time, so a backend copies before it checks.
@@ -10,15 +9,17 @@ internal import Virtio
     private let memory: GuestMemory
 
     /// - Throws: when the range is not memory, or not RAM and `forWriting`.
-    init(_ memory: GuestMemory, _ buffer: GuestBuffer, forWriting: Bool) throws(GuestMemoryFault) {
+    public init(
+        _ memory: GuestMemory, _ address: GuestAddress, count: Int, forWriting: Bool
+    ) throws(GuestMemoryFault) {
         // SAFETY: `hostPointer` proved the range; `memory` is kept for as long as the pointer.
-        unsafe base = try memory.hostPointer(buffer.address, count: buffer.count, forWriting: forWriting)
-        count = buffer.count
+        unsafe base = try memory.hostPointer(address, count: count, forWriting: forWriting)
+        self.count = count
         self.memory = memory
     }
 
     /// Makes this buffer cover `next` too, when that follows directly on the host: fewer I/O vectors.
-    mutating func merge(_ next: HostBuffer) -> Bool {
+    public mutating func merge(_ next: HostBuffer) -> Bool {
         // SAFETY: only addresses are compared; both ranges were proved, and both are of the one memory.
         guard next.memory === memory, unsafe base + count == next.base else { return false }
         count += next.count

@@ -1,0 +1,130 @@
+internal import BlockStorage
+internal import ByteLayout
+internal import GuestMemory
+
+/// A command as it came in a register FIS (Serial ATA 3.0 §10.3.4).
+struct ATATaskFile: Equatable, Sendable {
+    var command: UInt8
+    var features: UInt16
+    /// 48 bits; commands with 28-bit addresses have bits 27..24 in `device`.
+    var address: UInt64
+    var count: UInt16
+    var device: UInt8
+
+    init(_ fis: [UInt8]) {
+        precondition(fis.count >= 16, "a register FIS")
+        command = fis[2]
+        features = UInt16(fis[3]) | UInt16(fis[11]) << 8
+        address =
+            UInt64(fis[4]) | UInt64(fis[5]) << 8 | UInt64(fis[6]) << 16 | UInt64(fis[8]) << 24
+            | UInt64(fis[9]) << 32 | UInt64(fis[10]) << 40
+        device = fis[7]
+        count = UInt16(fis[12]) | UInt16(fis[13]) << 8
+    }
+
+    /// The address of commands with 28 bits.
+    var shortAddress: UInt64 { address & 0xFF_FFFF | UInt64(device & 0x0F) << 24 }
+}
+
+/// A command that a device carries out, and the guest's memory that its data goes to or comes from.
+///
+/// The scatter list is read once, when the command comes: what the guest changes later has no effect.
+struct SATACommand: Sendable {
+    let taskFile: ATATaskFile
+    /// Of an ATAPI command; else empty.
+    let packet: [UInt8]
+    /// PRDT: address and count of each region, as far as they were read.
+    let regions: [(address: UInt64, count: Int)]
+    let memory: GuestMemory
+
+    /// Bytes that the regions have room for.
+    var room: Int { regions.reduce(0) { $0 + $1.count } }
+
+    /// The first `count` bytes of the regions, or nil when they are not all memory.
+    func buffers(_ count: Int, forWriting: Bool) -> [HostBuffer]? {
+        var result: [HostBuffer] = [], rest = count
+        for region in regions where rest > 0 {
+            let part = min(region.count, rest)
+            guard
+                let buffer = try? HostBuffer(
+                    memory, GuestAddress(region.address), count: part, forWriting: forWriting)
+            else { return nil }
+            if result.isEmpty || !result[result.count - 1].merge(buffer) { result.append(buffer) }
+            rest -= part
+        }
+        return rest == 0 ? result : nil
+    }
+
+    /// Tells the engines that the first `count` bytes of the regions changed.
+    func noteStore(_ count: Int) {
+        var rest = count
+        for region in regions where rest > 0 {
+            let part = min(region.count, rest)
+            memory.noteStore(GuestAddress(region.address), count: part)
+            rest -= part
+        }
+    }
+
+    /// Stores `bytes`, as many as there is room for; nil when the regions are no memory.
+    func store(_ bytes: [UInt8]) -> Int? {
+        var place = 0
+        for region in regions where place < bytes.count {
+            let part = min(region.count, bytes.count - place)
+            guard
+                (try? memory.write(Array(bytes[place..<place + part]), at: GuestAddress(region.address)))
+                    != nil
+            else { return nil }
+            place += part
+        }
+        return place
+    }
+
+    /// The first bytes of the regions, at most `count`.
+    func load(_ count: Int) -> [UInt8]? {
+        var bytes: [UInt8] = []
+        for region in regions where bytes.count < count {
+            let part = min(region.count, count - bytes.count)
+            guard let more = try? memory.bytes(GuestAddress(region.address), count: part) else { return nil }
+            bytes += more
+        }
+        return bytes
+    }
+}
+
+/// How a command ended.
+struct SATAResult: Equatable, Sendable {
+    /// How the device tells it.
+    enum Form: Sendable {
+        /// A register FIS: commands without data, DMA, and the last of an ATAPI command.
+        case register
+        /// A PIO setup FIS, after which the data was moved.
+        case pio
+        /// A set-device-bits FIS: queued commands.
+        case queued
+    }
+    var form: Form = .register
+    var status = ATAStatus.good
+    var error: UInt8 = 0
+    var address: UInt64 = 0
+    /// For ATAPI: the interrupt reason.
+    var count: UInt16 = 0
+    var device: UInt8 = 0
+    var bytesMoved = 0
+
+    static let aborted = SATAResult(status: ATAStatus.good | ATAStatus.error, error: ATAError.aborted)
+    var failed: Bool { status & ATAStatus.error != 0 }
+}
+
+/// A disk or drive behind a SATA port. Any thread.
+protocol SATADevice: AnyObject, Sendable {
+    /// Of the port's signature register (AHCI §3.3.9): how software tells disks and drives apart.
+    var signature: UInt32 { get }
+    /// Whether it takes the command from several slots at once.
+    func isQueued(_ command: UInt8) -> Bool
+    /// Carries out `command`; `finish` is called once, on any thread, perhaps before this returns.
+    func start(_ command: SATACommand, finish: @escaping @Sendable (SATAResult) -> Void)
+    /// The link was reset, or the machine.
+    func reset()
+    /// Returns when every command that was started has finished.
+    func drain()
+}
