@@ -159,19 +159,31 @@ extension CPU {
         if hasBreakpoints { noteDataBreakpoints(linear, size, isWrite: true) }
     }
 
-    /// `count` bytes (1...7) of one page, one by one.
+    /// `count` bytes (1...7) of one page, one by one. The first fills the TLB for the others.
     private func loadBytes(_ linear: UInt64, _ count: Int, _ context: UInt32) throws(Fault) -> UInt64 {
         var value: UInt64 = 0
+        let entry = unsafe Self.entry(tlbBase(context), linear)
         for index in 0..<UInt64(count) {
-            value |= try loadInPage(linear &+ index, 1, context) << (index * 8)
+            let byte = linear &+ index
+            if unsafe entry.pointee.readTag == byte & TLB.pageMask {
+                value |= unsafe Self.loadHost(entry.pointee.hostAddress(byte), 1) << (index * 8)
+            } else {
+                value |= try loadInPage(byte, 1, context) << (index * 8)
+            }
         }
         return value
     }
 
     private func storeBytes(_ value: UInt64, _ linear: UInt64, _ count: Int, _ context: UInt32) throws(Fault)
     {
+        let entry = unsafe Self.entry(tlbBase(context), linear)
         for index in 0..<UInt64(count) {
-            try storeInPage((value >> (index * 8)) & 0xFF, linear &+ index, 1, context)
+            let byte = linear &+ index, part = (value >> (index * 8)) & 0xFF
+            if unsafe entry.pointee.writeTag == byte & TLB.pageMask {
+                unsafe Self.storeHost(entry.pointee.hostAddress(byte), 1, part)
+            } else {
+                try storeInPage(part, byte, 1, context)
+            }
         }
     }
 

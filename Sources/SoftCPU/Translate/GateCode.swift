@@ -2,8 +2,8 @@
 enum TranslatedExit {
     /// Go on at the page offset in the word at `exitData`.
     static let goOn: UInt64 = 0
-    /// A direct branch without a target yet: words at `exitData` are its site (distance back) and the page
-    /// offset of its target.
+    /// A direct branch without a target yet: words at `exitData` are the page offset of its target, its site
+    /// (from there) and its physical page.
     static let link: UInt64 = 1
     /// The instruction at the page offset in the word at `exitData` needs the interpreter.
     static let interpret: UInt64 = 2
@@ -15,7 +15,7 @@ enum TranslatedExit {
     static let branch: UInt64 = 5
     /// As `goOn`, from the entry of a block that is not valid any more.
     static let stale: UInt64 = 6
-    /// As `interpret`, but the block from there on is to be translated without memory groups.
+    /// As `link`, to the same instruction in a block without memory groups.
     static let split: UInt64 = 7
 }
 

@@ -152,7 +152,7 @@ extension Translator {
     }
 
     /// Emits a stub for a probe that missed.
-    mutating func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, pageOffset: Int) {
+    mutating func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, _ stub: Stub) {
         if isFolded {
             code.encode(
                 wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, probe.write ? 8 : 0))
@@ -168,6 +168,7 @@ extension Translator {
         }
         code.call(gates.fill)
         code.jump(back)
-        code.word32(Int32(pageOffset))
+        code.word32(Int32(stub.pageOffset))
+        if probe.isGroup { emitSite(stub.from) }
     }
 }

@@ -249,13 +249,14 @@ extension SoftVCPU {
             setOffset(cache.arena.word(data))
             followUp.isTarget = true
         case TranslatedExit.done: break
-        case TranslatedExit.link:
-            setOffset(cache.arena.word(data + 4))
-            followUp.site = data &+ UInt(bitPattern: Int(cache.arena.word(data)))
+        case TranslatedExit.link, TranslatedExit.split:
+            setOffset(cache.arena.word(data))
+            followUp.site = data &+ 4 &+ UInt(bitPattern: Int(cache.arena.word(data + 4)))
             followUp.sitePage = UInt32(bitPattern: cache.arena.word(data + 8))
+            // From then on the group's misses, too, go to the block without groups.
+            followUp.isUngrouped = exit == TranslatedExit.split
         default:
             setOffset(cache.arena.word(data))
-            followUp.isUngrouped = exit == TranslatedExit.split
             followUp.interpretsNext = exit == TranslatedExit.interpret || exit == TranslatedExit.branch
             followUp.isTarget = exit == TranslatedExit.branch
         }

@@ -325,6 +325,13 @@ struct Translator {
 
     // MARK: Stubs
 
+    /// Two words behind an exit's page offset: where the branch is that may lead on directly, from here, and
+    /// the number of its guest-physical page.
+    mutating func emitSite(_ site: Assembler.Site) {
+        code.word32(Int32(truncatingIfNeeded: Int(bitPattern: site &- code.here)))
+        code.word32(Int32(bitPattern: UInt32(truncatingIfNeeded: physical >> 12)))
+    }
+
     private mutating func emitStubs() {
         // Edges add stubs of their own.
         var position = 0
@@ -334,7 +341,7 @@ struct Translator {
             code.resolve(stub.from, to: code.here)
             switch stub.kind {
             case .fill(let probe, let isFolded, let back):
-                emitFillStub(probe, isFolded: isFolded, back: back, pageOffset: stub.pageOffset)
+                emitFillStub(probe, isFolded: isFolded, back: back, stub)
             case .ensure(let level, let back):
                 code.bytes(0x6A, level)
                 code.call(gates.ensure)
@@ -352,9 +359,8 @@ struct Translator {
                 code.word32(Int32(stub.pageOffset))
             case .link(let site):
                 code.call(gates.exitLink)
-                code.word32(Int32(truncatingIfNeeded: Int(bitPattern: site &- code.here)))
                 code.word32(Int32(stub.pageOffset))
-                code.word32(Int32(bitPattern: UInt32(truncatingIfNeeded: physical >> 12)))
+                emitSite(site)
             case .edge(let saves, let poll):
                 if saves { code.saveFlags() }
                 if poll { emitPoll(stub.pageOffset) }
