@@ -11,7 +11,9 @@ help:
 	@echo '             with new seeds for MINUTES=n (default 0), then compares the software CPU with this'
 	@echo '             processor until you stop it'
 	@echo 'make soak    hundreds of boots and kills, resumable: ROUNDS=n (default 200)'
-	@echo 'make bench   compares boots with QEMU in one run: ROUNDS=n (default 5)'
+	@echo 'make bench   compares the software CPU with QEMU and the host in one run: ROUNDS=n (default 7),'
+	@echo '             ROWS="sha256 boot" for some rows of Scripts/guest/bench/rows only, SHORT=20 for a'
+	@echo '             twentieth of the operations'
 	@echo 'make clean   removes what was built'
 
 build:

@@ -27,7 +27,7 @@ final class VectorMachine {
         for page in 0..<size / 4096 {
             let linear = UInt64(UInt(bitPattern: memory)) + UInt64(page * 4096)
             CPU.entry(cpu.s.tlb, linear).pointee = TLBEntry(
-                readTag: linear, writeTag: linear, host: UInt(linear), physical: 0)
+                readTag: linear, writeTag: linear, addend: 0, host: UInt(linear))
         }
         cpu.s.cr0 = CR0.protectionEnable | CR0.numericError | CR0.monitorCoprocessor
         cpu.s.cr4 = CR4.osFXSR | CR4.osXMMExceptions | CR4.osXSAVE

@@ -25,6 +25,10 @@ struct Block: BitwiseCopyable {
     var nextOnPage: UInt = 0
     /// Runs by the interpreter, until it is translated.
     var runs: UInt16 = 0
+    /// Its memory operands did not lie in one page: they are translated one by one.
+    var isUngrouped = false
+    /// It is in the list of its page's translated blocks.
+    var isListed = false
 }
 
 /// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a

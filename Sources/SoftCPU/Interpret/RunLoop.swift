@@ -92,6 +92,10 @@ extension SoftVCPU {
             followUp.interpretsNext = false
             return false
         }
+        if followUp.isUngrouped, !block.b.isUngrouped {
+            block.b.isUngrouped = true
+            if block.b.code != 0 { translations.forget(block) }
+        }
         if block.b.code == 0 {
             block.b.runs &+= 1
             guard block.b.runs >= threshold else {

@@ -220,21 +220,21 @@ extension CPU {
         return host &+ UInt(linear & 0xFFF)
     }
 
-    /// For translated code: the host address behind `linear`, whose page it also remembers. 0 when an access
-    /// cannot go there directly.
-    func fillPage(_ linear: UInt64, write: Bool) throws(Fault) -> UInt {
-        guard !hasBreakpoints, s.tlbContext != TLB.userAligned else { return 0 }
+    /// For translated code: what leads from `linear` to its host address, whose page it also remembers. Nil when
+    /// an access cannot go there directly.
+    func fillPage(_ linear: UInt64, write: Bool) throws(Fault) -> UInt? {
+        guard !hasBreakpoints, s.tlbContext != TLB.userAligned else { return nil }
         try checkCanonical(linear, 3)
         let found = try translate(linear, pageAccess(s.tlbContext, write ? .write : []))
-        guard let region = owner.region(at: found.page) else { return 0 }
+        guard let region = owner.region(at: found.page) else { return nil }
         let index = region.firstPage + Int((found.page &- region.start) >> 12)
         if write {
-            guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else { return 0 }
+            guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else { return nil }
             noteStore(found.page, region)
         }
         let host = region.host &+ UInt(found.page &- region.start)
         fill(linear, s.tlbContext, host, found, region)
-        return host &+ UInt(linear & 0xFFF)
+        return host &- UInt(truncatingIfNeeded: linear & TLB.pageMask)
     }
 
     /// Enters a translation. Stores stay on the slow path for ROM, clean pages, and pages with decoded code;
@@ -250,8 +250,8 @@ extension CPU {
         noteUse(context, linear)
         if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
         unsafe entry.pointee = TLBEntry(
-            readTag: tag, writeTag: storable ? tag : TLB.invalidTag(linear), host: host,
-            physical: found.page)
+            readTag: tag, writeTag: storable ? tag : TLB.invalidTag(linear), addend: UInt64(host) &- tag,
+            host: host)
     }
 
     @inline(__always) static func loadHost(_ host: UInt, _ size: Int) -> UInt64 {

@@ -9,13 +9,13 @@ import X86Architecture
 struct TLBEntry: BitwiseCopyable {
     var readTag: UInt64
     var writeTag: UInt64
+    /// Host address minus linear address.
+    var addend: UInt64
     /// Host address of the page.
     var host: UInt
-    /// Guest-physical page address.
-    var physical: UInt64
 
     @inline(__always) func hostAddress(_ linear: UInt64) -> UInt {
-        host &+ UInt(truncatingIfNeeded: linear & 0xFFF)
+        UInt(truncatingIfNeeded: linear &+ addend)
     }
 }
 
@@ -203,10 +203,12 @@ extension CPU {
     /// Returns whether there was any.
     @discardableResult
     func flushWrites(toPhysicalPage physical: UInt64) -> Bool {
+        let host = hostPage(physical)
+        guard host != 0 else { return false }
         var found = false
         for number in 0..<StateWindows.count where s.tlbUsed[number] != 0 {
             forEachUsedEntry(number) { entry, invalid in
-                if unsafe entry.pointee.physical == physical, unsafe entry.pointee.writeTag != invalid {
+                if unsafe entry.pointee.host == host, unsafe entry.pointee.writeTag != invalid {
                     unsafe entry.pointee.writeTag = invalid
                     found = true
                 }

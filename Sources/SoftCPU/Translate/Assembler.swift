@@ -3,6 +3,8 @@ enum HostOperand {
     case register(UInt8)
     /// [base + displacement]; never RSP.
     case memory(UInt8, Int32)
+    /// [base + index + displacement]; the index is never RSP.
+    case indexed(UInt8, UInt8, Int32)
     /// gs:[base + displacement]
     case cache(UInt8, Int32)
     /// gs:[displacement]: a field of the CPUState, see `StateLayout`.
@@ -78,6 +80,7 @@ struct Assembler {
         var rex: UInt8 = (wide ? 8 : 0) | (reg & 8) >> 1
         switch operand {
         case .register(let number), .memory(let number, _), .cache(let number, _): rex |= number >> 3
+        case .indexed(let number, let index, _): rex |= number >> 3 | (index >> 3) << 1
         case .state: break
         }
         if rex != 0 || forceREX { byte(0x40 | rex) }
@@ -105,6 +108,16 @@ struct Assembler {
             } else {
                 byte(0x80 | reg << 3 | low)
                 if low == 4 { byte(0x24) }
+                word32(displacement)
+            }
+        case .indexed(let number, let index, let displacement):
+            let scaled = (index & 7) << 3 | number & 7
+            if displacement == 0, number & 7 != 5 {
+                bytes(0x04 | reg << 3, scaled)
+            } else if displacement >= -128, displacement < 128 {
+                bytes(0x44 | reg << 3, scaled, UInt8(truncatingIfNeeded: displacement))
+            } else {
+                bytes(0x84 | reg << 3, scaled)
                 word32(displacement)
             }
         case .state(let displacement):

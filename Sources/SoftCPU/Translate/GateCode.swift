@@ -15,6 +15,8 @@ enum TranslatedExit {
     static let branch: UInt64 = 5
     /// As `goOn`, from the entry of a block that is not valid any more.
     static let stale: UInt64 = 6
+    /// As `interpret`, but the block from there on is to be translated without memory groups.
+    static let split: UInt64 = 7
 }
 
 /// The code between Swift and translated code, emitted once at the bottom of each arena.
@@ -33,11 +35,11 @@ struct GateCode {
     private(set) var bottom: UInt = 0
     /// Called with R10 = op and R11 = page offset of the block: runs the op's body.
     private(set) var escape: UInt = 0
-    /// Called on a TLB miss, by size and kind of access (`fillIndex`); behind the call: a jump of five bytes
-    /// and the instruction's page offset.
-    private(set) var fill: [UInt] = []
-    /// Called when vector state is not in the registers, by level 1...3; laid out like `fill`.
-    private(set) var ensure: [UInt] = []
+    /// Called on a TLB miss with the linear address in R10 and the kind of access pushed; behind the call: a
+    /// jump of five bytes and the instruction's page offset. Returns the addend in R11 and pops the kind.
+    private(set) var fill: UInt = 0
+    /// Called when vector state is not in the registers, with the level 1...3 pushed; laid out like `fill`.
+    private(set) var ensure: UInt = 0
 
     private let layout = StateLayout.shared
     private let hasAVX: Bool
@@ -45,14 +47,6 @@ struct GateCode {
     private var failed: UInt = 0
     private var saveVectors: UInt = 0
     private var restoreVectors: UInt = 0
-
-    /// Sizes of operands that translated code finds by itself.
-    static let sizes: [UInt8] = [1, 2, 4, 8, 10, 16, 32]
-
-    static func fillIndex(size: Int, write: Bool) -> Int? {
-        guard let index = sizes.firstIndex(of: UInt8(size)) else { return nil }
-        return index + (write ? sizes.count : 0)
-    }
 
     init(_ code: inout Assembler, hasAVX: Bool) {
         self.hasAVX = hasAVX
@@ -268,66 +262,64 @@ struct GateCode {
         code.jump(leave)
     }
 
-    /// Failed fills: the interpreter executes the instruction.
+    /// A call from a stub that cannot be served: R10D holds the exit, the call's argument lies below its
+    /// return address.
     private mutating func emitFailure(_ code: inout Assembler) {
         failed = code.here
-        code.arithmetic(0, .register(HostRegister.rsp), 8)
-        code.bytes(0x41, 0x5A)
-        code.arithmetic(0, .register(HostRegister.address), 5)
-        code.store(HostRegister.address, .state(layout.exitData))
-        code.constant(HostRegister.address, TranslatedExit.interpret)
+        // MOV R11, [RSP]; the exit's word is behind the jump.
+        code.bytes(0x4C, 0x8B, 0x1C, 0x24)
+        code.arithmetic(0, .register(HostRegister.index), 5)
+        code.store(HostRegister.index, .state(layout.exitData))
+        code.arithmetic(0, .register(HostRegister.rsp), 16)
         code.jump(leave)
     }
 
     private mutating func emitFills(_ code: inout Assembler) {
         emitFailure(&code)
-        let shared = code.here
+        fill = code.here
         storePinned(&code)
+        code.store(HostRegister.address, .state(layout.fillLinear))
         callIfVectors(&code, saveVectors)
         code.load(HostRegister.rdi, .state(layout.state))
         code.move(HostRegister.rsi, HostRegister.address)
-        // MOV EDX, [RSP]
-        code.bytes(0x8B, 0x14, 0x24)
+        // MOV EDX, [RSP + 8]
+        code.bytes(0x8B, 0x54, 0x24)
+        code.byte(8)
         callSwift(&code, layout.fill)
         code.move(HostRegister.address, HostRegister.rax)
         callIfVectors(&code, restoreVectors)
+        code.move(HostRegister.index, HostRegister.address)
         loadPinned(&code, HostRegister.volatile)
-        code.encode(wide: true, 0x85, HostRegister.address, .register(HostRegister.address))
-        code.jumpIf(4, failed)
-        code.arithmetic(0, .register(HostRegister.rsp), 8)
-        code.byte(0xC3)
-        for write in [false, true] {
-            for size in Self.sizes {
-                fill.append(code.here)
-                code.encode(
-                    wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, write ? 8 : 0))
-                code.bytes(0x6A, size | (write ? 0x40 : 0))
-                code.jump(shared)
-            }
-        }
+        // An addend is a multiple of the page size; else it is an exit, shifted.
+        code.encode(wide: false, 0xF6, 0, .register(HostRegister.index))
+        code.byte(1)
+        let bad = code.shortJumpIf(5)
+        code.load(HostRegister.address, .state(layout.fillLinear))
+        code.bytes(0xC2, 8, 0)
+        code.land(bad)
+        // SHR R10D, 1
+        code.bytes(0x41, 0xD1, 0xEA)
+        code.jump(failed)
     }
 
     private mutating func emitEnsure(_ code: inout Assembler) {
-        let shared = code.here
+        ensure = code.here
         storePinned(&code)
         callIfVectors(&code, saveVectors)
         code.load(HostRegister.rdi, .state(layout.state))
-        // MOV ESI, [RSP]
-        code.bytes(0x8B, 0x34, 0x24)
+        // MOV ESI, [RSP + 8]
+        code.bytes(0x8B, 0x74, 0x24)
+        code.byte(8)
         callSwift(&code, layout.prepareVectors)
         code.move(HostRegister.address, HostRegister.rax, wide: false)
         // Restored even when refused: leaving saves them once more.
         callIfVectors(&code, restoreVectors)
         loadPinned(&code, HostRegister.volatile)
         code.encode(wide: false, 0x85, HostRegister.address, .register(HostRegister.address))
-        code.jumpIf(4, failed)
-        code.arithmetic(0, .register(HostRegister.rsp), 8)
-        code.byte(0xC3)
-        ensure = [0]
-        for level in 1...3 as ClosedRange<UInt8> {
-            ensure.append(code.here)
-            code.bytes(0x6A, level)
-            code.jump(shared)
-        }
+        let bad = code.shortJumpIf(4)
+        code.bytes(0xC2, 8, 0)
+        code.land(bad)
+        code.constant(HostRegister.address, TranslatedExit.interpret)
+        code.jump(failed)
     }
 }

@@ -60,8 +60,8 @@ extension Translator {
     private mutating func loadTarget(_ item: BlockInstruction) {
         let i = item.instruction
         if i.hasMemoryOperand {
-            _ = emitMemoryOperand(item, size: 8, write: false)
-            code.load(HostRegister.address, .memory(HostRegister.address, 0))
+            let source = emitMemoryOperand(item, size: 8, write: false)
+            code.load(HostRegister.address, source)
         } else {
             code.move(HostRegister.address, inRegister(i.operand0.register))
         }
@@ -106,12 +106,12 @@ extension Translator {
 
     /// Pushes the return address on the guest's stack and, with where it is translated, on the return stack.
     private mutating func emitReturnAddress(_ item: BlockInstruction) {
-        emitStackOperand(-8, write: true, item)
+        let target = emitStackOperand(-8, write: true, item, folds: true)
         let index = HostRegister.index
         code.load(index, .state(layout.codePage))
         code.lea(
             index, base: index, index: HostRegister.none, scaleShift: 0, Int32(item.nextOffset), wide: true)
-        code.store(index, .memory(HostRegister.address, 0))
+        code.store(index, target)
         moveStack(-8)
         // PUSH R11
         code.bytes(0x41, 0x53)
@@ -174,8 +174,8 @@ extension Translator {
 
     mutating func emitReturn(_ item: BlockInstruction) {
         saveFlagsIfLive(Self.status)
-        emitStackOperand(0, write: false, item)
-        code.load(HostRegister.address, .memory(HostRegister.address, 0))
+        let source = emitStackOperand(0, write: false, item)
+        code.load(HostRegister.address, source)
         // CMP R10, [RSP + 8]
         code.bytes(0x4C, 0x3B, 0x54, 0x24)
         code.byte(8)

@@ -7,7 +7,8 @@ extension Translator {
         if i.hasMemoryOperand {
             let memory = memoryOperand(i)
             rm = emitMemoryOperand(
-                item, size: Int(memory.size), write: memory.isWritten, alignmentMask: alignmentMask(i, memory))
+                item, size: Int(memory.size), write: memory.isWritten, alignmentMask: alignmentMask(i, memory),
+                folds: shape.vvvv == .general)
         }
         var copy = CopyPlan(reg: i.modRM >> 3 & 7, rm: rm)
         chooseRegisters(item, &copy)
@@ -61,12 +62,10 @@ extension Translator {
         preconditionFailure("an instruction with a memory operand")
     }
 
-    private func isCopyable(_ i: Instruction, _ shape: RowShape) -> Bool {
+    func isCopyable(_ i: Instruction, _ shape: RowShape) -> Bool {
         if i.hasMemoryOperand {
             let memory = memoryOperand(i)
-            guard memory.kind == .memory, GateCode.fillIndex(size: Int(memory.size), write: false) != nil else {
-                return false
-            }
+            guard memory.kind == .memory, (1...32).contains(memory.size) else { return false }
         } else if shape.reg == .general, shape.rm == .general {
             // Two stand-ins for one register that the instruction writes twice would not agree.
             let a = i.operand(Int(shape.regOperand)), b = i.operand(Int(shape.rmOperand))
@@ -185,27 +184,28 @@ extension Translator {
     }
 
     private mutating func emitX87(_ i: Instruction, _ copy: CopyPlan) {
-        if case .memory = copy.rm {
-            code.encode(wide: false, i.opcode, i.modRM >> 3 & 7, copy.rm)
-        } else {
+        if case .register = copy.rm {
             code.bytes(i.opcode, i.modRM)
+        } else {
+            code.encode(wide: false, i.opcode, i.modRM >> 3 & 7, copy.rm)
         }
     }
 
     /// A VEX instruction, always with the three-byte prefix.
     private mutating func emitVEX(_ i: Instruction, _ copy: CopyPlan) {
-        var operand = copy.rm, extended: UInt8 = 0
+        var base: UInt8 = 0, index: UInt8 = 0
         switch copy.rm {
-        case .register(let number), .memory(let number, _), .cache(let number, _): extended = number >> 3
-        case .state(let displacement):
-            code.byte(0x65)
-            operand = .state(displacement)
+        case .register(let number), .memory(let number, _), .cache(let number, _): base = number
+        case .indexed(let number, let other, _): (base, index) = (number, other)
+        case .state: code.byte(0x65)
         }
         code.byte(0xC4)
-        code.byte((copy.reg & 8 == 0 ? 0x80 : 0) | 0x40 | (extended == 0 ? 0x20 : 0) | i.opcodeMap)
+        code.byte(
+            (copy.reg & 8 == 0 ? 0x80 : 0) | (index & 8 == 0 ? 0x40 : 0) | (base & 8 == 0 ? 0x20 : 0)
+                | i.opcodeMap)
         code.byte((i.rexW ? 0x80 : 0) | (~copy.vvvv & 15) << 3 | i.vexL << 2 | i.vexPP)
         code.byte(i.opcode)
-        if i.modRMOffset != 0 { code.modRM(copy.reg & 7, operand) }
+        if i.modRMOffset != 0 { code.modRM(copy.reg & 7, copy.rm) }
         emitImmediate(i)
     }
 }

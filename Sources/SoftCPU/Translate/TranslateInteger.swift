@@ -5,19 +5,26 @@ extension Translator {
     mutating func emitPush(_ item: BlockInstruction) {
         let i = item.instruction, operand = i.operand0
         if operand.isMemory {
-            _ = emitMemoryOperand(item, size: 8, write: false)
-            code.load(HostRegister.address, .memory(HostRegister.address, 0))
+            let source = emitMemoryOperand(item, size: 8, write: false)
+            code.load(HostRegister.address, source)
             code.store(HostRegister.address, .state(layout.spill))
-            emitStackOperand(-8, write: true, item)
+            let target = emitStackOperand(-8, write: true, item, folds: true)
             code.load(HostRegister.index, .state(layout.spill))
-            code.store(HostRegister.index, .memory(HostRegister.address, 0))
+            code.store(HostRegister.index, target)
         } else {
-            emitStackOperand(-8, write: true, item)
+            let host = operand.kind == .immediate ? 0 : HostRegister.of(operand.register)
+            let isInMemory = host == HostRegister.none
+            let target = emitStackOperand(-8, write: true, item, folds: isInMemory)
             if operand.kind == .immediate {
-                code.encode(wide: true, 0xC7, 0, .memory(HostRegister.address, 0))
+                code.encode(wide: true, 0xC7, 0, target)
                 code.word32(Int32(truncatingIfNeeded: i.immediate))
+            } else if isInMemory {
+                // In a group R11 is taken, else R10.
+                let spare = isInGroup ? HostRegister.address : HostRegister.index
+                code.load(spare, layout.register(operand.register))
+                code.store(spare, target)
             } else {
-                code.store(inRegister(operand.register), .memory(HostRegister.address, 0))
+                code.store(host, target)
             }
         }
         moveStack(-8)
@@ -32,18 +39,18 @@ extension Translator {
     }
 
     mutating func emitPop(_ item: BlockInstruction) {
-        emitStackOperand(0, write: false, item)
+        let source = emitStackOperand(0, write: false, item)
         let guest = item.instruction.operand0.register
         let host = HostRegister.of(guest)
         if host == HostRegister.guestRSP {
-            code.load(host, .memory(HostRegister.address, 0))
+            code.load(host, source)
             return
         }
         if host == HostRegister.none {
-            code.load(HostRegister.index, .memory(HostRegister.address, 0))
-            code.store(HostRegister.index, layout.register(guest))
+            code.load(HostRegister.address, source)
+            code.store(HostRegister.address, layout.register(guest))
         } else {
-            code.load(host, .memory(HostRegister.address, 0))
+            code.load(host, source)
         }
         moveStack(8)
     }
@@ -51,11 +58,10 @@ extension Translator {
     mutating func emitLeave(_ item: BlockInstruction) {
         let rbp = HostRegister.of(5)
         saveFlagsIfLive(item.liveBefore)
-        code.move(HostRegister.address, rbp)
-        emitProbe(size: 8, write: false, item)
+        emitProbe(Probe(linear: rbp, size: 8, write: false), item)
         code.lea(
             HostRegister.guestRSP, base: rbp, index: HostRegister.none, scaleShift: 0, 8, wide: true)
-        code.load(rbp, .memory(HostRegister.address, 0))
+        code.load(rbp, .indexed(rbp, HostRegister.index, 0))
     }
 
     // MARK: Moves
@@ -105,10 +111,10 @@ extension Translator {
         let operand = i.operand0
         var host = HostRegister.of(operand.register)
         if operand.kind == .highByte {
-            code.rotateRight(HostRegister.index, host, 8)
-            code.encode(wide: false, 0xC6, 0, .register(HostRegister.index))
+            code.rotateRight(HostRegister.address, host, 8)
+            code.encode(wide: false, 0xC6, 0, .register(HostRegister.address))
             code.byte(UInt8(truncatingIfNeeded: i.immediate))
-            code.rotateRight(host, HostRegister.index, 56)
+            code.rotateRight(host, HostRegister.address, 56)
             return
         }
         if operand.size < 4 {
@@ -121,7 +127,7 @@ extension Translator {
             return
         }
         let isInMemory = host == HostRegister.none
-        if isInMemory { host = HostRegister.index }
+        if isInMemory { host = HostRegister.address }
         code.constant(host, operand.size == 4 ? i.immediate & 0xFFFF_FFFF : i.immediate)
         if isInMemory { code.store(host, layout.register(operand.register)) }
     }
@@ -194,7 +200,7 @@ extension Translator {
             default: size = Int(memoryOperand(i).size)
             }
             return emitMemoryOperand(
-                item, size: size, write: write, alignmentMask: i.mnemonic == .cmpxchg16b ? 15 : 0)
+                item, size: size, write: write, alignmentMask: i.mnemonic == .cmpxchg16b ? 15 : 0, folds: true)
         }
         guard item.shape.rm == .general else { return .register(0) }
         let operand = i.operand(Int(item.shape.rmOperand))

@@ -1,13 +1,23 @@
 /// Memory operands: the linear address, and the probe that turns it into a host address.
+///
+/// After a probe R11 holds what leads from linear to host addresses in the page, and an operand is
+/// [register + R11]. Several operands that are near each other share one probe (`MemoryGroup`).
 extension Translator {
-    /// Puts the linear address of `i`'s memory operand into R10. Leaves the host's flags alone if the segment
-    /// has no base; `nextOffset` is the page offset of the next instruction, for RIP-relative operands.
-    mutating func emitLinearAddress(_ i: Instruction, _ nextOffset: Int) {
+    /// Computes the linear address of `i`'s memory operand; returns the register that holds it: R10, or the
+    /// base's own if nothing is to be added. `nextOffset` is the page offset of the next instruction, for
+    /// RIP-relative operands.
+    mutating func emitLinearAddress(_ i: Instruction, _ nextOffset: Int) -> UInt8 {
+        let hasSegment = i.segment == SegmentNumber.fs || i.segment == SegmentNumber.gs
+        if !hasSegment, i.base < 16, i.index >= 16, i.displacement == 0, i.addressSize == 8 {
+            let host = HostRegister.of(i.base)
+            if host != HostRegister.none { return host }
+        }
         emitOffset(i, nextOffset, into: HostRegister.address)
-        if i.segment == SegmentNumber.fs || i.segment == SegmentNumber.gs {
+        if hasSegment {
             code.encode(
                 wide: true, 0x03, HostRegister.address, .state(layout.effectiveBase + Int32(i.segment) * 8))
         }
+        return HostRegister.address
     }
 
     /// The operand's offset in its segment, in `target`. Uses R11 for an index in memory.
@@ -52,52 +62,110 @@ extension Translator {
         }
     }
 
-    /// Turns the linear address in R10 into the host address of `size` bytes. Destroys the host's flags and
-    /// R11. What the TLB does not know goes by a stub; what is no plain memory, by the interpreter.
-    mutating func emitProbe(size: Int, write: Bool, _ item: BlockInstruction, alignmentMask: UInt8 = 0) {
-        let address = HostRegister.address, index = HostRegister.index
-        code.rotateRight(index, address, 7)
-        code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
-        code.encode(wide: true, 0x33, address, .cache(index, write ? 8 : 0))
-        code.arithmetic(7, .register(address), Int32(0x1000 - size))
-        let miss = code.pendingJumpIf(7)
-        code.encode(wide: true, 0x03, address, .cache(index, 16))
-        guard let gate = GateCode.fillIndex(size: size, write: write) else {
-            preconditionFailure("no gate for an operand of \(size) bytes")
+    /// What a probe asks the translation cache for.
+    struct Probe {
+        /// The register with the linear address.
+        var linear: UInt8
+        /// Bytes, at most 2,048.
+        var size: Int
+        var write: Bool
+        /// Of the address, less one; more aligned operands fault.
+        var alignmentMask: UInt8 = 0
+        /// Several operands: when they do not lie in one page, the block is translated again without groups.
+        var isGroup = false
+    }
+
+    /// Looks up the page of `probe`: R11 becomes its addend. Destroys the host's flags, and RAX unless the
+    /// guest's flags are in it. What the cache does not know goes by a stub; what is no plain memory, by the
+    /// interpreter.
+    mutating func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
+        let index = HostRegister.index
+        let isFree = flags != .saved
+        var linear = probe.linear
+        if !isFree, linear != HostRegister.address {
+            code.move(HostRegister.address, linear)
+            linear = HostRegister.address
         }
+        let tag = HostOperand.cache(index, probe.write ? 8 : 0)
+        code.rotateRight(index, linear, 7)
+        code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
+        let compared = isFree ? HostRegister.rax : HostRegister.address
+        if isFree { code.move(HostRegister.rax, linear) }
+        code.encode(wide: true, 0x33, compared, tag)
+        code.arithmetic(7, .register(compared), Int32(0x1000 - probe.size))
+        let miss = code.pendingJumpIf(7)
+        if !isFree { code.encode(wide: true, 0x33, compared, tag) }
+        code.load(index, .cache(index, 16))
         stubs.append(
-            Stub(kind: .fill(index: gate, back: code.here), from: miss, pageOffset: item.pageOffset))
-        if alignmentMask != 0 {
-            // TEST R10B, mask
-            code.encode(wide: false, 0xF6, 0, .register(address))
-            code.byte(alignmentMask)
+            Stub(
+                kind: .fill(probe, isFolded: !isFree, back: code.here), from: miss,
+                pageOffset: item.pageOffset))
+        if probe.alignmentMask != 0 {
+            // TEST linear, mask
+            code.encode(wide: false, 0xF6, 0, .register(probe.linear), forceREX: true)
+            code.byte(probe.alignmentMask)
             let misaligned = code.pendingJumpIf(5)
             stubs.append(Stub(kind: .interpret, from: misaligned, pageOffset: item.pageOffset))
         }
     }
 
-    /// The memory operand of `item` as a host operand.
+    /// The memory operand of `item` as a host operand. With `folds`, R11 is free again.
     mutating func emitMemoryOperand(
-        _ item: BlockInstruction, size: Int, write: Bool, alignmentMask: UInt8 = 0
+        _ item: BlockInstruction, size: Int, write: Bool, alignmentMask: UInt8 = 0, folds: Bool = false
     ) -> HostOperand {
+        if let operand = groupOperand(item) { return operand }
         saveFlagsIfLive(item.liveBefore)
-        emitLinearAddress(item.instruction, item.nextOffset)
-        emitProbe(size: size, write: write, item, alignmentMask: alignmentMask)
-        return .memory(HostRegister.address, 0)
+        let linear = emitLinearAddress(item.instruction, item.nextOffset)
+        emitProbe(Probe(linear: linear, size: size, write: write, alignmentMask: alignmentMask), item)
+        return folds ? fold(linear) : .indexed(linear, HostRegister.index, 0)
     }
 
-    /// Probes the guest's stack at RSP + `displacement`; R10 becomes the host address.
-    mutating func emitStackOperand(_ displacement: Int32, write: Bool, _ item: BlockInstruction) {
+    /// R10 = linear + R11.
+    private mutating func fold(_ linear: UInt8) -> HostOperand {
+        let address = HostRegister.address
+        code.lea(address, base: linear, index: HostRegister.index, scaleShift: 0, 0, wide: true)
+        return .memory(address, 0)
+    }
+
+    /// Eight bytes of the guest's stack at RSP + `displacement`.
+    mutating func emitStackOperand(
+        _ displacement: Int32, write: Bool, _ item: BlockInstruction, folds: Bool = false
+    ) -> HostOperand {
+        let stack = HostRegister.guestRSP
+        if isInGroup { return .indexed(stack, HostRegister.index, displacement) }
         saveFlagsIfLive(item.liveBefore)
-        emitLea(
-            HostRegister.address, base: HostRegister.guestRSP, index: HostRegister.none, 0, Int64(displacement),
-            true)
-        emitProbe(size: 8, write: write, item)
+        var linear = stack
+        if displacement != 0 {
+            linear = HostRegister.address
+            code.lea(
+                linear, base: stack, index: HostRegister.none, scaleShift: 0, displacement, wide: true)
+        }
+        emitProbe(Probe(linear: linear, size: 8, write: write), item)
+        return folds ? fold(linear) : .indexed(linear, HostRegister.index, 0)
     }
 
     /// Adds to the guest's RSP without touching flags.
     mutating func moveStack(_ change: Int32) {
         let stack = HostRegister.guestRSP
         code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, change, wide: true)
+    }
+
+    /// Emits a stub for a probe that missed.
+    mutating func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, pageOffset: Int) {
+        if isFolded {
+            code.encode(wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, probe.write ? 8 : 0))
+        } else if probe.linear != HostRegister.address {
+            code.move(HostRegister.address, probe.linear)
+        }
+        let kind = Int32(probe.size) | (probe.write ? 0x1000 : 0) | (probe.isGroup ? 0x2000 : 0)
+        if kind < 128 {
+            code.bytes(0x6A, UInt8(kind))
+        } else {
+            code.byte(0x68)
+            code.word32(kind)
+        }
+        code.call(gates.fill)
+        code.jump(back)
+        code.word32(Int32(pageOffset))
     }
 }

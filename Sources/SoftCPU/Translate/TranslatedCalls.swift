@@ -2,9 +2,13 @@ import X86Architecture
 
 /// What emitted code calls. C functions: they get the address of the CPUState first.
 enum TranslatedCalls {
-    /// (state, linear address, size | 40h for stores) -> host address, or 0: the interpreter must do it.
+    /// (state, linear address, size | 1000h for stores | 2000h for groups) -> what leads to host addresses, a
+    /// multiple of the page size; or an exit, times two plus one: the interpreter must do it.
     static let fill: @convention(c) (UInt, UInt64, UInt32) -> UInt = { state, linear, kind in
-        CPU(address: state).fillForTranslated(linear, size: Int(kind & 0x3F), write: kind & 0x40 != 0)
+        let addend = CPU(address: state).fillForTranslated(
+            linear, size: Int(kind & 0xFFF), write: kind & 0x1000 != 0)
+        guard addend & 1 != 0 else { return addend }
+        return UInt((kind & 0x2000 != 0 ? TranslatedExit.split : TranslatedExit.interpret) * 2 + 1)
     }
     /// (state, op, page offset of the block) -> 0: go on after the instruction, 1: leave.
     static let escape: @convention(c) (UInt, UInt, UInt32) -> UInt32 = { state, op, blockOffset in
@@ -71,14 +75,14 @@ extension CPU {
         return true
     }
 
-    /// Finds `size` bytes at `linear` for translated code, and remembers the translation.
+    /// Finds `size` bytes at `linear` for translated code, and remembers the translation. 1: there is no way.
     fileprivate func fillForTranslated(_ linear: UInt64, size: Int, write: Bool) -> UInt {
-        guard linear & 0xFFF <= UInt64(0x1000 - size) else { return 0 }
+        guard linear & 0xFFF <= UInt64(0x1000 - size) else { return 1 }
         do throws(Fault) {
-            return try fillPage(linear, write: write)
+            return try fillPage(linear, write: write) ?? 1
         } catch {
             // The interpreter meets it again, at the instruction.
-            return 0
+            return 1
         }
     }
 }

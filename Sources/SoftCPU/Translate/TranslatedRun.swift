@@ -24,7 +24,7 @@ final class TranslationCache {
     private(set) var invalidations = 0
     private(set) var flushes = 0
     /// Exits by kind.
-    var exits: InlineArray<7, UInt64> = .init(repeating: 0)
+    var exits: InlineArray<8, UInt64> = .init(repeating: 0)
 
     private static let returnStackBytes = 256 << 10
     /// Left free below the limit, for calls out of translated code and signal frames.
@@ -88,8 +88,11 @@ final class TranslationCache {
         blocksTranslated += 1
         guestBytes += Int(block.b.byteLength)
         hostBytes += Int(translator.code.here - start)
-        block.b.nextOnPage = pages[block.b.pageWord] ?? 0
-        pages[block.b.pageWord] = block.address
+        if !block.b.isListed {
+            block.b.isListed = true
+            block.b.nextOnPage = pages[block.b.pageWord] ?? 0
+            pages[block.b.pageWord] = block.address
+        }
         return true
     }
 
@@ -98,12 +101,18 @@ final class TranslationCache {
         guard var address = pages.removeValue(forKey: pageWord) else { return }
         while address != 0 {
             let block = BlockView(address: address)
-            // JMP to the call nine bytes in front of the entry.
-            arena.patch(block.b.code, bytes: 0xF5EB)
-            block.b.code = 0
-            invalidations += 1
+            if block.b.code != 0 { forget(block) }
+            block.b.isListed = false
             address = block.b.nextOnPage
         }
+    }
+
+    /// Makes the entry of a translated block lead out.
+    func forget(_ block: BlockView) {
+        // JMP to the call nine bytes in front of the entry.
+        arena.patch(block.b.code, bytes: 0xF5EB)
+        block.b.code = 0
+        invalidations += 1
     }
 
     var summary: String {
@@ -112,7 +121,7 @@ final class TranslationCache {
             + " (\((expansion * 10).rounded() / 10) times), \(invalidations) invalidated,"
             + " emptied \(flushes) times; exits: go on \(exits[0]), link \(exits[1]), interpret \(exits[2]),"
             + " target \(exits[3]), done \(exits[4]), branch \(exits[5]),"
-            + " stale \(exits[6])"
+            + " stale \(exits[6]), split \(exits[7])"
     }
 
     func clear() {
@@ -132,6 +141,8 @@ extension SoftVCPU {
         var sitePage: UInt32 = 0
         /// The next block is the target of an indirect branch.
         var isTarget = false
+        /// The next block must do without memory groups.
+        var isUngrouped = false
         /// The interpreter has to execute the next block.
         var interpretsNext = false
     }
@@ -216,7 +227,8 @@ extension SoftVCPU {
             followUp.sitePage = UInt32(bitPattern: cache.arena.word(data + 8))
         default:
             setOffset(cache.arena.word(data))
-            followUp.interpretsNext = exit != TranslatedExit.goOn
+            followUp.isUngrouped = exit == TranslatedExit.split
+            followUp.interpretsNext = exit == TranslatedExit.interpret || exit == TranslatedExit.branch
             followUp.isTarget = exit == TranslatedExit.branch
         }
     }

@@ -19,6 +19,8 @@ struct TranslatedState: BitwiseCopyable {
     var exitData: UInt = 0
     /// A value that waits while a second memory operand is found.
     var spill: UInt64 = 0
+    /// The linear address that a fill is for.
+    var fillLinear: UInt64 = 0
     /// The page of an indirect call's target, while the return address is pushed.
     var targetPage: UInt64 = 0
     /// Whether the vector registers hold the guest's: 0 no, 1 SSE may be used, 2 AVX too.
@@ -64,6 +66,7 @@ struct StateLayout: Sendable {
     let flags = translated(\.flags)
     let exitData = translated(\.exitData)
     let spill = translated(\.spill)
+    let fillLinear = translated(\.fillLinear)
     let targetPage = translated(\.targetPage)
     let vectorLevel = translated(\.vectorLevel)
     let x87Level = translated(\.x87Level)

@@ -56,12 +56,15 @@ struct Translator {
     /// Vector state that is in the registers for sure: 0 none, 1 SSE, 2 AVX; and x87.
     var level: UInt8 = 0
     var hasX87 = false
+    /// The group of memory operands whose probe was emitted last.
+    var group: MemoryGroup?
+    var isUngrouped = false
 
     /// Code out of the way, emitted after the block.
     struct Stub {
         enum Kind {
-            /// Fill the TLB by gate `index`, then go back.
-            case fill(index: Int, back: UInt)
+            /// Fill the TLB, then go back. `isFolded`: R10 is the linear address XOR the tag.
+            case fill(Probe, isFolded: Bool, back: UInt)
             /// Have vector state loaded, then go back.
             case ensure(level: UInt8, back: UInt)
             /// Let the interpreter do the instruction.
@@ -113,6 +116,8 @@ struct Translator {
         }
         level = 0
         hasX87 = false
+        group = nil
+        isUngrouped = view.b.isUngrouped
         flags = block.first.map { $0.liveBefore != 0 } ?? true ? .saved : .dead
         for index in block.indices { emit(index) }
         if !endsWithBranch { emitDirect(to: block.last?.nextOffset ?? start, live: liveOut) }
@@ -205,6 +210,7 @@ struct Translator {
         let item = block[index]
         let i = item.instruction
         if item.shape.treatment == .copy { ensureVectors(item) }
+        updateGroup(index)
         switch item.shape.treatment {
         case .escape: emitEscape(item)
         case .copy: emitCopy(item)
@@ -309,12 +315,11 @@ struct Translator {
             position += 1
             code.resolve(stub.from, to: code.here)
             switch stub.kind {
-            case .fill(let index, let back):
-                code.call(gates.fill[index])
-                code.jump(back)
-                code.word32(Int32(stub.pageOffset))
+            case .fill(let probe, let isFolded, let back):
+                emitFillStub(probe, isFolded: isFolded, back: back, pageOffset: stub.pageOffset)
             case .ensure(let level, let back):
-                code.call(gates.ensure[Int(level)])
+                code.bytes(0x6A, level)
+                code.call(gates.ensure)
                 code.jump(back)
                 code.word32(Int32(stub.pageOffset))
             case .interpret:

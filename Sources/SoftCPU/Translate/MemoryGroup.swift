@@ -1,0 +1,152 @@
+/// Memory operands that lie near each other, with one probe for all of them: pushes and pops in a row, fields
+/// of one structure, variables of one stack frame.
+///
+/// The probe covers all bytes from the first to the last, for stores if there is one among them. Everything in
+/// a group is executed, unless something faults: no branch, no instruction with a life of its own.
+struct MemoryGroup {
+    /// The guest's base register.
+    let base: UInt8
+    /// Index of the last instruction that belongs to it.
+    let last: Int
+}
+
+extension Translator {
+    /// Bytes that a group may span.
+    private static let widestGroup = 512
+
+    var isInGroup: Bool { group != nil }
+
+    /// The operand of an instruction in a group: the base is where it was at the probe, or RSP has moved with
+    /// its pushes.
+    func groupOperand(_ item: BlockInstruction) -> HostOperand? {
+        guard let group else { return nil }
+        return .indexed(
+            HostRegister.of(group.base), HostRegister.index,
+            Int32(truncatingIfNeeded: item.instruction.displacement))
+    }
+
+    /// Starts a group at instruction `index` if there is something to gain, and ends the one that is over.
+    mutating func updateGroup(_ index: Int) {
+        if let group, index > group.last { self.group = nil }
+        guard group == nil, !isUngrouped, let first = reference(block[index], 0),
+            isStackStep(block[index]) || !writes(block[index].instruction, first.base)
+        else { return }
+        var low = first.offset, high = first.offset + first.size, write = first.write
+        var last = index, members = 1
+        var moved = first.moves
+        var next = index + 1
+        while next < block.count {
+            let item = block[next]
+            if let found = reference(item, moved), found.base == first.base {
+                let newLow = min(low, found.offset), newHigh = max(high, found.offset + found.size)
+                guard newHigh - newLow <= Self.widestGroup else { break }
+                (low, high) = (newLow, newHigh)
+                write = write || found.write
+                members += 1
+                last = next
+                moved += found.moves
+                if writes(item.instruction, first.base), !isStackStep(item) { break }
+            } else {
+                guard passes(item), !writes(item.instruction, first.base) else { break }
+            }
+            next += 1
+        }
+        guard members > 1 else { return }
+        begin(Range(uncheckedBounds: (low, high)), write: write, base: first.base, last: last, at: index)
+    }
+
+    private mutating func begin(_ bytes: Range<Int>, write: Bool, base: UInt8, last: Int, at index: Int) {
+        let item = block[index]
+        saveFlagsIfLive(item.liveBefore)
+        var linear = HostRegister.of(base)
+        if bytes.lowerBound != 0 {
+            code.lea(
+                HostRegister.address, base: linear, index: HostRegister.none, scaleShift: 0,
+                Int32(bytes.lowerBound), wide: true)
+            linear = HostRegister.address
+        }
+        emitProbe(Probe(linear: linear, size: bytes.count, write: write, isGroup: true), item)
+        group = MemoryGroup(base: base, last: last)
+    }
+
+    /// A member's memory operand.
+    private struct Reference {
+        var base: UInt8
+        /// From the base as it was at the group's start.
+        var offset: Int
+        var size: Int
+        var write: Bool
+        /// How far it moves RSP.
+        var moves = 0
+    }
+
+    /// The memory operand of `item` if it may belong to a group in which RSP has moved by `moved`.
+    private func reference(_ item: BlockInstruction, _ moved: Int) -> Reference? {
+        let i = item.instruction
+        switch item.shape.treatment {
+        case .push where !i.operand0.isMemory:
+            return Reference(base: 4, offset: moved - 8, size: 8, write: true, moves: -8)
+        case .pop where i.operand0.register != 4:
+            return Reference(base: 4, offset: moved, size: 8, write: false, moves: 8)
+        case .copy: break
+        default: return nil
+        }
+        guard i.hasMemoryOperand, i.base < 16, i.index >= 16, i.addressSize == 8,
+            HostRegister.of(i.base) != HostRegister.none, i.segment < SegmentNumber.fs, item.shape.level < 3,
+            keepsIndex(item), abs(i.displacement) < 1 << 20
+        else { return nil }
+        let operand = memoryOperand(i)
+        guard operand.kind == .memory, operand.size > 0, operand.size <= 32, !VectorLowering.needsAlignment(i)
+        else { return nil }
+        return Reference(
+            base: i.base, offset: (i.base == 4 ? moved : 0) + Int(i.displacement), size: Int(operand.size),
+            write: operand.isWritten)
+    }
+
+    private func isStackStep(_ item: BlockInstruction) -> Bool {
+        item.shape.treatment == .push || item.shape.treatment == .pop
+    }
+
+    /// An instruction without memory that may stand between members.
+    private func passes(_ item: BlockInstruction) -> Bool {
+        let i = item.instruction
+        switch item.shape.treatment {
+        case .nothing, .convert, .moveImmediate: return true
+        case .lea:
+            return i.index >= 16 || HostRegister.of(i.index) != HostRegister.none
+        case .copy: return !i.hasMemoryOperand && item.shape.level < 3 && keepsIndex(item)
+        default: return false
+        }
+    }
+
+    /// Translated without R11, and without a call that would destroy it.
+    private func keepsIndex(_ item: BlockInstruction) -> Bool {
+        let i = item.instruction, shape = item.shape
+        if shape.vvvv == .general,
+            HostRegister.of(i.operand(Int(shape.vvvvOperand)).register) == HostRegister.none
+        {
+            return false
+        }
+        if InstructionRow(index: i.row).attributes.contains(.bitString) { return false }
+        // Vector state is loaded by a call, the first time.
+        return (shape.level == 0 || shape.level <= level) && isCopyable(i, shape)
+    }
+
+    /// Whether the instruction changes guest register `number`.
+    private func writes(_ i: Instruction, _ number: UInt8) -> Bool {
+        if i.mnemonic == .push || i.mnemonic == .pop, number == 4 { return true }
+        for position in 0..<4 {
+            let operand = i.operand(position)
+            if operand.isWritten, operand.register == number,
+                operand.kind == .gpr || operand.kind == .highByte
+            {
+                return true
+            }
+        }
+        switch i.mnemonic {
+        case .cbw, .cwde, .cdqe: return number == 0
+        case .vpcmpistri, .pcmpistri: return number == 1
+        default: return false
+        }
+    }
+}
