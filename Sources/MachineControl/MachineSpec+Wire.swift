@@ -99,7 +99,8 @@ extension FirmwareSpec? {
         }
         var firmware = FirmwareSpec(
             kind: try reader.takeCase(of: FirmwareKind.self), image: image,
-            variables: try reader.takeResource(), videoROM: try reader.takeResource(), log: try reader.takeResource(),
+            variables: try reader.takeResource(), videoROM: try reader.takeResource(),
+            log: try reader.takeResource(),
             screenText: try reader.takeResource(), hasBootMenu: try reader.takeFlag())
         firmware.bootsDrivesFirst = try reader.takeFlag()
         self = firmware

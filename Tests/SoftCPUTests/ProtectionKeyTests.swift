@@ -31,12 +31,13 @@ import X86Architecture
     func `both bits of the key are obeyed by ring 0`(
         row: (rights: UInt32, read: UInt64?, write: UInt64?), isUserPage: Bool
     ) throws {
-        for (bytes, expected) in [([0x8A, 0x03], row.read), ([0x88, 0x03], row.write)] {
+        let accesses: [([UInt8], UInt64?)] = [([0x8A, 0x03], row.read), ([0x88, 0x03], row.write)]
+        for (bytes, expected) in accesses {
             let m = try machine(user: isUserPage)
             let rights = row.rights << 6
             if isUserPage { m.cpu.setPKRU(rights) } else { m.cpu.setPKRS(rights) }
             m.set(Register.rbx, Self.page)
-            m.run(bytes as [UInt8])
+            m.run(bytes)
             #expect(faultCode(m) == expected)
             if expected != nil { #expect(m.cpu.s.cr2 == Self.page) }
         }
