@@ -93,7 +93,7 @@ import Testing
                 spec: spec, resources: BoardFiles.resources([file], at: BoardFiles.first),
                 tscFrequency: 1_000_000_000, report: { _ in })
             defer { BoardBench.close(board) }
-            return board.bridge.functions.filter { $0.slot == 31 }.map(\.number)
+            return try #require(board.bridge).functions.filter { $0.slot == 31 }.map(\.number)
         }
         #expect(try places(hasFirmware: false) == [0])
         #expect(try places(hasFirmware: true) == [0, 2])
