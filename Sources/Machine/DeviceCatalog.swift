@@ -169,7 +169,8 @@ extension BoardAssembly {
         let controller = AHCIController(context, attachments)
         add(
             controller, controller.function, slot: AHCIController.slot,
-            number: AHCIController.functionNumber)
+            // Nobody looks for a function in a slot without a function 0, where the ISA bridge is.
+            number: spec.firmware == nil ? 0 : AHCIController.functionNumber)
     }
 
     /// With an overlay the image itself is only read.

@@ -83,6 +83,22 @@ import Testing
         BoardBench.close(board)
     }
 
+    @Test func `a SATA controller can be found with and without the chipset's bridges`() throws {
+        func places(hasFirmware: Bool) throws -> [Int] {
+            var spec = try BoardBench.spec()
+            spec.drives = [DriveSpec()]
+            if hasFirmware { spec.firmware = FirmwareSpec(image: ResourceIndex(0)) }
+            let file = try Descriptor.memory("firmware", size: 1 << 16)
+            let board = try Board(
+                spec: spec, resources: BoardFiles.resources([file], at: BoardFiles.first),
+                tscFrequency: 1_000_000_000, report: { _ in })
+            defer { BoardBench.close(board) }
+            return try #require(board.bridge).functions.filter { $0.slot == 31 }.map(\.number)
+        }
+        #expect(try places(hasFirmware: false) == [0])
+        #expect(try places(hasFirmware: true) == [0, 2])
+    }
+
     @Test func `the catalog names every kind once`() {
         #expect(Set(deviceCatalog.map(\.kind)).count == deviceCatalog.count)
     }

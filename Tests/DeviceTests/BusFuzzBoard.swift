@@ -148,14 +148,7 @@ final class FuzzedBoard: Sendable {
         ]
         // The disks of all machines come first.
         if hasFirmware {
-            let variables = try Descriptor.memory("variables", size: Self.variablesSize)
-            spec.firmware = FirmwareSpec(
-                kind: .uefi, image: try Self.resource(code), variables: try Self.resource(variables))
-            let sata = try ["SATA disk", "disc"].map { name in
-                try Self.resource(Descriptor.memory(name, size: Self.diskSize))
-            }
-            spec.disks.append(DiskSpec(image: sata[0], byteCount: Self.diskSize, bus: .sata))
-            spec.drives = [DriveSpec(disc: sata[1])]
+            try Self.addFirmware(code, to: &spec)
         } else {
             spec.boot = KernelBoot(kernel: try Self.resource(code), commandLine: "fuzz")
         }
@@ -187,6 +180,18 @@ final class FuzzedBoard: Sendable {
         }
         self.vcpus = vcpus
         try board.eventLoop.start()
+    }
+
+    /// With a flash, and with a disk and a disc on the SATA controller.
+    private static func addFirmware(_ code: Descriptor, to spec: inout MachineSpec) throws {
+        let variables = try Descriptor.memory("variables", size: variablesSize)
+        spec.firmware = FirmwareSpec(
+            kind: .uefi, image: try resource(code), variables: try resource(variables))
+        let sata = try ["SATA disk", "disc"].map { name in
+            try resource(Descriptor.memory(name, size: diskSize))
+        }
+        spec.disks.append(DiskSpec(image: sata[0], byteCount: diskSize, bus: .sata))
+        spec.drives = [DriveSpec(disc: sata[1])]
     }
 
     /// The place of a copy of `file` among a machine's descriptors; the board owns the copy.

@@ -88,7 +88,7 @@ import Testing
     @Test func `the identifier and the query table say what it is`() {
         write(0, 0x98)
         #expect((0x10..<0x13).map { read($0) } == Array("QRY".utf8))
-        #expect(read(0x27) == 14 && read(0x2D) == 3 && read(0x30) == 0x10)
+        #expect(read(0x27) == 14 && read(0x2D) == 3 && read(0x2F) == 0x10)
         write(0, 0x90)
         #expect(read(0) == 0x89)
         write(0, 0xFF)

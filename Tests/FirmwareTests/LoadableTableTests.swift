@@ -74,8 +74,10 @@ private struct LinkedTables {
         #expect(root.count == 36 && sum(root) == 0 && sum(root.prefix(20)) == 0)
         let rsdt = try linked.table(at: UInt64(try #require(root.load(littleEndian: UInt32.self, at: 16))))
         let xsdt = try linked.table(at: try #require(root.load(littleEndian: UInt64.self, at: 24)))
-        #expect(sum(rsdt) == 0 && sum(xsdt) == 0 && xsdt.count == 36 + 5 * 8)
-        for index in 0..<5 {
+        // The micro machine has no MCFG and no HPET.
+        let count = sample.platform.hasPCI ? 5 : 3
+        #expect(sum(rsdt) == 0 && sum(xsdt) == 0 && xsdt.count == 36 + count * 8)
+        for index in 0..<count {
             let address = try #require(xsdt.load(littleEndian: UInt64.self, at: 36 + index * 8))
             #expect(rsdt.load(littleEndian: UInt32.self, at: 36 + index * 4) == UInt32(address))
             let table = try linked.table(at: address)

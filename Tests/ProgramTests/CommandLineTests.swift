@@ -30,7 +30,7 @@ import Testing
         (["--kernel", "k"] + [String](repeating: "--cdrom=none", count: 7), "6 places"),
         (["--net", "user", "--kernel", "k"], "no network devices yet"),
         (["--display", "auto", "--kernel", "k"], "no screen yet"),
-        (["--firmware", "coreboot"], "this version has bios"),
+        (["--firmware", "coreboot"], "use bios or uefi"),
         (["disk.img", "--kernel", "k"], "choose one way to boot"),
         (["disk.img", "--machine", "micro"], "use --machine pc"),
         (["--verify", "--no-translate", "--kernel", "k"], "--verify"),
