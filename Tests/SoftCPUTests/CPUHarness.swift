@@ -35,6 +35,8 @@ final class RecordingPlatform: VCPUPlatform {
         var value: UInt32
     }
     private let state = Mutex((next: UInt32(0x11), writes: [Write]()))
+    /// Is asked to stop at each write to a port.
+    nonisolated(unsafe) weak var stopped: SoftVCPU?
     var writes: [Write] { state.withLock { $0.writes } }
     func portRead(_ port: UInt16, width: AccessWidth) -> UInt32 {
         state.withLock { state in
@@ -44,6 +46,7 @@ final class RecordingPlatform: VCPUPlatform {
     }
     func portWrite(_ port: UInt16, width: AccessWidth, value: UInt32) {
         state.withLock { $0.writes.append(Write(port: port, width: width, value: value)) }
+        stopped?.requestExit()
     }
     func memoryRead(_ address: UInt64, width: AccessWidth) -> UInt64 { .max }
     func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64) {}
@@ -78,12 +81,15 @@ final class TestMachine {
     let mode: Mode
     var cpu: CPU { vcpu.cpu }
 
-    init(_ mode: Mode, privilege: UInt8 = 0, flags: UInt64 = 2, change: (inout VCPUState) -> Void = { _ in })
-        throws
-    {
+    /// - Parameter threshold: how often a block runs before it is translated.
+    init(
+        _ mode: Mode, privilege: UInt8 = 0, flags: UInt64 = 2, threshold: UInt16 = 16,
+        change: (inout VCPUState) -> Void = { _ in }
+    ) throws {
         self.mode = mode
         memory = try GuestMemory([.init(start: 0, size: 2 << 20, kind: .ram)])
-        engine = SoftEngine(memory: memory, vcpuCount: 1, tscFrequency: 2_000_000_000)
+        engine = SoftEngine(
+            memory: memory, vcpuCount: 1, tscFrequency: 2_000_000_000, translationThreshold: threshold)
         vcpu = try engine.makeVCPU(index: 0, apic: apic, platform: platform) as! SoftVCPU
         writeDescriptors()
         writeHandlers()

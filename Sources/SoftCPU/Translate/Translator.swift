@@ -160,6 +160,8 @@ struct Translator {
                 BlockInstruction(
                     instruction: decoded, shape: shapes[Int(decoded.row)], op: address, pageOffset: offset))
             adjustTreatment(position)
+            // With DF set nothing is translated: CLD and the string instructions rely on it.
+            if decoded.mnemonic == .std { break }
         }
     }
 
@@ -212,9 +214,13 @@ struct Translator {
         guard let last = block.last else { return false }
         switch last.shape.treatment {
         case .jump, .call, .ret: return true
-        case .escape: return InstructionRow(index: last.instruction.row).endsBlock
+        case .escape: return endsHere(last.instruction)
         default: return false
         }
+    }
+
+    private func endsHere(_ i: Instruction) -> Bool {
+        i.mnemonic == .std || InstructionRow(index: i.row).endsBlock
     }
 
     // MARK: One instruction
@@ -264,7 +270,7 @@ struct Translator {
         level = 0
         hasX87 = false
         flags = .saved
-        if InstructionRow(index: item.instruction.row).endsBlock {
+        if endsHere(item.instruction) {
             // A body that was expected to leave came back.
             code.call(gates.exitGoOn)
             code.word32(Int32(item.nextOffset))

@@ -1,0 +1,86 @@
+import Testing
+import VCPUEngine
+
+@testable import SoftCPU
+
+/// Translated code, every block from its first run on: what single instructions in OracleTests do not show.
+@Suite struct TranslatorTests {
+    /// Runs 64-bit code of ring 0 until it writes to a port.
+    private func run(_ bytes: [UInt8], prepare: (TestMachine) -> Void = { _ in }) throws -> TestMachine {
+        try #require(HostFeatures.shared.canTranslate, "this host cannot translate")
+        let machine = try TestMachine(.long64, threshold: 1)
+        machine.platform.stopped = machine.vcpu
+        machine.write(TestMachine.code, bytes + [0xE6, 0xF4, 0xEB, 0xFE])
+        prepare(machine)
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.vector == nil)
+        let translations = try #require(machine.vcpu.translations)
+        #expect(translations.blocksTranslated > 0)
+        return machine
+    }
+
+    @Test func `the direction flag is set for a copy and clear afterwards`() throws {
+        // std; rep movsb; cld; twice, so that the block after STD is known
+        let once: [UInt8] = [0xFD, 0xF3, 0xA4, 0xFC]
+        let machine = try run(once) { machine in
+            machine.store(0x80000, 0x4433_2211, size: 4)
+            machine.set(Register.rsi, 0x80003)
+            machine.set(Register.rdi, 0x80004)
+            machine.set(Register.rcx, 4)
+        }
+        #expect(machine.load(0x80001, size: 4) == 0x4433_2211)
+        #expect(machine.get(Register.rdi) == 0x80000)
+        #expect(!machine.cpu.directionFlag)
+    }
+
+    @Test func `more calls than the return stack holds return one by one`() throws {
+        // mov ecx, 40000; call f; (out) ... f: inc rax; dec ecx; jz 1f; call f; 1: ret
+        let code: [UInt8] = [0xB9, 0x40, 0x9C, 0, 0, 0xE8, 6, 0, 0, 0]
+        let function: [UInt8] = [0x48, 0xFF, 0xC0, 0xFF, 0xC9, 0x74, 5, 0xE8, 0xF4, 0xFF, 0xFF, 0xFF, 0xC3]
+        let machine = try run(code) { machine in
+            machine.write(TestMachine.code + 16, function)
+            machine.set(Register.rsp, 0x1F_0000)
+            machine.set(Register.rax, 0)
+        }
+        #expect(machine.get(Register.rax) == 40000)
+        #expect(machine.get(Register.rsp) == 0x1F_0000)
+    }
+
+    @Test func `a loop that rewrites its own addition sees each new value`() throws {
+        // mov ecx, 50; 1: add eax, 1; inc byte [the immediate]; dec ecx; jnz 1b
+        let code: [UInt8] = [
+            0xB9, 50, 0, 0, 0, 0x83, 0xC0, 1, 0xFE, 0x05, 0xF9, 0xFF, 0xFF, 0xFF, 0xFF, 0xC9, 0x75, 0xF3,
+        ]
+        let machine = try run(code) { $0.set(Register.rax, 0) }
+        #expect(machine.get(Register.rax) == 50 * 51 / 2)
+    }
+
+    @Test(arguments: [0x1F_0010, 0x1F_0800, 0x1F_0018, 0x1F_0004] as [UInt64])
+    func `pushes and pops in a row are right wherever the stack's page ends`(stack: UInt64) throws {
+        // mov ecx, 40; 1: push rcx, rbx, rdx, rsi; pop rdi, r8, r9, r10; dec ecx; jnz 1b
+        let code: [UInt8] = [
+            0xB9, 40, 0, 0, 0, 0x51, 0x53, 0x52, 0x56, 0x5F, 0x41, 0x58, 0x41, 0x59, 0x41, 0x5A, 0xFF, 0xC9,
+            0x75, 0xF1,
+        ]
+        let machine = try run(code) { machine in
+            machine.set(Register.rsp, stack)
+            for (register, value) in [(Register.rbx, 11), (Register.rdx, 22), (Register.rsi, 33)] {
+                machine.set(register, UInt64(value))
+            }
+        }
+        #expect([Register.rdi, 8, 9, 10].map { machine.get($0) } == [33, 22, 11, 1])
+        #expect(machine.get(Register.rsp) == stack)
+    }
+
+    @Test func `a return to the address at the return stack's bottom goes where it says`() throws {
+        // mov rax, 7FFFFFFFFFFFh; push rax; ret: nothing is mapped there
+        let machine = try TestMachine(.long64, threshold: 1)
+        machine.platform.stopped = machine.vcpu
+        machine.write(TestMachine.code, [0x48, 0xB8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F, 0, 0, 0x50, 0xC3])
+        // The page-fault handler ends it.
+        machine.write(TestMachine.handlers + 14 * 16, [0xE6, 0xF4, 0xEB, 0xFE])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.cpu.s.cr2 == 0x7FFF_FFFF_FFFF)
+        #expect(machine.load(machine.rsp + 8) == 0x7FFF_FFFF_FFFF)
+    }
+}
