@@ -108,7 +108,7 @@ public final class FlashMemory: MemoryMappedDevice {
         state.withLock { state in
             var value: UInt64 = 0
             for byte in 0..<width.bytes {
-                let place = Int(clamping: offset) + byte
+                let place = Int(clamping: offset) &+ byte
                 value |= UInt64(shown(state, place)) << UInt64(8 * byte)
             }
             return value
@@ -132,7 +132,7 @@ public final class FlashMemory: MemoryMappedDevice {
             case .none: begin(byte, &state)
             case .program:
                 for index in 0..<width.bytes {
-                    state.set(place + index, UInt8(truncatingIfNeeded: value >> UInt64(8 * index)))
+                    state.set(place &+ index, UInt8(truncatingIfNeeded: value >> UInt64(8 * index)))
                 }
                 end(&state)
             case .erase: erase(place, byte, &state)
