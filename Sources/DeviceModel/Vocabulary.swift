@@ -55,7 +55,8 @@ public struct InterruptLine: Sendable {
 public enum MachineEvent: Sendable, Equatable {
     /// The guest asked for power off (ACPI S5).
     case powerOff
-    /// The guest asked to sleep with its memory kept (ACPI S3). Sent from the vCPU's thread in the write itself.
+    /// The guest asked to sleep with its memory kept (ACPI S3). Sent from the vCPU's thread in the write
+    /// itself.
     case sleep
     /// What the sleeping guest waits for has come.
     case wake

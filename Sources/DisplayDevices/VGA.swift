@@ -4,8 +4,8 @@ public import PCIBus
 internal import Synchronization
 
 /// A VGA with Bochs' extension, as QEMU's "standard VGA" is on PCI (QEMU docs/specs/standard-vga): BAR 0 is
-/// the video memory, BAR 2 has the registers once more, and the expansion ROM is the video BIOS. It answers the
-/// legacy ports and A0000h to BFFFFh whatever its PCI command register says.
+/// the video memory, BAR 2 has the registers once more, and the expansion ROM is the video BIOS. It answers
+/// the legacy ports and A0000h to BFFFFh whatever its PCI command register says.
 ///
 /// Confinement: any thread.
 public final class VGA: PortDevice, MemoryMappedDevice {

@@ -81,14 +81,13 @@ final class Board: Sendable {
         let pic = PIC8259Pair(context) { asserted in if asserted { links[0].wake() } }
         router.connect(pic: pic, ioapic: ioapic)
         platform.connect(pic: pic, apics: apics)
-        let platformDescription = Self.describe(spec)
-        self.platformDescription = platformDescription
+        platformDescription = Self.describe(spec)
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
         power = ACPIPowerManagement(context)
         var assembly = BoardAssembly(
             spec: spec, resources: resources, context: context, platform: platform, power: power,
             eventLoop: eventLoop,
-            tables: BoardTables(platformDescription, Self.systemDescription(spec, memory)))
+            tables: BoardTables(Self.describe(spec), Self.systemDescription(spec, memory)))
         for entry in deviceCatalog { try entry.build(&assembly) }
         platform.ports.attach(pic)
         platform.ports.attach(power)

@@ -7,9 +7,9 @@ internal import X86Architecture
 
 /// What a PC's firmware does, for machines that have none.
 extension Board {
-    /// The end of S3: what lost its power is reset, PCI resources are assigned, and the boot processor goes to
-    /// the guest's waking vector in real mode (ACPI 6.5 §5.2.10, table 5.13). Memory, the power management and
-    /// the clock stay as they are.
+    /// The end of S3: what lost its power is reset, PCI resources are assigned, and the boot processor goes
+    /// to the guest's waking vector in real mode (ACPI 6.5 §5.2.10, table 5.13). Memory, the power management
+    /// and the clock stay as they are.
     /// Returns the state of the boot processor; nil when real mode cannot reach the vector, or there is none.
     func wakeUp() throws(BoardError) -> VCPUState? {
         for device in devices where !(device is ACPIPowerManagement || device is RTC) { device.reset() }

@@ -46,8 +46,8 @@ final class MachineEngine {
         }
     }
 
-    /// OVMF maps all that the processor can address with 2 MiB pages before it uses any of it: with 48 bits that
-    /// takes 512 MiB of page tables. 40 bits, as QEMU's processors have, take 4.
+    /// OVMF maps all that the processor can address with 2 MiB pages before it uses any of it: with 48 bits
+    /// that takes 512 MiB of page tables. 40 bits, as QEMU's processors have, take 4.
     private static func initialLimits(_ spec: MachineSpec) -> ProcessorLimits? {
         let addressable: UInt64 = 1 << 40, hole: UInt64 = 4 << 30
         guard spec.firmware?.kind == .uefi, spec.memory.bytes <= addressable - hole else { return nil }
