@@ -84,13 +84,12 @@ final class Board: Sendable {
         let pic = isPC ? PIC8259Pair(context) { asserted in if asserted { links[0].wake() } } : nil
         router.connect(pic: pic, ioapic: ioapic)
         platform.connect(pic: pic, apics: apics)
-        var platformDescription = Self.describe(spec)
         platform.mmio.map(ioapic, at: IOAPIC.address, size: IOAPIC.size)
         power = ACPIPowerManagement(context)
         var assembly = BoardAssembly(
             spec: spec, resources: resources, context: context, platform: platform, power: power,
             eventLoop: eventLoop,
-            tables: BoardTables(platformDescription, Self.systemDescription(spec, memory)))
+            tables: BoardTables(Self.describe(spec), Self.systemDescription(spec, memory)))
         for entry in deviceCatalog { try entry.build(&assembly) }
         if let pic { platform.ports.attach(pic) }
         platform.ports.attach(power)
@@ -104,6 +103,7 @@ final class Board: Sendable {
         devices = apics.map { $0 } + chipset.compactMap { $0 } + assembly.devices
         serial = assembly.serial
         images = assembly.images
+        var platformDescription = Self.describe(spec)
         platformDescription.virtio = assembly.places
         self.platformDescription = platformDescription
     }

@@ -295,7 +295,7 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
     private func readROM(_ offset: UInt64, _ width: AccessWidth) -> UInt64 {
         var value: UInt64 = 0
         for byte in 0..<width.bytes {
-            let place = Int(clamping: offset) + byte
+            let place = Int(clamping: offset) &+ byte
             let field: UInt8 = layout.rom.indices.contains(place) ? layout.rom[place] : 0xFF
             value |= UInt64(field) << UInt64(8 * byte)
         }

@@ -31,6 +31,7 @@ import Testing
         (["--net", "user", "--kernel", "k"], "no network devices yet"),
         (["--display", "auto", "--kernel", "k"], "no screen yet"),
         (["--firmware", "coreboot"], "use bios or uefi"),
+        (["disk.img", "--uefi-vars", "v"], "goes with --firmware uefi"),
         (["disk.img", "--kernel", "k"], "choose one way to boot"),
         (["disk.img", "--machine", "micro"], "use --machine pc"),
         (["--verify", "--no-translate", "--kernel", "k"], "--verify"),
