@@ -95,12 +95,10 @@ extension BootTests {
     }
     @Suite(.enabled(if: InstalledFirmware.hasUEFI, InstalledFirmware.missingUEFI))
     struct UEFIBootTests {
-        /// The interpreter alone: the firmware's shell fails in translated code so far.
         private func shell(_ variables: String, in folder: ScratchFolder) throws -> GuestMachine {
             let machine = try GuestMachine(
                 [
-                    "--firmware", "uefi", "--uefi-vars", variables, "--accel", "soft", "--no-translate",
-                    "--memory", "256M",
+                    "--firmware", "uefi", "--uefi-vars", variables, "--accel", "soft", "--memory", "256M",
                 ], in: folder, patience: 300)
             try machine.wait(for: "UEFI Interactive Shell")
             try machine.wait(for: "Shell>")

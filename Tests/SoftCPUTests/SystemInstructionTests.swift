@@ -286,7 +286,7 @@ private typealias Selector = TestMachine.Selector
         state.msrs = [MSR.lstar: 0x8000_0000_0000, MSR.pat: 2, 0x200: .max]
         m.vcpu.load(state)
         #expect(m.cpu.s.lstar == 0)
-        #expect(m.cpu.s.xcr0 == 7)
+        #expect(m.cpu.s.xcr0 == ControlBits.xcr0)
         #expect(!m.cpu.isVirtual8086)
         #expect(m.cpu.isLongMode)
         #expect(m.cpu.s.cr4 & ~ControlBits.cr4 == 0)

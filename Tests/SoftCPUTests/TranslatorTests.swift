@@ -46,6 +46,20 @@ import VCPUEngine
         #expect(machine.get(Register.rsp) == 0x1F_0000)
     }
 
+    @Test func `a block in front of a call that crosses a page leads to the call, not to the called`() throws {
+        // mov ecx, 50; jmp 1f; ... f: inc rax; ret ... 1: sub rsp, 28h; call f; add rsp, 28h; dec ecx; jnz 1b
+        let machine = try run([0xB9, 50, 0, 0, 0, 0xE9, 0xF0, 0x0F, 0, 0]) { machine in
+            machine.write(TestMachine.code + 0xF00, [0x48, 0xFF, 0xC0, 0xC3])
+            machine.write(
+                TestMachine.code + 0xFFA,
+                [0x48, 0x83, 0xEC, 0x28, 0xE8, 0xFD, 0xFE, 0xFF, 0xFF, 0x48, 0x83, 0xC4, 0x28, 0xFF, 0xC9]
+                    + [0x75, 0xEF, 0xE6, 0xF4, 0xEB, 0xFE])
+            machine.set(Register.rax, 0)
+        }
+        #expect(machine.get(Register.rax) == 50)
+        #expect(machine.get(Register.rsp) == TestMachine.kernelStack)
+    }
+
     @Test func `a loop that rewrites its own addition sees each new value`() throws {
         // mov ecx, 50; 1: add eax, 1; inc byte [the immediate]; dec ecx; jnz 1b
         let code: [UInt8] = [

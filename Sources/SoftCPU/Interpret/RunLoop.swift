@@ -104,7 +104,11 @@ extension SoftVCPU {
             }
             // One that cannot be translated is not tried at each run.
             block.b.runs = 0
-            guard translate(block, translations) else { return false }
+            guard translate(block, translations) else {
+                // What was to be linked leads here, not to whatever is translated next.
+                followUp = TranslatedFollowUp()
+                return false
+            }
         }
         followUp(to: block, translations)
         enterTranslated(block.b.code, translations)

@@ -232,7 +232,7 @@ extension CPU {
         return host &+ UInt(linear & 0xFFF)
     }
 
-    /// For translated code: what leads from `linear` to its host address, whose page it also remembers. Nil when
+    /// For translated code: what leads from `linear` to its host address; the page is remembered. Nil when
     /// an access cannot go there directly.
     func fillPage(_ linear: UInt64, write: Bool) throws(Fault) -> UInt? {
         guard !hasBreakpoints, s.tlbContext != TLB.userAligned else { return nil }

@@ -6,7 +6,9 @@ extension Translator {
     /// Flags that the instruction reads, or that it passes on for some inputs.
     private func flagsNeeded(_ i: Instruction, _ shape: RowShape) -> UInt16 {
         switch i.mnemonic {
-        case .jcc, .setcc, .cmovcc: return Self.conditionFlags[Int(i.condition >> 1)]
+        case .jcc, .setcc, .cmovcc:
+            if options.contains(.exactFlags), i.hasMemoryOperand { return Self.status }
+            return Self.conditionFlags[Int(i.condition >> 1)]
         default: break
         }
         let row = InstructionRow(index: i.row)

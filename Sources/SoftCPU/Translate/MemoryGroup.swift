@@ -1,7 +1,7 @@
 /// Memory operands that lie near each other, with one probe for all of them: pushes and pops in a row, fields
 /// of one structure, variables of one stack frame.
 ///
-/// The probe covers all bytes from the first to the last, for stores if there is one among them. Everything in
+/// The probe covers all bytes from the first to the last, for stores if there is one among them. All of
 /// a group is executed, unless something faults: no branch, no instruction with a life of its own.
 struct MemoryGroup {
     /// The guest's base register.

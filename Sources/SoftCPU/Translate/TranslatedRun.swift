@@ -190,7 +190,7 @@ extension SoftVCPU {
         guard selectReturns(cache) else { return }
         cpu.s.translated.codePage = cpu.s.rip & TLB.pageMask
         cpu.s.translated.flags = cpu.savedFlags
-        // SAFETY: the gate and the code are emitted code of this vCPU; it keeps to its state and guest memory.
+        // SAFETY: gate and code are emitted code of this vCPU; it keeps to its state and guest memory.
         let exit = unsafe ospite_call2(
             UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
         cache.returns[Int(cpu.s.translated.stackIndex)] = cpu.s.translated.returnStack
