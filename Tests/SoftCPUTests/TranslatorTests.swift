@@ -46,7 +46,8 @@ import VCPUEngine
         #expect(machine.get(Register.rsp) == 0x1F_0000)
     }
 
-    @Test func `a block in front of a call that crosses a page leads to the call, not to the called`() throws {
+    @Test func `a block in front of a call that crosses a page leads to the call, not to the called`() throws
+    {
         // mov ecx, 50; jmp 1f; ... f: inc rax; ret ... 1: sub rsp, 28h; call f; add rsp, 28h; dec ecx; jnz 1b
         let machine = try run([0xB9, 50, 0, 0, 0, 0xE9, 0xF0, 0x0F, 0, 0]) { machine in
             machine.write(TestMachine.code + 0xF00, [0x48, 0xFF, 0xC0, 0xC3])
