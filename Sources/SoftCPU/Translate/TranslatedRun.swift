@@ -180,6 +180,8 @@ extension SoftVCPU {
         cache.clear()
         cpu.flushTargets()
         translations?.clear()
+        // A body called from translated code may have asked for this: that code still has its return stack.
+        cpu.s.staleReturns = 3
         followUp = TranslatedFollowUp()
         cpu.s.linkSlot = 0
     }
