@@ -21,14 +21,21 @@ struct Block: BitwiseCopyable {
     var ops: UInt
     /// Address of its translation, 0 before.
     var code: UInt = 0
+    /// Linear page address that it was translated for, or `CodePlace.anywhere`.
+    var linear: UInt64 = CodePlace.anywhere
     /// The next translated block of the page.
     var nextOnPage: UInt = 0
     /// Runs by the interpreter, until it is translated.
     var runs: UInt16 = 0
     /// Its memory operands did not lie in one page: they are translated one by one.
     var isUngrouped = false
+    /// Its translation has branches that may be linked to other pages.
+    var linksPages = false
     /// It is in the list of its page's translated blocks.
     var isListed = false
+
+    /// Where indirect branches enter the translation.
+    var targetEntry: UInt { linear == CodePlace.anywhere ? code &- Translator.pageStoreBytes : code }
 }
 
 /// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a
