@@ -91,6 +91,15 @@ extension CPU {
         return (number, relied)
     }
 
+    /// What is behind an exit to the first instruction of a listed block.
+    func word(of block: BlockView) -> Int32 {
+        guard let page = pages[block.b.pageWord] else { preconditionFailure("a page of a listed block") }
+        return Self.word(page, block)
+    }
+    private static func word(_ page: Page, _ block: BlockView) -> Int32 {
+        CodePlace.word(page.place, Int(block.b.physical & 0xFFF))
+    }
+
     /// Puts a block in the list of its page.
     mutating func list(_ block: BlockView) {
         guard !block.b.isListed else { return }
@@ -99,15 +108,16 @@ extension CPU {
         pages[block.b.pageWord]?.first = block.address
     }
 
-    /// Takes all blocks of a page off the list; `each` sees every one that is translated. `moves`: because
-    /// it turned up at another address, not because its contents changed.
-    mutating func remove(_ word: UInt, moves: Bool, _ each: (BlockView) -> Void) {
+    /// Takes all blocks of a page off the list; `each` sees every one that is translated, with what is behind
+    /// an exit to its first instruction. `moves`: because the page turned up at another address, not because
+    /// its contents changed.
+    mutating func remove(_ word: UInt, moves: Bool, _ each: (BlockView, Int32) -> Void) {
         if moves { moved.insert(word) } else { moved.remove(word) }
         guard let page = pages.removeValue(forKey: word) else { return }
         var address = page.first
         while address != 0 {
             let block = BlockView(address: address)
-            if block.b.code != 0 { each(block) }
+            if block.b.code != 0 { each(block, Self.word(page, block)) }
             block.b.isListed = false
             address = block.b.nextOnPage
         }

@@ -254,8 +254,16 @@ extension Translator {
         // CMP R10, [RSP + 8]
         code.bytes(0x4C, 0x3B, 0x54, 0x24)
         code.byte(8)
-        let miss = code.shortJumpIf(5)
         let change = 8 + Int32(truncatingIfNeeded: item.instruction.immediate & 0xFFFF)
+        if change == 8 {
+            stubs.append(
+                Stub(kind: .returnMiss, from: code.pendingJumpIf(5), pageOffset: item.pageOffset))
+            moveStack(8)
+            code.byte(0xC3)
+            flags = .dead
+            return
+        }
+        let miss = code.shortJumpIf(5)
         moveStack(change)
         code.byte(0xC3)
         code.land(miss)

@@ -100,24 +100,21 @@ extension Translator {
     mutating func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
         let index = HostRegister.index
         let isFree = flags != .saved
-        var linear = probe.linear
-        if !isFree, linear != HostRegister.address {
-            code.move(HostRegister.address, linear)
-            linear = HostRegister.address
-        }
         let tag = HostOperand.cache(index, probe.write ? 8 : 0)
-        code.rotateRight(index, linear, 7)
+        code.rotateRight(index, probe.linear, 7)
         code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
         let compared = isFree ? HostRegister.rax : HostRegister.address
-        if isFree { code.move(HostRegister.rax, linear) }
+        if compared != probe.linear { code.move(compared, probe.linear) }
         code.encode(wide: true, 0x33, compared, tag)
         code.arithmetic(7, .register(compared), Int32(0x1000 - probe.size))
         let miss = code.pendingJumpIf(7)
-        if !isFree { code.encode(wide: true, 0x33, compared, tag) }
+        // R10 gets its address back, if that is nowhere else.
+        let isFolded = !isFree && probe.linear == HostRegister.address
+        if isFolded { code.encode(wide: true, 0x33, compared, tag) }
         code.load(index, .cache(index, 16))
         stubs.append(
             Stub(
-                kind: .fill(probe, isFolded: !isFree, back: code.here), from: miss,
+                kind: .fill(probe, isFolded: isFolded, back: code.here), from: miss,
                 pageOffset: item.pageOffset))
         if probe.alignmentMask != 0 {
             // TEST linear, mask

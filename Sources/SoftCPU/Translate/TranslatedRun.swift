@@ -106,13 +106,16 @@ final class TranslationCache {
     func invalidate(pageWord: UInt, moves: Bool = false) {
         // Branches from other pages would find the old entries for ever.
         if let linear = pages.linear(pageWord) { farLinks.cut(linear, arena) }
-        pages.remove(pageWord, moves: moves) { forget($0) }
+        pages.remove(pageWord, moves: moves) { forget($0, word: $1) }
     }
 
     /// Makes the entry of a translated block lead out.
-    func forget(_ block: BlockView) {
-        // JMP to the call nine bytes in front of the first entry.
-        arena.patch(block.b.code, bytes: block.b.linear == CodePlace.anywhere ? 0xE5EB : 0xF5EB)
+    func forget(_ block: BlockView) { forget(block, word: pages.word(of: block)) }
+
+    private func forget(_ block: BlockView, word: Int32) {
+        // CALL exitStale, and the word behind it, in the place of the first instructions: nothing but the entry
+        // leads there, since a place to come back to lies behind the call that it belongs to, which is longer.
+        arena.patchCall(block.b.code, target: gates.exitStale, word: word)
         block.b.code = 0
         invalidations += 1
     }

@@ -74,6 +74,8 @@ struct Translator {
             case interpret
             /// The same, for an indirect branch.
             case branch
+            /// The address in R10 that a RET found is not that of the last call.
+            case returnMiss
             /// Look for the target in R10 in Swift.
             case target
             /// A branch to another page.
@@ -114,16 +116,11 @@ struct Translator {
         analyseFlags()
         let start = Int(view.b.physical & 0xFFF)
         code.align(16)
-        // The way out for a block that is not valid any more: `SoftVCPU.invalidate` makes the entry go here.
-        for _ in 0..<7 { code.byte(0xCC) }
-        code.call(gates.exitStale)
-        emitPlace(start)
         if self.linear == nil {
             code.arithmetic(4, .register(HostRegister.address), -4096)
             code.store(HostRegister.address, .state(layout.codePage))
         }
         let entry = code.here
-        code.bytes(0x66, 0x90)
         if options.contains(.counts) {
             code.arithmetic(0, .state(layout.instructionCount), Int32(block.count))
         }
@@ -373,6 +370,9 @@ struct Translator {
                 emitPlace(stub.pageOffset)
             case .branch:
                 code.call(gates.exitBranch)
+                emitPlace(stub.pageOffset)
+            case .returnMiss:
+                code.call(gates.returnMiss)
                 emitPlace(stub.pageOffset)
             case .target: code.resolve(stub.from, to: gates.exitTarget)
             case .goOn: emitGoOn(stub.pageOffset)
