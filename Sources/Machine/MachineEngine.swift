@@ -22,6 +22,8 @@ final class MachineEngine {
     /// "kvm" or "soft": where the vCPUs are now.
     var name: String { isOnKVM ? "kvm" : "soft" }
     var isOnKVM: Bool { soft == nil }
+    /// Counters of all vCPUs together for `--stats`, one line each. Every vCPU is held.
+    var statistics: [String] { soft?.statistics ?? [] }
 
     /// - Parameter system: the host's KVM, if the machine starts on it.
     init(spec: MachineSpec, board: Board, tscFrequency: UInt64, system: KVMSystem?) throws(BoardError) {

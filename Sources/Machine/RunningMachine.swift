@@ -178,6 +178,7 @@ final class RunningMachine {
         for thread in threads {
             for line in thread.vcpu.statistics { events(.statistics(line)) }
         }
+        for line in engine.statistics { events(.statistics(line)) }
         events(.statistics("guest instructions \(instructions)"))
         events(.statistics("wall time \(nanoseconds / 1_000_000) ms, host CPU time \(cpu / 1_000_000) ms"))
         for (index, image) in board.images.enumerated() {

@@ -133,7 +133,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
                 + " cache emptied \(cache.flushes) times,"
                 + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills,"
                 + " \(cpu.s.endsInMemory) interrupts ended in memory"
-        ] + (translations.map { ["vCPU \(index): \($0.summary)"] } ?? [])
+        ]
     }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
@@ -231,6 +231,14 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         } catch {
             throw EngineError("the software CPU cannot start: \(error)")
         }
+    }
+
+    /// Counters of translated code for `--stats`, added up over the vCPUs, one line for each subject; none
+    /// without translated code. Only while no vCPU runs.
+    public var statistics: [String] {
+        let parts = vcpus.withLock { $0 }.compactMap(\.translationStatistics)
+        guard !parts.isEmpty else { return [] }
+        return parts.reduce(into: TranslationStatistics(), +=).lines(frequency: tscFrequency)
     }
 
     private func codeStored(inPage index: Int) {

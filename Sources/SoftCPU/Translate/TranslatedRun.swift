@@ -18,13 +18,9 @@ final class TranslationCache {
     private let returnStacks: MemoryMapping
     /// RSP of the kernel's and the user's return stack.
     var returns: [UInt]
-    private(set) var blocksTranslated = 0
-    private(set) var guestBytes = 0
-    private(set) var hostBytes = 0
-    private(set) var invalidations = 0
-    private(set) var flushes = 0
-    /// Exits by kind.
-    var exits: InlineArray<8, UInt64> = .init(repeating: 0)
+    /// What the cache itself counts; `SoftVCPU.translationStatistics` adds the rest.
+    var statistics = TranslationStatistics()
+    var blocksTranslated: Int { statistics.blocks }
 
     private static let returnStackBytes = 256 << 10
     /// Left free below the limit, for calls out of translated code and signal frames.
@@ -79,21 +75,24 @@ final class TranslationCache {
         guard let code = arena.assembler(room: Translator.mostBlockBytes) else {
             preconditionFailure("the arena is full")
         }
-        let start = code.here
+        let start = code.here, began = ospite_rdtsc()
         translator.code = code
         guard let entry = translator.translate(block, page: page) else { return false }
         block.b.code = entry
         precondition(
             translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
         arena.commit(translator.code)
-        blocksTranslated += 1
-        guestBytes += Int(block.b.byteLength)
-        hostBytes += Int(translator.code.here - start)
+        statistics.blocks += 1
+        statistics.guestBytes += Int(block.b.byteLength)
+        statistics.lineBytes += translator.lineBytes
+        statistics.stubBytes +=
+            Int(translator.code.here - start) - translator.lineBytes - translator.countingBytes
         if !block.b.isListed {
             block.b.isListed = true
             block.b.nextOnPage = pages[block.b.pageWord] ?? 0
             pages[block.b.pageWord] = block.address
         }
+        statistics.ticks &+= ospite_rdtsc() &- began
         return true
     }
 
@@ -113,23 +112,14 @@ final class TranslationCache {
         // JMP to the call nine bytes in front of the entry.
         arena.patch(block.b.code, bytes: 0xF5EB)
         block.b.code = 0
-        invalidations += 1
-    }
-
-    var summary: String {
-        let expansion = Double(hostBytes) / Double(max(guestBytes, 1))
-        return "\(blocksTranslated) blocks translated, \(guestBytes) bytes became \(hostBytes)"
-            + " (\((expansion * 10).rounded() / 10) times), \(invalidations) invalidated,"
-            + " emptied \(flushes) times; exits: go on \(exits[0]), link \(exits[1]), interpret \(exits[2]),"
-            + " target \(exits[3]), done \(exits[4]), branch \(exits[5]),"
-            + " stale \(exits[6]), split \(exits[7])"
+        statistics.invalidations += 1
     }
 
     func clear() {
         arena.clear(keeping: gateBytes)
         pages.removeAll(keepingCapacity: true)
         resetReturns()
-        flushes += 1
+        statistics.flushes += 1
     }
 }
 
@@ -197,7 +187,7 @@ extension SoftVCPU {
             UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
         cache.returns[Int(cpu.s.translated.stackIndex)] = cpu.s.translated.returnStack
         cpu.loadSavedFlags(cpu.s.translated.flags)
-        cache.exits[Int(exit)] &+= 1
+        cache.statistics.exits[Int(exit)] &+= 1
         leaveTranslated(exit, cache)
     }
 
@@ -272,6 +262,7 @@ extension SoftVCPU {
     func followUp(to block: BlockView, _ cache: TranslationCache) {
         if followUp.site != 0, followUp.sitePage == UInt32(truncatingIfNeeded: block.b.physical >> 12) {
             cache.arena.patch(followUp.site, target: block.b.code)
+            cache.statistics.links &+= 1
         }
         if followUp.isTarget { cpu.enterTarget(cpu.s.rip, block.b.code) }
         followUp = TranslatedFollowUp()
