@@ -68,6 +68,9 @@ final class TranslationCache {
         resetReturns(1)
     }
 
+    /// Of the block that was translated last.
+    var firstMnemonic: Mnemonic? { translator.block.first?.instruction.mnemonic }
+
     var isFull: Bool { arena.size - arena.used < Translator.mostBlockBytes }
 
     /// Translates `block`; false when it cannot be. The arena must not be full.
@@ -141,6 +144,7 @@ extension SoftVCPU {
     func startTranslation(size: Int, options: TranslationOptions) throws(HostError) {
         let cache = try TranslationCache(size: size, decoder: decoder, options: options)
         translations = cache
+        nameGates(of: cache)
         cpu.s.translated.state = cpu.address
         cpu.s.translated.fill = TranslatedCalls.address(TranslatedCalls.fill)
         cpu.s.translated.escape = TranslatedCalls.address(TranslatedCalls.escape)
@@ -162,7 +166,9 @@ extension SoftVCPU {
             clearCode()
             return false
         }
-        return cache.translate(block, page: host)
+        guard cache.translate(block, page: host) else { return false }
+        nameCode(of: block, cache)
+        return true
     }
 
     /// Forgets all decoded and translated code.
