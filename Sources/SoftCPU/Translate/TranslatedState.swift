@@ -38,6 +38,9 @@ struct TranslatedState: BitwiseCopyable {
     /// Probes that missed, and bodies called.
     var missCount: UInt64 = 0
     var escapeCount: UInt64 = 0
+    /// Where the instruction behind the last STI starts in its page, or all ones: a way out that leads there
+    /// must hold interrupts back for it.
+    var shadowOffset: UInt32 = .max
     /// C functions that emitted code calls.
     var fill: UInt = 0
     var escape: UInt = 0
@@ -87,6 +90,7 @@ struct StateLayout: Sendable {
     let instructionCount = translated(\.instructionCount)
     let blockCount = translated(\.blockCount)
     let probeCount = translated(\.probeCount)
+    let shadowOffset = translated(\.shadowOffset)
     let fill = translated(\.fill)
     let escape = translated(\.escape)
     let prepareVectors = translated(\.prepareVectors)
