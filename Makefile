@@ -1,10 +1,11 @@
 # What a person or a build server does with this project. `make help` lists it.
-.PHONY: help build demo test lint format fuzz soak bench clean
+.PHONY: help build demo test golden lint format fuzz soak bench clean
 
 help:
 	@echo 'make build   builds .build/release/ospite and ospite-vmm'
 	@echo 'make demo    boots a Linux guest here: a shell on a terminal, else a short proof'
 	@echo 'make test    builds and runs all tests (at most 40 minutes on two cores)'
+	@echo 'make golden  writes the pinned tables and host code anew (Tests/*/Golden): read the difference'
 	@echo 'make lint    checks the formatting of all sources'
 	@echo 'make format  formats all sources'
 	@echo 'make fuzz    runs the mutation tests for longer: ROUNDS=n per test (default 1000000), the bus fuzzer'
@@ -29,6 +30,11 @@ demo:
 test:
 	@Scripts/install-packages test
 	@Scripts/run-tests
+
+golden:
+	@Scripts/install-packages test
+	OSPITE_BLESS=1 Scripts/run-tests Golden
+	@git diff --stat -- 'Tests/*/Golden'
 
 lint:
 	swift format lint --strict --recursive Package.swift Sources Tests

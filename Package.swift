@@ -99,7 +99,7 @@ let package = Package(
             swiftSettings: plain),
         .testTarget(
             name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit", "ospite-oracle"],
-            swiftSettings: plain),
+            exclude: ["Golden"], swiftSettings: plain),
         .testTarget(
             name: "DeviceTests",
             dependencies: [

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 int ospite_memfd_create(const char *name, unsigned int flags) { return memfd_create(name, flags); }
+void *ospite_alias_memory(void *memory, size_t size) { return mremap(memory, 0, size, MREMAP_MAYMOVE); }
 int ospite_open(const char *path, int flags, unsigned int mode) { return open(path, flags, mode); }
 int ospite_fcntl(int fd, int command, long argument) { return fcntl(fd, command, argument); }
 int ospite_ioctl(int fd, unsigned long request, void *argument) { return ioctl(fd, request, argument); }

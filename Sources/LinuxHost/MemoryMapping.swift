@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 
 /// Memory mapped from the host, unmapped when the last reference goes.
@@ -32,6 +33,36 @@ internal import Glibc
         }
         unsafe base = address
         self.size = size
+    }
+
+    /// Shared zeroed memory without a file, readable and executable. It reads as "/dev/zero" in
+    /// /proc/PID/maps, which is where `perf` looks for the names of emitted code; in a memfd it does not.
+    public init(executable size: Int) throws(HostError) {
+        // SAFETY: a fresh mapping; the result is checked.
+        let address = unsafe mmap(
+            nil, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let address = unsafe address, unsafe address != MAP_FAILED else {
+            throw .last("mapping \(size >> 20) MiB of memory for code")
+        }
+        unsafe base = address
+        self.size = size
+    }
+
+    /// The memory of `other`, which is shared, once more: readable and writable.
+    public init(writableAlias other: MemoryMapping) throws(HostError) {
+        // SAFETY: an old size of 0 leaves the old mapping and makes a second one (mremap(2)), wherever the
+        // kernel finds room; the result is checked.
+        let address = unsafe ospite_alias_memory(other.base, other.size)
+        guard let address = unsafe address, unsafe address != MAP_FAILED else {
+            throw .last("mapping \(other.size >> 20) MiB of memory again")
+        }
+        guard unsafe mprotect(address, other.size, PROT_READ | PROT_WRITE) == 0 else {
+            let error = HostError.last("making a second mapping writable")
+            _ = unsafe munmap(address, other.size)
+            throw error
+        }
+        unsafe base = address
+        size = other.size
     }
 
     /// Maps the first `size` bytes of a file over those at `offset`, shared and writable.

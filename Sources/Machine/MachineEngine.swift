@@ -16,16 +16,27 @@ final class MachineEngine {
     private var kvm: KVMEngine?
     /// What a guest on KVM knows of its processor.
     private var limits: ProcessorLimits?
+    /// Names of translated code for `perf`.
+    private let perfMap: PerfMap?
     /// Kept alive: its vCPUs refer to it.
     private var soft: SoftEngine?
 
     /// "kvm" or "soft": where the vCPUs are now.
     var name: String { isOnKVM ? "kvm" : "soft" }
     var isOnKVM: Bool { soft == nil }
+    /// Counters of all vCPUs together for `--stats`, one line each. Every vCPU is held.
+    var statistics: [String] { soft?.statistics ?? [] }
+
+    /// The machine ends: writes what is still to be written.
+    func finish() { perfMap?.flush() }
 
     /// - Parameter system: the host's KVM, if the machine starts on it.
-    init(spec: MachineSpec, board: Board, tscFrequency: UInt64, system: KVMSystem?) throws(BoardError) {
+    /// - Parameter perfMap: takes the names of translated code.
+    init(
+        spec: MachineSpec, board: Board, tscFrequency: UInt64, system: KVMSystem?, perfMap: PerfMap?
+    ) throws(BoardError) {
         self.spec = spec
+        self.perfMap = perfMap
         self.board = board
         self.tscFrequency = tscFrequency
         limits = Self.initialLimits(spec)
@@ -61,7 +72,7 @@ final class MachineEngine {
             memory: board.memory, vcpuCount: spec.cpuCount, tscFrequency: tscFrequency,
             codeCacheSize: Int(clamping: codeCache), limits: limits,
             translates: !spec.options.contains(.noTranslate),
-            options: spec.options.contains(.statistics) ? [.counts] : [])
+            options: spec.options.contains(.statistics) ? [.counts] : [], perfMap: perfMap)
     }
 
     /// CPUID for KVM, from a software vCPU that lives only here.

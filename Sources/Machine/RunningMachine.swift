@@ -48,7 +48,9 @@ final class RunningMachine {
             if isKnown, event == .sleep { sleepers.hold() }
         }
         self.board = board
-        engine = try MachineEngine(spec: spec, board: board, tscFrequency: tscFrequency, system: system)
+        engine = try MachineEngine(
+            spec: spec, board: board, tscFrequency: tscFrequency, system: system,
+            perfMap: spec.perfMap.map { PerfMap(Descriptor(adopting: resources[$0])) })
         var threads: [VCPUThread] = []
         for index in 0..<spec.cpuCount {
             threads.append(try Self.thread(try engine.makeVCPU(index), inbox))
@@ -158,6 +160,7 @@ final class RunningMachine {
         for device in board.devices { device.pause() }
         for backend in board.serial { backend.close() }
         for image in board.images { image.close() }
+        engine.finish()
         if let screenText { writeScreen(to: screenText) }
         if spec.options.contains(.statistics) { reportStatistics() }
         events(.exited(reason))
@@ -178,6 +181,7 @@ final class RunningMachine {
         for thread in threads {
             for line in thread.vcpu.statistics { events(.statistics(line)) }
         }
+        for line in engine.statistics { events(.statistics(line)) }
         events(.statistics("guest instructions \(instructions)"))
         events(.statistics("wall time \(nanoseconds / 1_000_000) ms, host CPU time \(cpu / 1_000_000) ms"))
         for (index, image) in board.images.enumerated() {

@@ -15,6 +15,7 @@ extension MachineSpec {
         writer.put(codeCache.bytes)
         writer.put(sandbox.rawValue)
         writer.put(kvm)
+        writer.put(perfMap)
         writer.put(boot?.kernel)
         writer.put(boot?.initialRAMDisk)
         writer.put(boot?.commandLine ?? "")
@@ -51,6 +52,7 @@ extension MachineSpec {
         codeCache = MemorySize(bytes: try reader.take(UInt64.self))
         sandbox = try reader.takeCase(of: SandboxMode.self)
         kvm = try reader.takeResource()
+        perfMap = try reader.takeResource()
         boot = try Self.takeBoot(&reader)
         firmware = try FirmwareSpec?(reading: &reader)
         for _ in 0..<(try reader.takeCount(atMost: Self.mostDisks)) {

@@ -61,6 +61,9 @@ extension MachineSpec {
         if accelerator == .kvm, !options.isDisjoint(with: [.noTranslate, .verify]) {
             throw SpecError("--no-translate and --verify are about the software CPU: use --accel soft.")
         }
+        if perfMap != nil, accelerator == .kvm || options.contains(.noTranslate) {
+            throw SpecError("--perf-map names translated code: leave out --accel kvm and --no-translate.")
+        }
         if options.contains([.noTranslate, .verify]) {
             throw SpecError("--verify checks translated code, so it cannot go with --no-translate.")
         }
@@ -122,8 +125,8 @@ extension MachineSpec {
     /// All descriptors that the description names.
     public var resourceIndices: [ResourceIndex] {
         var all: [ResourceIndex?] = [
-            kvm, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.variables, firmware?.videoROM,
-            firmware?.log, firmware?.screenText,
+            kvm, perfMap, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.variables,
+            firmware?.videoROM, firmware?.log, firmware?.screenText,
         ]
         for disk in disks { all += [disk.image, disk.overlay] }
         for drive in drives { all.append(drive.disc) }

@@ -180,6 +180,8 @@ public struct MachineSpec: Equatable, Sendable {
     public var sandbox: SandboxMode = .on
     /// /dev/kvm; nil when the host has none or the software CPU was asked for.
     public var kvm: ResourceIndex?
+    /// Takes the names of translated code, for `perf`.
+    public var perfMap: ResourceIndex?
 
     public init(name: MachineName, uuid: MachineUUID) {
         self.name = name

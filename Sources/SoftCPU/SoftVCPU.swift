@@ -133,7 +133,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
                 + " cache emptied \(cache.flushes) times,"
                 + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills,"
                 + " \(cpu.s.endsInMemory) interrupts ended in memory"
-        ] + (translations.map { ["vCPU \(index): \($0.summary)"] } ?? [])
+        ]
     }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
@@ -197,17 +197,20 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     let options: TranslationOptions
     /// Runs of a block before it is translated.
     let translationThreshold: UInt16
+    /// Where translated code gets its names.
+    let perfMap: PerfMap?
     let decoder = Decoder()
     /// Serialises locked accesses that cross a page or reach a device.
     let splitLock = Mutex<Void>(())
     private let vcpus = Mutex<[SoftVCPU]>([])
 
     /// - Parameter codeCacheSize: bytes for decoded code, shared out among the vCPUs.
+    /// - Parameter perfMap: takes the names of translated code.
     /// - Parameter limits: what another engine's guest knows of its processor.
     public init(
         memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20,
         limits: ProcessorLimits? = nil, translates: Bool = true, options: TranslationOptions = [],
-        translationThreshold: UInt16 = 16
+        translationThreshold: UInt16 = 16, perfMap: PerfMap? = nil
     ) {
         precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
         self.memory = memory
@@ -217,6 +220,7 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         self.limits = limits
         self.options = options
         self.translationThreshold = translationThreshold
+        self.perfMap = perfMap
         self.translates = translates && HostFeatures.shared.canTranslate
         memory.pages.onCodeStore { [weak self] index in self?.codeStored(inPage: index) }
     }
@@ -231,6 +235,14 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         } catch {
             throw EngineError("the software CPU cannot start: \(error)")
         }
+    }
+
+    /// Counters of translated code for `--stats`, added up over the vCPUs, one line for each subject; none
+    /// without translated code. Only while no vCPU runs.
+    public var statistics: [String] {
+        let parts = vcpus.withLock { $0 }.compactMap(\.translationStatistics)
+        guard !parts.isEmpty else { return [] }
+        return parts.reduce(into: TranslationStatistics(), +=).lines(frequency: tscFrequency)
     }
 
     private func codeStored(inPage index: Int) {

@@ -65,7 +65,7 @@ extension ThreadClass {
 
     // swift-format-ignore
     /// Memory, locks, signals and time of the thread itself. Memory is never writable and executable at once,
-    /// and never becomes executable later: emitted code lives in two mappings of one memory file.
+    /// and never becomes executable later: emitted code lives in two mappings of the same memory.
     private static let everyThread: [FilterRule] = [
         .allow(.futex),
         .allow(.clockGettime),       .allow(.clockGetres),

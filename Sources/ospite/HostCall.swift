@@ -55,6 +55,11 @@ enum HostCall {
     static func removeFile(_ path: String) { _ = unsafe unlink(path) }
     static func removeFolder(_ path: String) { _ = unsafe rmdir(path) }
 
+    /// In place of what has the new name already.
+    static func renameFile(_ path: String, to name: String) throws(HostError) {
+        if unsafe rename(path, name) != 0 { throw .last("renaming \(path) to \(name)") }
+    }
+
     /// One that exists already is no error.
     static func makeFolder(_ path: String, mode: UInt32) throws(HostError) {
         if unsafe mkdir(path, mode) != 0, ospite_get_errno() != EEXIST {

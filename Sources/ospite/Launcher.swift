@@ -19,7 +19,7 @@ enum Launcher {
             try host { () throws(HostError) in try Descriptor.pipe() }
         }
         var files = OpenedFiles()
-        defer { files.removeSockets() }
+        defer { files.removeLeftovers() }
         let spec = try request.open(into: &files, keyboard: keyboard?.reader)
         do throws(SpecError) {
             try spec.validate(resourceCount: files.descriptors.count)
@@ -30,6 +30,7 @@ enum Launcher {
             try start(spec, resources: files.descriptors, keptLock: folder.lock)
         }
         files.closeAll()
+        files.placePerfMap(process: machine.child.identifier)
         let supervisor = Supervisor(
             machine: machine, signals: signals, terminal: terminal, keyboard: keyboard?.writer)
         return supervisor.run()

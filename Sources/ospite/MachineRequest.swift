@@ -19,6 +19,7 @@ struct MachineRequest {
     private let isSnapshot: Bool
     private let starting: FirmwareOptions
     private let usesFirmware: Bool
+    private let namesCode: Bool
 
     init(_ command: RunCommand) throws(RunFailure) {
         if let refusal = command.later.refusal { throw .usage(refusal) }
@@ -52,6 +53,7 @@ struct MachineRequest {
         initialRAMDisk = command.initrd
         commandLine = command.append ?? ""
         isSnapshot = command.snapshot
+        namesCode = command.perfMap
         try checkCounts()
     }
 
@@ -92,6 +94,7 @@ struct MachineRequest {
         if kernel != nil {
             rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
         }
+        if namesCode { rehearsal.perfMap = ResourceIndex(1) }
         if usesFirmware { rehearsal.firmware = FirmwareSpec(image: ResourceIndex(0)) }
         do throws(SpecError) {
             try rehearsal.validate(resourceCount: MachineSpec.mostResources)
@@ -127,6 +130,7 @@ struct MachineRequest {
             opened.console = try files.addSerial(console, "--console", keyboard: keyboard)
         }
         opened.kvm = try files.addKVM(opened.accelerator)
+        if namesCode { opened.perfMap = try files.addPerfMap() }
         return opened
     }
 

@@ -8,6 +8,8 @@ struct OpenedFiles {
     private(set) var descriptors: [Descriptor] = []
     /// Sockets that we created in the file system, to be removed at the end.
     private var socketPaths: [String] = []
+    /// The file of `addPerfMap` before it has its name.
+    private var perfMapPath: String?
 
     /// A FIFO or a device without a medium must not hold us up while we look at what it is.
     private static let carefully = O_NONBLOCK | O_NOCTTY
@@ -188,10 +190,40 @@ struct OpenedFiles {
         }
     }
 
+    /// An empty file for the names of translated code, which gets its own when the number of the machine's
+    /// process is known.
+    mutating func addPerfMap() throws(RunFailure) -> ResourceIndex {
+        let path = "/tmp/perf-ospite-\(getpid()).map"
+        // What an earlier process of our number left.
+        HostCall.removeFile(path)
+        do throws(HostError) {
+            let file = try Descriptor.open(path, flags: O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: 0o600)
+            perfMapPath = path
+            return add(file)
+        } catch {
+            throw .host("--perf-map cannot be used: \(error). perf looks for the file in /tmp.")
+        }
+    }
+
+    /// Names the map after the machine's process, as `perf` expects it, and says so.
+    mutating func placePerfMap(process: pid_t) {
+        guard let path = perfMapPath else { return }
+        let name = "/tmp/perf-\(process).map"
+        do throws(HostError) {
+            try HostCall.renameFile(path, to: name)
+            perfMapPath = nil
+            Console.say("ospite: translated code gets its names in \(name).")
+        } catch {
+            Console.say("ospite: perf will not find the names of translated code: \(error).")
+        }
+    }
+
     /// Lets go of our copies; the machine's process has its own.
     mutating func closeAll() { descriptors = [] }
 
-    func removeSockets() {
+    /// Sockets, and a file that has not got its name.
+    func removeLeftovers() {
         for path in socketPaths { HostCall.removeFile(path) }
+        if let perfMapPath { HostCall.removeFile(perfMapPath) }
     }
 }

@@ -79,6 +79,9 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "Print counters to standard error at the end.")
     var stats = false
 
+    @Flag(help: "Name translated code for perf, in /tmp/perf-PID.map.")
+    var perfMap = false
+
     @Option(help: "The sandbox of the machine's process: on, or log for finding what it forbids.")
     var sandbox = "on"
 

@@ -35,6 +35,7 @@ import Testing
         (["disk.img", "--kernel", "k"], "choose one way to boot"),
         (["disk.img", "--machine", "micro"], "use --machine pc"),
         (["--verify", "--no-translate", "--kernel", "k"], "--verify"),
+        (["--perf-map", "--no-translate", "--kernel", "k"], "--perf-map"),
         (["--append", "x"], "nothing to boot"),
         (["--idle", "--append", "x"], "go with --kernel"),
         ([], "nothing to boot"),

@@ -26,6 +26,7 @@ import Testing
         spec.sandbox = .log
         spec.kvm = ResourceIndex(9)
         spec.console = .stream(input: ResourceIndex(10), output: ResourceIndex(11))
+        spec.perfMap = ResourceIndex(12)
         return spec
     }
 
@@ -38,7 +39,7 @@ import Testing
         firmware.firmware?.bootsDrivesFirst = true
         firmware.drives = [DriveSpec(disc: ResourceIndex(4)), DriveSpec()]
         let commands: [MachineCommand] = [
-            .configure(try Self.fullSpec(), resourceCount: 12), .configure(plain, resourceCount: 0),
+            .configure(try Self.fullSpec(), resourceCount: 13), .configure(plain, resourceCount: 0),
             .configure(firmware, resourceCount: 5), .powerButton,
             .stop, .pause, .resume,
         ]

@@ -109,6 +109,18 @@ import Testing
         ),
         ("--verify", { $0.options = [.verify, .noTranslate] }),
         (
+            "--perf-map",
+            {
+                $0.perfMap = ResourceIndex(0); $0.options = .noTranslate
+            }
+        ),
+        (
+            "--perf-map",
+            {
+                $0.perfMap = ResourceIndex(0); $0.accelerator = .kvm
+            }
+        ),
+        (
             "raw images only",
             { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 512, format: .qcow2)] }
         ),

@@ -87,6 +87,30 @@ import VCPUEngine
         #expect(machine.get(Register.rsp) == stack)
     }
 
+    @Test func `an NMI between STI and the next instruction waits for that`() throws {
+        // sti; inc rax; jmp to itself
+        let machine = try TestMachine(.long64, threshold: 1)
+        machine.platform.stopped = machine.vcpu
+        machine.write(TestMachine.code, [0xFB, 0x48, 0xFF, 0xC0, 0xEB, 0xFE])
+        machine.write(TestMachine.handlers + 2 * 16, [0xE6, 0xF4, 0xEB, 0xFE])
+        machine.set(Register.rax, 0)
+        machine.cpu.s.interruptHeld = false
+        machine.cpu.s.attention = 0
+        let translations = try #require(machine.vcpu.translations, "this host cannot translate")
+        let block = BlockView(address: try machine.vcpu.findBlock(singleStep: false))
+        try #require(machine.vcpu.translate(block, translations))
+        machine.vcpu.enterTranslated(block.b.code, translations)
+        // Nothing is linked yet: the block of STI leads out.
+        try #require(machine.cpu.s.rip == TestMachine.code + 1)
+        #expect(machine.cpu.interruptFlag && machine.cpu.s.interruptShadow)
+        machine.cpu.s.nmiPending = true
+        machine.cpu.requestAttention()
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.load(machine.rsp) == TestMachine.code + 4)
+        #expect(machine.get(Register.rax) == 1)
+        #expect(!machine.cpu.s.interruptShadow)
+    }
+
     @Test func `a return to the address at the return stack's bottom goes where it says`() throws {
         // mov rax, 7FFFFFFFFFFFh; push rax; ret: nothing is mapped there
         let machine = try TestMachine(.long64, threshold: 1)

@@ -6,6 +6,8 @@
 
 /// All return -1 and set errno on failure, like the calls they name, unless they say otherwise.
 int ospite_memfd_create(const char *name, unsigned int flags);
+/* Maps the `size` bytes of shared memory at `memory` once more; MAP_FAILED with errno when refused. */
+void *ospite_alias_memory(void *memory, size_t size);
 int ospite_open(const char *path, int flags, unsigned int mode);
 int ospite_fcntl(int fd, int command, long argument);
 int ospite_ioctl(int fd, unsigned long request, void *argument);

@@ -71,6 +71,7 @@ extension SoftVCPU {
                 block = try findBlock(singleStep: false)
             } catch {
                 cpu.s.linkSlot = 0
+                cpu.s.interruptShadow = false
                 cpu.deliver(error)
                 break
             }
@@ -79,6 +80,8 @@ extension SoftVCPU {
                 cpu.s.linkSlot = 0
             }
             if let translations, runsTranslated, step(block, translations) { continue }
+            // What translated code left behind STI: the next instruction runs now.
+            cpu.s.interruptShadow = false
             guard cpu.execute(block) else { break }
         }
         cpu.s.linkSlot = 0

@@ -1,9 +1,7 @@
-import CLinux
-import Glibc
 import LinuxHost
 
-/// Memory for emitted code: a memfd mapped twice, once writable and once executable, so that no page is ever
-/// both. Filled from the bottom and emptied as a whole.
+/// Memory for emitted code: mapped twice, once writable and once executable, so that no page is ever both.
+/// Filled from the bottom and emptied as a whole.
 ///
 /// Confinement: its owner's thread.
 @safe struct CodeArena: ~Copyable {
@@ -15,24 +13,11 @@ import LinuxHost
 
     init(size: Int) throws(HostError) {
         let rounded = (size + 4095) & ~4095
-        let file = try Self.executableMemory()
-        defer { close(file) }
-        guard ftruncate(file, rounded) == 0 else { throw .last("sizing memory for emitted code") }
-        let writable = try MemoryMapping(file: file, size: rounded, writable: true)
-        let executable = try MemoryMapping(file: file, size: rounded, writable: false, executable: true)
+        let executable = try MemoryMapping(executable: rounded)
+        let writable = try MemoryMapping(writableAlias: executable)
         self.writable = writable
         self.executable = executable
         self.size = rounded
-    }
-
-    /// MFD_CLOEXEC, and MFD_EXEC where the kernel knows it (6.3).
-    static func executableMemory() throws(HostError) -> Int32 {
-        for flags in [0x11, 0x01] as [UInt32] {
-            // SAFETY: a constant string.
-            let file = unsafe ospite_memfd_create("emitted code", flags)
-            if file >= 0 { return file }
-        }
-        throw .last("creating memory for emitted code")
     }
 
     /// Executable address less writable address.

@@ -16,13 +16,16 @@ extension Translator {
         code.arithmetic(4, .state(layout.otherFlags), ~Int32(RFlags.interrupt.rawValue))
     }
 
-    /// Nothing is held back after STI when no interrupt waits: one that comes now might have come later.
+    /// Without a waiting interrupt STI is done here. One that comes now is only looked for where translated
+    /// code leaves; `SoftVCPU.holdAfterSTI` sees to it that the instruction behind STI is executed before.
     mutating func emitSetInterrupts(_ item: BlockInstruction) {
         requireKernel(item)
         code.encode(wide: false, 0x80, 7, .state(layout.interruptHeld))
         code.byte(0)
         addInterpretStub(code.pendingJumpIf(5), item)
         code.arithmetic(1, .state(layout.otherFlags), Int32(RFlags.interrupt.rawValue))
+        code.encode(wide: false, 0xC7, 0, .state(layout.shadowOffset))
+        code.word32(Int32(item.nextOffset & 0xFFF))
     }
 
     mutating func emitSwapGS(_ item: BlockInstruction) {

@@ -45,6 +45,7 @@ extension CPU {
     }
 
     fileprivate func escapeFromTranslated(_ op: UInt, _ block: UInt32) -> UInt32 {
+        s.translated.escapeCount &+= 1
         loadSavedFlags(s.translated.flags)
         setRegister(UInt16(Register.blockRIP * 8), address(ofPlace: block))
         s.endBlock = false
@@ -79,6 +80,7 @@ extension CPU {
 
     /// Finds `size` bytes at `linear` for translated code, and remembers the translation. 1: there is no way.
     fileprivate func fillForTranslated(_ linear: UInt64, size: Int, write: Bool) -> UInt {
+        s.translated.missCount &+= 1
         guard linear & 0xFFF <= UInt64(0x1000 - size) else { return 1 }
         do throws(Fault) {
             return try fillPage(linear, write: write) ?? 1

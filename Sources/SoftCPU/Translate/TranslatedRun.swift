@@ -17,13 +17,9 @@ final class TranslationCache {
     private let returnStacks: MemoryMapping
     /// RSP of the kernel's and the user's return stack.
     var returns: [UInt]
-    private(set) var blocksTranslated = 0
-    private(set) var guestBytes = 0
-    private(set) var hostBytes = 0
-    private(set) var invalidations = 0
-    private(set) var flushes = 0
-    /// Exits by kind.
-    var exits: InlineArray<9, UInt64> = .init(repeating: 0)
+    /// What the cache itself counts; `SoftVCPU.translationStatistics` adds the rest.
+    var statistics = TranslationStatistics()
+    var blocksTranslated: Int { statistics.blocks }
 
     private static let returnStackBytes = 256 << 10
     /// Left free below the limit, for calls out of translated code and signal frames.
@@ -72,6 +68,9 @@ final class TranslationCache {
         resetReturns(1)
     }
 
+    /// Of the block that was translated last.
+    var firstMnemonic: Mnemonic? { translator.block.first?.instruction.mnemonic }
+
     var isFull: Bool { arena.size - arena.used < Translator.mostBlockBytes || pages.isFull }
 
     /// Translates `block`, which is met in the page at `linear`; false when it cannot be. The arena must not
@@ -80,7 +79,7 @@ final class TranslationCache {
         guard let code = arena.assembler(room: Translator.mostBlockBytes) else {
             preconditionFailure("the arena is full")
         }
-        let start = code.here
+        let start = code.here, began = ospite_rdtsc()
         translator.code = code
         let place = pages.place(
             block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: linear)
@@ -94,10 +93,13 @@ final class TranslationCache {
         precondition(
             translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
         arena.commit(translator.code)
-        blocksTranslated += 1
-        guestBytes += Int(block.b.byteLength)
-        hostBytes += Int(translator.code.here - start)
+        statistics.blocks += 1
+        statistics.guestBytes += Int(block.b.byteLength)
+        statistics.lineBytes += translator.lineBytes
+        statistics.stubBytes +=
+            Int(translator.code.here - start) - translator.lineBytes - translator.countingBytes
         pages.list(block)
+        statistics.ticks &+= ospite_rdtsc() &- began
         return true
     }
 
@@ -117,7 +119,7 @@ final class TranslationCache {
         // leads there, since a place to come back to lies behind the call that it belongs to, which is longer.
         arena.patchCall(block.b.code, target: gates.exitStale, word: word)
         block.b.code = 0
-        invalidations += 1
+        statistics.invalidations += 1
     }
 
     /// Links the branch at `site`, which led to `stub`, to the block in another page.
@@ -130,21 +132,12 @@ final class TranslationCache {
     func cutFarLinks(to linear: UInt64) { farLinks.cut(linear & TLB.pageMask, arena) }
     func checkFarLinks(_ place: (UInt64) -> UInt64?) { farLinks.check(arena, place) }
 
-    var summary: String {
-        let expansion = Double(hostBytes) / Double(max(guestBytes, 1))
-        return "\(blocksTranslated) blocks translated, \(guestBytes) bytes became \(hostBytes)"
-            + " (\((expansion * 10).rounded() / 10) times), \(invalidations) invalidated,"
-            + " emptied \(flushes) times; exits: go on \(exits[0]), link \(exits[1]), interpret \(exits[2]),"
-            + " far \(exits[8]) (\(farLinks.made) linked, \(farLinks.cuts) cut), target \(exits[3]), done \(exits[4]), branch \(exits[5]),"
-            + " stale \(exits[6]), split \(exits[7])"
-    }
-
     func clear() {
         arena.clear(keeping: gateBytes)
         pages.clear()
         farLinks.forgetAll()
         resetReturns()
-        flushes += 1
+        statistics.flushes += 1
     }
 }
 
@@ -168,6 +161,7 @@ extension SoftVCPU {
     func startTranslation(size: Int, options: TranslationOptions) throws(HostError) {
         let cache = try TranslationCache(size: size, decoder: decoder, options: options)
         translations = cache
+        nameGates(of: cache)
         cpu.s.translated.state = cpu.address
         cpu.s.translated.places = cache.pages.tableAddress
         cpu.s.translated.fill = TranslatedCalls.address(TranslatedCalls.fill)
@@ -192,7 +186,11 @@ extension SoftVCPU {
         }
         let linear = cpu.s.rip & TLB.pageMask
         if cache.pages.isElsewhere(block.b.pageWord, linear) { moveCode(block, cache) }
-        return cache.translate(block, page: host, linear: linear, linksPages: mayLinkPages(linear))
+        guard cache.translate(block, page: host, linear: linear, linksPages: mayLinkPages(linear)) else {
+            return false
+        }
+        nameCode(of: block, cache)
+        return true
     }
 
     /// Whether branches from supervisor code at `linear` to other pages may be linked: with SMEP no code that
@@ -229,6 +227,7 @@ extension SoftVCPU {
     func enterTranslated(_ code: UInt, _ cache: TranslationCache) {
         let cpu = self.cpu
         guard selectReturns(cache) else { return }
+        cpu.s.interruptShadow = false
         cpu.s.translated.codePage = cpu.s.rip & TLB.pageMask
         cpu.s.translated.flags = cpu.savedFlags
         // SAFETY: gate and code are emitted code of this vCPU; it keeps to its state and guest memory.
@@ -236,8 +235,19 @@ extension SoftVCPU {
             UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
         cache.returns[Int(cpu.s.translated.stackIndex)] = cpu.s.translated.returnStack
         cpu.loadSavedFlags(cpu.s.translated.flags)
-        cache.exits[Int(exit)] &+= 1
+        cache.statistics.exits[Int(exit)] &+= 1
         leaveTranslated(exit, cache)
+        if cpu.s.translated.shadowOffset != .max { holdAfterSTI() }
+    }
+
+    /// Translated code executed STI. When it left in front of the next instruction, interrupts and NMIs wait
+    /// for that (SDM vol. 3 §6.8.3): a kernel that sleeps by STI and HLT would miss them. The same offset in
+    /// another page makes them wait for one instruction, too, which is allowed.
+    private func holdAfterSTI() {
+        if cpu.s.rip & 0xFFF == UInt64(cpu.s.translated.shadowOffset), cpu.s.activity == .running {
+            cpu.s.interruptShadow = true
+        }
+        cpu.s.translated.shadowOffset = .max
     }
 
     /// Prepares the return stack of the current privilege. False when something wants attention.
@@ -324,6 +334,7 @@ extension SoftVCPU {
                 linkFar(block, cache, from: place)
             } else if place.physical == block.b.physical & TLB.pageMask, place.linear == block.b.linear {
                 cache.arena.patch(followUp.site, target: block.b.code)
+                cache.statistics.links += 1
             }
         }
         if followUp.isTarget { cpu.enterTarget(cpu.s.rip, block.b.targetEntry) }

@@ -33,8 +33,16 @@ struct TranslatedState: BitwiseCopyable {
     var x87Level: UInt32 = 0
     /// MXCSR for Swift code.
     var hostMXCSR: UInt32 = 0x1F80
-    /// Blocks entered, in code that counts.
+    /// Instructions, blocks and probes, in code that counts.
     var instructionCount: UInt64 = 0
+    var blockCount: UInt64 = 0
+    var probeCount: UInt64 = 0
+    /// Probes that missed, and bodies called.
+    var missCount: UInt64 = 0
+    var escapeCount: UInt64 = 0
+    /// Where the instruction behind the last STI starts in its page, or all ones: a way out that leads there
+    /// must hold interrupts back for it.
+    var shadowOffset: UInt32 = .max
     /// C functions that emitted code calls.
     var fill: UInt = 0
     var escape: UInt = 0
@@ -82,6 +90,9 @@ struct StateLayout: Sendable {
     let x87Level = translated(\.x87Level)
     let hostMXCSR = translated(\.hostMXCSR)
     let instructionCount = translated(\.instructionCount)
+    let blockCount = translated(\.blockCount)
+    let probeCount = translated(\.probeCount)
+    let shadowOffset = translated(\.shadowOffset)
     let fill = translated(\.fill)
     let escape = translated(\.escape)
     let prepareVectors = translated(\.prepareVectors)

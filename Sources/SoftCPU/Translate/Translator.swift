@@ -20,7 +20,7 @@ struct BlockInstruction {
 public struct TranslationOptions: OptionSet, Sendable {
     public let rawValue: UInt8
     public init(rawValue: UInt8) { self.rawValue = rawValue }
-    /// Count the instructions of every block.
+    /// Count what every block does (BlockCounts.swift).
     public static let counts = TranslationOptions(rawValue: 1)
     /// Status flags are right at every instruction that may fault, also those that nobody reads any more.
     public static let exactFlags = TranslationOptions(rawValue: 2)
@@ -62,6 +62,12 @@ struct Translator {
     /// The group of memory operands whose probe was emitted last.
     var group: MemoryGroup?
     var isUngrouped = false
+    /// Of the last block: what counts, and the straight way without it (BlockCounts.swift).
+    var countingBytes = 0
+    var lineBytes = 0
+    /// Of the code that counts probes: the number's place, and the first stub that belongs to it.
+    var probeSite: Assembler.Site = 0
+    var firstStub = 0
 
     /// Code out of the way, emitted after the block.
     struct Stub {
@@ -121,16 +127,18 @@ struct Translator {
             code.store(HostRegister.address, .state(layout.codePage))
         }
         let entry = code.here
-        if options.contains(.counts) {
-            code.arithmetic(0, .state(layout.instructionCount), Int32(block.count))
-        }
+        beginCounts()
         level = 0
         hasX87 = false
         group = nil
         isUngrouped = view.b.isUngrouped
         flags = block.first.map { $0.liveBefore != 0 } ?? true ? .saved : .dead
-        for index in block.indices { emit(index) }
+        for index in block.indices {
+            emit(index)
+            goOnCounting(index)
+        }
         if !endsWithBranch { emitDirect(to: block.last?.nextOffset ?? start, live: liveOut) }
+        finishCounts(entry: entry)
         emitStubs()
         return entry
     }

@@ -1,0 +1,181 @@
+import X86Architecture
+
+@testable import SoftCPU
+
+/// The host code of one translated block as text that is the same in every run: addresses of the gates, of
+/// fields of the vCPU's state and of the interpreter's ops have names, places in the block have labels.
+struct HostCodeListing {
+    private struct Line {
+        var address: UInt
+        var length: Int
+        var text: String
+        /// Where a branch leads.
+        var target: UInt?
+        /// The branch that a word names.
+        var site: UInt?
+    }
+
+    private let formatter: ReferenceFormatter
+    private let bytes: [UInt8]
+    private let start: UInt
+    /// Of the gates, by address.
+    private let gates: [UInt: String]
+    private let ops: [UInt: String]
+    private var lines: [Line] = []
+
+    /// - Parameter code: executable addresses of the block from its entry to the end of its stubs.
+    init(_ formatter: ReferenceFormatter, code: Range<UInt>, gates: GateCode, block: BlockView) {
+        self.formatter = formatter
+        start = code.lowerBound
+        bytes = code.map { UnsafePointer<UInt8>(bitPattern: $0)!.pointee }
+        self.gates = Self.names(gates)
+        var ops: [UInt: String] = [:]
+        for number in 0..<Int(block.b.instructionCount) {
+            ops[block.b.ops + UInt(number * MemoryLayout<MicroOp>.stride)] = "op\(number)"
+        }
+        self.ops = ops
+        read()
+    }
+
+    private static func names(_ gates: GateCode) -> [UInt: String] {
+        var names: [UInt: String] = [:]
+        for child in Mirror(reflecting: gates).children {
+            guard let label = child.label else { continue }
+            if let address = child.value as? UInt { names[address] = label }
+            for (number, address) in (child.value as? [UInt] ?? []).enumerated() {
+                names[address] = "\(label)[\(number)]"
+            }
+        }
+        return names
+    }
+
+    // MARK: Reading
+
+    private func word(_ offset: Int) -> Int32 {
+        guard offset + 4 <= bytes.count else { return 0 }
+        return Int32(
+            bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[offset + $1]) << UInt32($1 * 8) })
+    }
+
+    private mutating func read() {
+        var offset = 0
+        // The words of a fill come behind the jump back, and depend on the kind that was pushed.
+        var wordsBehindJump = 0, kind: UInt64 = 0
+        while offset < bytes.count {
+            let address = start + UInt(offset)
+            guard let (text, length) = formatter.text(bytes[offset...], at: UInt64(address)) else {
+                lines.append(Line(address: address, length: 1, text: "(byte \(bytes[offset]))"))
+                offset += 1
+                continue
+            }
+            var line = Line(address: address, length: length, text: text)
+            line.target = Self.target(text)
+            lines.append(line)
+            offset += length
+            if text.hasPrefix("push 0x") { kind = UInt64(text.dropFirst(7), radix: 16) ?? 0 }
+            var words = 0
+            if text.hasPrefix("call"), let gate = line.target.flatMap({ gates[$0] }) {
+                switch gate {
+                case "exitGoOn", "exitInterpret", "exitBranch", "exitStale": words = 1
+                case "exitLink": words = 3
+                case "fill": wordsBehindJump = kind & 0x2000 != 0 ? 3 : 1
+                case "ensure": wordsBehindJump = 1
+                default: break
+                }
+            } else if text.hasPrefix("jmp") {
+                (words, wordsBehindJump) = (wordsBehindJump, 0)
+            }
+            readWords(words, &offset)
+        }
+    }
+
+    /// What an exit's words say: an offset in the page, a branch, and the number of a page.
+    private mutating func readWords(_ count: Int, _ offset: inout Int) {
+        for number in 0..<count {
+            let address = start + UInt(offset), value = word(offset)
+            var line = Line(address: address, length: 4, text: ".offset \(Self.hexadecimal(Int(value)))")
+            if number == 1 {
+                line.text = ".site "
+                line.site = address &+ UInt(bitPattern: Int(value))
+            } else if number == 2 {
+                line.text = ".page \(Self.hexadecimal(Int(value)))"
+            }
+            lines.append(line)
+            offset += 4
+        }
+    }
+
+    /// Where a branch to an address leads.
+    private static func target(_ text: String) -> UInt? {
+        let parts = text.split(separator: " ")
+        guard parts.count == 2, parts[0] == "call" || parts[0].hasPrefix("j"), parts[1].hasPrefix("0x") else {
+            return nil
+        }
+        return UInt(parts[1].dropFirst(2), radix: 16)
+    }
+
+    // MARK: Writing
+
+    /// One line for each instruction, label and word.
+    var text: [String] {
+        var labels: [UInt: String] = [:]
+        let places = Set(lines.map(\.address))
+        let used = lines.compactMap(\.target) + lines.compactMap { $0.site.flatMap(owner) }
+        for address in Set(used).sorted() where places.contains(address) {
+            labels[address] = "L\(labels.count + 1)"
+        }
+        var result: [String] = []
+        for line in lines {
+            if let label = labels[line.address] { result.append("\(label):") }
+            if let target = line.target {
+                let name = labels[target] ?? gates[target] ?? "(outside)"
+                result.append("    \(line.text.prefix { $0 != " " }) \(name)")
+            } else if let site = line.site {
+                result.append("    .site \(owner(of: site).flatMap { labels[$0] } ?? "(outside)")")
+            } else {
+                result.append("    " + named(line.text))
+            }
+        }
+        return result
+    }
+
+    /// The instruction that holds the bytes at `site`.
+    private func owner(of site: UInt) -> UInt? {
+        lines.first { $0.address < site && site < $0.address + UInt($0.length) }?.address
+    }
+
+    /// Names for the numbers that differ between builds or runs, and short forms of the others.
+    private func named(_ text: String) -> String {
+        text.replacing(/gs:\[0x([0-9A-F]{16})\]/) { match in
+            let place = Int32(truncatingIfNeeded: Int64(bitPattern: UInt64(match.output.1, radix: 16) ?? 0))
+            return "gs:[\(Self.fields[place] ?? "unknown")]"
+        }.replacing(/0x([0-9A-F]+)/) { match in
+            let value = UInt64(match.output.1, radix: 16) ?? 0
+            return ops[UInt(value)] ?? Self.hexadecimal(Int(Int64(bitPattern: value)))
+        }
+    }
+
+    static func hexadecimal(_ value: Int) -> String {
+        (value < 0 ? "-" : "") + "0x" + String(value.magnitude, radix: 16)
+    }
+
+    /// Fields of the state by their displacement from GS.
+    private static let fields: [Int32: String] = {
+        let layout = StateLayout.shared
+        var names: [Int32: String] = [:]
+        for child in Mirror(reflecting: layout).children {
+            if let label = child.label, let place = child.value as? Int32 { names[place] = label }
+        }
+        let registers = [
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+            "r14", "r15",
+        ]
+        for (number, name) in registers.enumerated() {
+            names[layout.gpr + Int32(number * 8)] = "guest " + name
+        }
+        for (number, name) in ["es", "cs", "ss", "ds", "fs", "gs"].enumerated() {
+            names[layout.effectiveBase + Int32(number * 8)] = "base of " + name
+        }
+        return names
+    }()
+}
