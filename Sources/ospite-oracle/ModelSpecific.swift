@@ -38,6 +38,42 @@ enum ModelSpecific {
         (.sha256rnds2, "misaligned operands"), (.sysexit, "not in long mode"),
     ]
     static func isOnlyAMD(_ mnemonic: Mnemonic) -> Bool { onlyAMD.contains { $0.0 == mnemonic } }
+    /// The same, where it depends on the form of the instruction.
+    static func isOnlyAMD(_ i: Instruction, _ mode: OracleMode) -> Bool {
+        switch i.mnemonic {
+        // Intel's leave the upper bytes of the slot alone.
+        case .push: i.operand0.kind == .segment && i.operandSize > 2
+        // Intel's read 16 bits.
+        case .movsxd: i.operandSize == 2
+        // Intel's clear the upper half of RCX, RSI and RDI also when nothing was repeated.
+        case .movs, .stos, .lods, .scas, .cmps: mode == .bits64 && i.addressSize == 4
+        // PAUSE whatever REX says.
+        case .xchg: i.opcode == 0x90 && i.opcodeMap == 0 && i.prefixes.contains(.rep)
+        // #UD outside 64-bit mode.
+        case .sysret: mode != .bits64
+        default: false
+        }
+    }
+
+    /// What Intel's processors do otherwise than AMD's, and our processor, when the instruction faults.
+    static let intelFaults: [(Mnemonic, String)] = [
+        (.vgatherdps, "the mask that is left"), (.vgatherdpd, "the mask that is left"),
+        (.vgatherqps, "the mask that is left"), (.vgatherqpd, "the mask that is left"),
+        (.vpgatherdd, "the mask that is left"), (.vpgatherdq, "the mask that is left"),
+        (.vpgatherqd, "the mask that is left"), (.vpgatherqq, "the mask that is left"),
+        (.movd, "MMX state is entered before the store"), (.movq, "MMX state is entered before the store"),
+        (.movntq, "MMX state is entered before the store"),
+        (.vcvtps2ph, "MXCSR is written before the store"),
+        (.vmaskmovps, "elements that the mask leaves out"), (.vmaskmovpd, "elements that the mask leaves out"),
+        (.vpmaskmovd, "elements that the mask leaves out"), (.vpmaskmovq, "elements that the mask leaves out"),
+        (.fst, "an x87 exception comes first"), (.fstp, "an x87 exception comes first; a part is stored"),
+        (.fist, "an x87 exception comes first"), (.fistp, "an x87 exception comes first"),
+        (.fisttp, "an x87 exception comes first"), (.fbstp, "an x87 exception comes first"),
+        (.scas, "flags of the repetitions before"), (.bound, "the bounds or the operand's page first"),
+        (.retf, "the selector or the address first"), (.iret, "the selector or the address first"),
+    ]
+    static func faultsOtherwise(_ mnemonic: Mnemonic) -> Bool { intelFaults.contains { $0.0 == mnemonic } }
+
     static let hostIsAMD = CPUModel.host(0).ebx == 0x6874_7541
 
     /// Where a fault on the host is enough: for bytes that the mask leaves out.

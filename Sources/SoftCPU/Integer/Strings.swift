@@ -95,7 +95,7 @@ extension CPU {
 
     /// Copies as many elements as both pages hold, upwards; 0 when the slow way must be taken.
     private func moveRun(_ segment: UInt8, _ r: StringRegisters, _ left: UInt64) throws(Fault) -> UInt64 {
-        guard r.step == UInt64(r.elementSize) else { return 0 }
+        guard r.step == UInt64(r.elementSize) else { return try moveRunDown(segment, r, left) }
         let from = gpr(Register.rsi) & r.addressMask, to = gpr(Register.rdi) & r.addressMask
         let source = try linear(segment, from, Int(r.elementSize))
         let target = try linear(0, to, Int(r.elementSize), write: true)
@@ -104,7 +104,7 @@ extension CPU {
         let bytes = Int(count) * Int(r.elementSize)
         _ = try linear(segment, from, bytes)
         _ = try linear(0, to, bytes, write: true)
-        let sourceHost = readableHost(source, bytes)
+        let sourceHost = try sourceHost(source, source, bytes)
         guard sourceHost != 0 else { return 0 }
         // A target inside the first element: each element sees a part of the one before.
         guard target &- source &- 1 >= UInt64(r.elementSize) &- 1 else { return 0 }
@@ -114,6 +114,47 @@ extension CPU {
         advance(Register.rsi, r, UInt64(bytes))
         advance(Register.rdi, r, UInt64(bytes))
         return count
+    }
+
+    /// The same downwards, as kernels move their image up at the start.
+    private func moveRunDown(_ segment: UInt8, _ r: StringRegisters, _ left: UInt64) throws(Fault) -> UInt64 {
+        let size = UInt64(r.elementSize)
+        let from = gpr(Register.rsi) & r.addressMask, to = gpr(Register.rdi) & r.addressMask
+        let source = try linear(segment, from, Int(size))
+        let target = try linear(0, to, Int(size), write: true)
+        let count = min(left, elementsDown(from, source, r), elementsDown(to, target, r))
+        guard count > 1 else { return 0 }
+        let bytes = Int(count &* size), back = count &* size &- size
+        let low = try linear(segment, from &- back, bytes)
+        let lowTarget = try linear(0, to &- back, bytes, write: true)
+        let sourceHost = try sourceHost(low, source, bytes)
+        guard sourceHost != 0 else { return 0 }
+        // A fault is that of the first element.
+        guard try writableHost(target, Int(size), 0) != 0 else { return 0 }
+        let targetHost = try writableHost(lowTarget, bytes, 0)
+        // Elements below the first would be read after they were written.
+        guard targetHost != 0, sourceHost &- targetHost &- 1 >= UInt(bytes) &- 1 else { return 0 }
+        // SAFETY: both ranges were located by TLB entries, `bytes` inside one page each.
+        unsafe UnsafeMutableRawPointer(bitPattern: targetHost).unsafelyUnwrapped.copyMemory(
+            from: UnsafeRawPointer(bitPattern: sourceHost).unsafelyUnwrapped, byteCount: bytes)
+        advance(Register.rsi, r, 0 &- UInt64(bytes))
+        advance(Register.rdi, r, 0 &- UInt64(bytes))
+        return count
+    }
+
+    /// Host address of the `count` bytes at `low`, in one page; 0 when they cannot be read directly. A fault
+    /// is that of the first element, at `first`. Source and target may want the same entry of the TLB.
+    private func sourceHost(_ low: UInt64, _ first: UInt64, _ count: Int) throws(Fault) -> UInt {
+        let known = readableHost(low, count)
+        if known != 0 { return known }
+        guard let addend = try fillPage(first, write: false) else { return 0 }
+        return UInt(truncatingIfNeeded: low) &+ addend
+    }
+
+    /// Elements from `offset` down to the start of its page, when addresses do not wrap on the way.
+    private func elementsDown(_ offset: UInt64, _ linear: UInt64, _ r: StringRegisters) -> UInt64 {
+        let place = linear & 0xFFF, size = UInt64(r.elementSize)
+        return offset < 0x1000 || place &+ size > 0x1000 ? 0 : place / size + 1
     }
 
     /// Host address of `count` bytes in one page when the TLB has it for loads; else 0.

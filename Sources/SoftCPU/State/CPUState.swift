@@ -146,8 +146,8 @@ struct CPUState: BitwiseCopyable {
     var translated = TranslatedState()
     /// By window: which 64ths of the branch targets may be filled (BranchTargets.swift).
     var targetsUsed: InlineArray<18, UInt64> = .init(repeating: .max)
-    /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong, and branches
-    /// between the kernel's pages (4).
+    /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong, and
+    /// branches between the kernel's pages (4).
     var staleReturns: UInt8 = 0
 
     // MARK: Address spaces (AddressSpaces.swift)

@@ -18,8 +18,8 @@ struct CPUIDResult: BitwiseCopyable, Equatable {
 ///
 /// Speculation: this engine runs no guest instruction speculatively in a way that the guest could steer, so
 /// that the model says "not affected" wherever CPUID and IA32_ARCH_CAPABILITIES can. On an AMD family 19h
-/// guest Linux then uses neither retpolines (automatic IBRS), IBPB, SSBD, SRSO nor TSA counter-measures, and as
-/// an Intel guest neither page-table isolation, retpolines (enhanced IBRS) nor VERW.
+/// guest Linux then uses neither retpolines (automatic IBRS), IBPB, SSBD, SRSO nor TSA counter-measures, on
+/// an Intel processor neither page-table isolation, retpolines (enhanced IBRS) nor VERW.
 enum CPUModel {
     private static let basicLimit: UInt32 = 0xD
     private static let hypervisorLimit: UInt32 = 0x4000_0010

@@ -10,8 +10,8 @@ enum TranslatedCalls {
         guard addend & 1 != 0 else { return addend }
         return UInt((kind & 0x2000 != 0 ? TranslatedExit.split : TranslatedExit.interpret) * 2 + 1)
     }
-    /// (state, op, place of the block's first instruction) -> 0: go on after the instruction, 1: leave, 2: go on at `rip`
-    /// by the table of targets.
+    /// (state, op, place of the block's first instruction) -> 0: go on after the instruction, 1: leave, 2: go
+    /// on at `rip` by the table of targets.
     static let escape: @convention(c) (UInt, UInt, UInt32) -> UInt32 = { state, op, block in
         CPU(address: state).escapeFromTranslated(op, block)
     }

@@ -115,8 +115,9 @@ final class TranslationCache {
     func forget(_ block: BlockView) { forget(block, word: pages.word(of: block)) }
 
     private func forget(_ block: BlockView, word: Int32) {
-        // CALL exitStale, and the word behind it, in the place of the first instructions: nothing but the entry
-        // leads there, since a place to come back to lies behind the call that it belongs to, which is longer.
+        // CALL exitStale, and the word behind it, in the place of the first instructions. Nothing but the
+        // entry leads there: a place to come back to lies behind a call and what prepares it, nine bytes or
+        // more.
         arena.patchCall(block.b.code, target: gates.exitStale, word: word)
         block.b.code = 0
         statistics.invalidations += 1
