@@ -1,0 +1,147 @@
+internal import ByteLayout
+internal import ScreenSurface
+
+/// Updates (RFC 6143 §7.6.1): header and list of rectangles are fixed when an update begins, each rectangle is
+/// encoded when there is room to send it.
+extension RFBSession {
+    /// Appends to `output` what the viewer waits for, until enough waits to be sent.
+    public func fill() {
+        while state == .running, output.count < Self.outputLowWater {
+            if !view.queue.isEmpty {
+                encode(view.queue.removeFirst())
+            } else if !beginUpdate() {
+                return
+            }
+        }
+    }
+
+    /// Whether there was something to tell.
+    private func beginUpdate() -> Bool {
+        guard view.wanted != nil, !view.needsFreshFrame else { return false }
+        if view.isSizeNew || view.sizeAnswer != nil || !view.greetings.isEmpty { return beginNews() }
+        guard view.hasNews else { return false }
+        let (move, damage) = view.takeUpdate()
+        let parts = damage.flatMap { split($0) }
+        let count = parts.count + (move == nil ? 0 : 1)
+        guard count > 0 else { return false }
+        beginMessage(rectangles: count)
+        if let move {
+            beginRectangle(move.rectangle, RFBNumber.Encoding.copyRectangle)
+            output.append(bigEndian: UInt16(move.fromX))
+            output.append(bigEndian: UInt16(move.fromY))
+        }
+        view.queue = parts
+        return true
+    }
+
+    private func beginMessage(rectangles: Int) {
+        output += [RFBNumber.FromServer.update, 0]
+        output.append(bigEndian: UInt16(rectangles))
+    }
+
+    private func beginRectangle(_ part: ScreenRectangle, _ encoding: Int32) {
+        for value in [part.x, part.y, part.width, part.height] {
+            output.append(bigEndian: UInt16(truncatingIfNeeded: value))
+        }
+        output.append(bigEndian: encoding)
+    }
+
+    /// An update without pixels: another size, and what we understand.
+    private func beginNews() -> Bool {
+        typealias Encoding = RFBNumber.Encoding
+        var rectangles: [() -> Void] = []
+        let empty = ScreenRectangle(x: 0, y: 0, width: 0, height: 0)
+        for greeting in view.greetings.sorted() {
+            switch greeting {
+            case Encoding.desktopName:
+                rectangles.append { [self] in
+                    beginRectangle(empty, Encoding.desktopName)
+                    appendText(configuration.name)
+                }
+            case Encoding.pointerMotion:
+                // 1 would say that positions are absolute; a mouse knows only distances.
+                rectangles.append { [self] in beginRectangle(empty, Encoding.pointerMotion) }
+                view.usesRelativePointer = true
+            case Encoding.extendedKey:
+                rectangles.append { [self] in beginRectangle(empty, Encoding.extendedKey) }
+            default: break
+            }
+        }
+        // Alone and last, as the size of all that follows.
+        let greets = view.greetings.contains(Encoding.extendedDesktopSize)
+        if view.isSizeNew || greets || view.sizeAnswer != nil {
+            if view.hasExtendedDesktopSize {
+                let answer = view.isSizeNew || greets ? nil : view.sizeAnswer
+                rectangles.append { [self] in appendExtendedSize(answer: answer) }
+            } else if view.isSizeNew, view.hasDesktopSize {
+                let size = framebuffer.bounds
+                rectangles.append { [self] in beginRectangle(size, Encoding.desktopSize) }
+            }
+        }
+        let isSizeNew = view.isSizeNew
+        let keepsAnswer = view.sizeAnswer != nil && (isSizeNew || greets)
+        view.greetings = []
+        if !keepsAnswer { view.sizeAnswer = nil }
+        if isSizeNew {
+            if view.canResize {
+                view.resize(framebuffer.width, framebuffer.height)
+            } else {
+                // It keeps its size, and sees what of the screen lies inside.
+                view.resize(view.width, view.height)
+            }
+        }
+        guard !rectangles.isEmpty else { return view.hasNews }
+        beginMessage(rectangles: rectangles.count)
+        for rectangle in rectangles { rectangle() }
+        if isSizeNew { view.requestIsAnswered() }
+        return true
+    }
+
+    /// One screen that covers everything (rfbproto, "ExtendedDesktopSize").
+    private func appendExtendedSize(answer: UInt16?) {
+        var header = framebuffer.bounds
+        // By whom the change was wished for, and what became of it.
+        header.x = answer == nil ? 0 : 1
+        header.y = Int(answer ?? 0)
+        beginRectangle(header, RFBNumber.Encoding.extendedDesktopSize)
+        output += [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        output.append(bigEndian: UInt16(framebuffer.width))
+        output.append(bigEndian: UInt16(framebuffer.height))
+        output.append(bigEndian: UInt32(0))
+    }
+
+    /// Parts that are small enough to be encoded at once.
+    private func split(_ part: ScreenRectangle) -> [ScreenRectangle] {
+        let isTight = view.encoding == RFBNumber.Encoding.tight
+        let width = min(part.width, isTight ? TightEncoder.side : Self.widestRectangle)
+        let height = isTight ? TightEncoder.side : max(Self.mostPixels / max(width, 1) & ~15, 16)
+        var parts: [ScreenRectangle] = []
+        for y in stride(from: part.y, to: part.bottom, by: height) {
+            for x in stride(from: part.x, to: part.right, by: width) {
+                parts.append(
+                    ScreenRectangle(
+                        x: x, y: y, width: min(width, part.right - x), height: min(height, part.bottom - y)))
+            }
+        }
+        return parts
+    }
+
+    private func encode(_ part: ScreenRectangle) {
+        let pixels = framebuffer.copy(part), values = view.translator.values(pixels)
+        beginRectangle(part, view.encoding)
+        switch view.encoding {
+        case RFBNumber.Encoding.hextile:
+            HextileEncoder.append(values, width: part.width, view.translator, to: &output)
+        case RFBNumber.Encoding.zrle:
+            zrle.append(
+                values, width: part.width, level: view.compression, view.translator, to: &output)
+        case RFBNumber.Encoding.tight:
+            tight.append(
+                values, pixels: pixels, width: part.width, level: view.compression, quality: view.quality,
+                view.translator, to: &output)
+        default:
+            output.reserveCapacity(output.count + values.count * 4)
+            for value in values { view.translator.append(value, to: &output) }
+        }
+    }
+}
