@@ -107,7 +107,9 @@ let package = Package(
         .testTarget(name: "TidyTests", swiftSettings: plain),
         .testTarget(
             name: "ProgramTests",
-            dependencies: ["ospite", "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "VMMSandbox"],
+            dependencies: [
+                "ospite", "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "VMMSandbox", "Compression",
+            ],
             swiftSettings: plain),
         .testTarget(
             name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit", "ospite-oracle"],

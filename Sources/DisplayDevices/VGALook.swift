@@ -25,6 +25,8 @@ struct VGALook: Equatable {
     var panning = 0
     /// Lines whose number has these bits set, lie at `bankShift` in memory: how CGA interleaves lines.
     var bankMask = 0, bankShift = 0
+    /// Lines that share a row of memory, and differ in their bank.
+    var linesInRow = 1
     /// XRGB8888 of each colour number: 16 of a palette in text and planes, else 256.
     var colors: [UInt32]
     /// Characters with bit 7 of their attribute blink.
@@ -41,8 +43,8 @@ struct VGALook: Equatable {
             line = (y - splitLine) / repetition
             start = 0
         }
-        let bank = line & bankMask
-        return start + (line >> bankMask.nonzeroBitCount) * pitch + bank << bankShift
+        let (row, scan) = line.quotientAndRemainder(dividingBy: linesInRow)
+        return start + row * pitch + (scan & bankMask) << bankShift
     }
 
     var bytesInLine: Int {
@@ -112,7 +114,9 @@ extension VGALook {
             let has256 = mode & GraphicsRegister.color256 != 0
             let width = columns * 8 / (has256 ? 2 : 1)
             // Lines that the monitor shows twice or more are here once, unless the picture is too wide then.
-            let repeats = (Int(scan & 0x1F) + 1) * (scan & 0x80 != 0 ? 2 : 1)
+            let rowLines = Int(scan & 0x1F) + 1
+            let bankMask = banks(of: controller[ControllerRegister.mode])
+            let repeats = (bankMask == 0 ? rowLines : 1) * (scan & 0x80 != 0 ? 2 : 1)
             let rows = max(lines / repeats, 1)
             let repetition = width * 2 > rows * 5 ? 2 : 1
             look = VGALook(
@@ -122,16 +126,15 @@ extension VGALook {
             look.repetition = repetition
             look.panning = has256 ? 0 : Int(registers.attribute[AttributeRegister.panning] & 7)
             look.splitLine = registers.splitLine / repeats * repetition
-            look.setBanks(controller[ControllerRegister.mode])
+            look.bankMask = bankMask
+            look.bankShift = controller[ControllerRegister.mode] & modeByte != 0 ? 15 : 14
+            look.linesInRow = bankMask == 0 ? 1 : rowLines
         }
         return look
     }
 
-    /// Bits 0 and 1 of the mode register, when zero, put bits of the line's number into the address.
-    private mutating func setBanks(_ mode: UInt8) {
-        bankMask = mode & 1 == 0 ? (mode & 2 == 0 ? 3 : 1) : 0
-        bankShift = mode & Self.modeByte != 0 ? 15 : 14
-    }
+    /// Bits 0 and 1 of the mode register, when zero, put bits of a line's number in its row into the address.
+    private static func banks(of mode: UInt8) -> Int { Int(~mode & 3) }
 
     private static func text(_ registers: VGAState, _ columns: Int, _ lines: Int) -> VGALook {
         let clocking = registers.sequencer[SequencerRegister.clocking]

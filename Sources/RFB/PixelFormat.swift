@@ -92,7 +92,7 @@ struct PixelTranslator {
     init(_ format: PixelFormat) {
         self.format = format
         func table(_ maximum: UInt16, _ shift: UInt8) -> [UInt32] {
-            (0..<256).map { (UInt32($0) * UInt32(maximum) + 127) / 255 << UInt32(shift) }
+            (0..<256).map { ((UInt32($0) * UInt32(maximum) + 127) / 255) << UInt32(shift) }
         }
         red = table(format.redMax, format.redShift)
         green = table(format.greenMax, format.greenShift)
