@@ -28,7 +28,7 @@ struct PS2Keyboard {
         static let identity: [UInt8] = [0xAB, 0x83]
     }
 
-    /// Bytes that wait for a guest that does not read: about 60 strokes of a fast typist, or of a pasted line.
+    /// Bytes that wait for a guest that does not read: about 60 strokes.
     static let capacity = 256
     /// The longest sequence of a key that goes up.
     private static let longestRelease = 6

@@ -62,7 +62,7 @@ public final class Framebuffer {
         result.reserveCapacity(rectangle.area)
         let inside = rectangle.intersection(bounds)
         for y in rectangle.y..<rectangle.bottom {
-            guard y >= inside.y, y < inside.bottom, inside.x == rectangle.x else {
+            guard !inside.isEmpty, y >= inside.y, y < inside.bottom, inside.x == rectangle.x else {
                 result.append(contentsOf: repeatElement(0, count: rectangle.width))
                 continue
             }

@@ -67,8 +67,8 @@ public struct KeyMap: Sendable {
         }
     }
 
-    /// The number of an extended key event (rfbproto, "QEMU Extended Key Event Message"): an XT code, prefixes
-    /// as bit 7 or in front.
+    /// The number of an extended key event (rfbproto, "QEMU Extended Key Event Message"): an XT code, with
+    /// prefixes as bit 7 or in front.
     static func code(ofExtended number: UInt32) -> UInt8? {
         switch number {
         case 1...0xFF: UInt8(number)

@@ -1,8 +1,8 @@
 internal import ByteLayout
 internal import ScreenSurface
 
-/// Updates (RFC 6143 §7.6.1): header and list of rectangles are fixed when an update begins, each rectangle is
-/// encoded when there is room to send it.
+/// Updates (RFC 6143 §7.6.1): header and list of rectangles are fixed when an update begins, each rectangle
+/// is encoded when there is room to send it.
 extension RFBSession {
     /// Appends to `output` what the viewer waits for, until enough waits to be sent.
     public func fill() {
@@ -18,13 +18,15 @@ extension RFBSession {
     /// Whether there was something to tell.
     private func beginUpdate() -> Bool {
         guard view.wanted != nil, !view.needsFreshFrame else { return false }
-        if view.isSizeNew || view.sizeAnswer != nil || !view.greetings.isEmpty { return beginNews() }
-        guard view.hasNews else { return false }
+        if view.isSizeNew, beginResize() { return true }
+        let news = takeNews()
+        guard !news.isEmpty || view.hasNews else { return false }
         let (move, damage) = view.takeUpdate()
         let parts = damage.flatMap { split($0) }
-        let count = parts.count + (move == nil ? 0 : 1)
+        let count = news.count + parts.count + (move == nil ? 0 : 1)
         guard count > 0 else { return false }
         beginMessage(rectangles: count)
+        for rectangle in news { append(rectangle) }
         if let move {
             beginRectangle(move.rectangle, RFBNumber.Encoding.copyRectangle)
             output.append(bigEndian: UInt16(move.fromX))
@@ -32,6 +34,65 @@ extension RFBSession {
         }
         view.queue = parts
         return true
+    }
+
+    /// Another size is an update of its own: the viewer asks anew for what is on the screen. False for one
+    /// that keeps its size, and sees what of the screen lies inside.
+    private func beginResize() -> Bool {
+        guard view.canResize else {
+            view.resize(view.width, view.height)
+            return false
+        }
+        view.resize(framebuffer.width, framebuffer.height)
+        beginMessage(rectangles: 1)
+        if view.hasExtendedDesktopSize {
+            append(.extendedSize(answer: nil))
+            view.greetings.remove(RFBNumber.Encoding.extendedDesktopSize)
+        } else {
+            beginRectangle(framebuffer.bounds, RFBNumber.Encoding.desktopSize)
+        }
+        view.requestIsAnswered()
+        return true
+    }
+
+    /// A rectangle without pixels.
+    private enum News {
+        case name, extendedKeys, relativePointer
+        /// By whom the size was wished for, and what became of it; nil: by nobody.
+        case extendedSize(answer: UInt16?)
+    }
+
+    /// What the viewer has not been told yet.
+    private func takeNews() -> [News] {
+        var news: [News] = []
+        if view.greetings.contains(RFBNumber.Encoding.desktopName) { news.append(.name) }
+        if view.greetings.contains(RFBNumber.Encoding.extendedKey) { news.append(.extendedKeys) }
+        if view.greetings.contains(RFBNumber.Encoding.pointerMotion) {
+            news.append(.relativePointer)
+            view.usesRelativePointer = true
+        }
+        if view.greetings.contains(RFBNumber.Encoding.extendedDesktopSize) {
+            news.append(.extendedSize(answer: nil))
+        }
+        if let answer = view.sizeAnswer, view.hasExtendedDesktopSize {
+            news.append(.extendedSize(answer: answer))
+        }
+        view.greetings = []
+        view.sizeAnswer = nil
+        return news
+    }
+
+    private func append(_ news: News) {
+        let empty = ScreenRectangle(x: 0, y: 0, width: 0, height: 0)
+        switch news {
+        case .name:
+            beginRectangle(empty, RFBNumber.Encoding.desktopName)
+            appendText(configuration.name)
+        case .extendedKeys: beginRectangle(empty, RFBNumber.Encoding.extendedKey)
+        // An x of 1 would say that positions are absolute; a mouse knows only distances.
+        case .relativePointer: beginRectangle(empty, RFBNumber.Encoding.pointerMotion)
+        case .extendedSize(let answer): appendExtendedSize(answer: answer)
+        }
     }
 
     private func beginMessage(rectangles: Int) {
@@ -44,57 +105,6 @@ extension RFBSession {
             output.append(bigEndian: UInt16(truncatingIfNeeded: value))
         }
         output.append(bigEndian: encoding)
-    }
-
-    /// An update without pixels: another size, and what we understand.
-    private func beginNews() -> Bool {
-        typealias Encoding = RFBNumber.Encoding
-        var rectangles: [() -> Void] = []
-        let empty = ScreenRectangle(x: 0, y: 0, width: 0, height: 0)
-        for greeting in view.greetings.sorted() {
-            switch greeting {
-            case Encoding.desktopName:
-                rectangles.append { [self] in
-                    beginRectangle(empty, Encoding.desktopName)
-                    appendText(configuration.name)
-                }
-            case Encoding.pointerMotion:
-                // 1 would say that positions are absolute; a mouse knows only distances.
-                rectangles.append { [self] in beginRectangle(empty, Encoding.pointerMotion) }
-                view.usesRelativePointer = true
-            case Encoding.extendedKey:
-                rectangles.append { [self] in beginRectangle(empty, Encoding.extendedKey) }
-            default: break
-            }
-        }
-        // Alone and last, as the size of all that follows.
-        let greets = view.greetings.contains(Encoding.extendedDesktopSize)
-        if view.isSizeNew || greets || view.sizeAnswer != nil {
-            if view.hasExtendedDesktopSize {
-                let answer = view.isSizeNew || greets ? nil : view.sizeAnswer
-                rectangles.append { [self] in appendExtendedSize(answer: answer) }
-            } else if view.isSizeNew, view.hasDesktopSize {
-                let size = framebuffer.bounds
-                rectangles.append { [self] in beginRectangle(size, Encoding.desktopSize) }
-            }
-        }
-        let isSizeNew = view.isSizeNew
-        let keepsAnswer = view.sizeAnswer != nil && (isSizeNew || greets)
-        view.greetings = []
-        if !keepsAnswer { view.sizeAnswer = nil }
-        if isSizeNew {
-            if view.canResize {
-                view.resize(framebuffer.width, framebuffer.height)
-            } else {
-                // It keeps its size, and sees what of the screen lies inside.
-                view.resize(view.width, view.height)
-            }
-        }
-        guard !rectangles.isEmpty else { return view.hasNews }
-        beginMessage(rectangles: rectangles.count)
-        for rectangle in rectangles { rectangle() }
-        if isSizeNew { view.requestIsAnswered() }
-        return true
     }
 
     /// One screen that covers everything (rfbproto, "ExtendedDesktopSize").

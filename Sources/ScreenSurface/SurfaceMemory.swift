@@ -37,7 +37,7 @@ public import LinuxHost
     public func read(_ start: Int, count: Int, into pixels: inout [UInt32], at place: Int) {
         check(start, count)
         precondition(place >= 0 && place <= pixels.count - count, "outside the pixels")
-        // SAFETY: both ranges were checked; the other process may write meanwhile, and every value is a pixel.
+        // SAFETY: both ranges were checked; the other process may write meanwhile, any value is a pixel.
         unsafe pixels.withUnsafeMutableBytes { bytes in
             unsafe (bytes.baseAddress! + place * 4).copyMemory(
                 from: mapping.base + start * 4, byteCount: count * 4)

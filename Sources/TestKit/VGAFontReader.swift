@@ -1,5 +1,5 @@
-/// Reads text from the picture of a VGA in text mode, cell by cell, with the font that draws it: what a person
-/// would read.
+/// Reads text from the picture of a VGA in text mode, cell by cell, with the font that draws it: what a
+/// person would read.
 public struct VGAFontReader {
     private let glyphs: [[UInt8]: Character]
     public static let cellWidth = 9, cellHeight = 16

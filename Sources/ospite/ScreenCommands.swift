@@ -126,8 +126,8 @@ struct KeyCommand: ParsableCommand {
             }
             guard let symbol, let stroke = KeyMap.stroke(symbol) else {
                 throw .usage(
-                    "The key '\(part)' in '\(text)' is unknown: use a character, f1 to f12, or a name such as "
-                        + "ctrl, alt, shift, super, enter, esc, tab, space, del, up; minus for a hyphen.")
+                    "The key '\(part)' in '\(text)' is unknown: use a character, f1 to f12, or a name such "
+                        + "as ctrl, alt, shift, super, enter, esc, tab, space, del, up; minus for a hyphen.")
             }
             codes.append(stroke.code)
         }

@@ -8,6 +8,7 @@ import Testing
 final class ScreenViewer {
     let viewer: RFBTestViewer
     private let reader: VGAFontReader?
+    private let socket: Descriptor
 
     /// Waits for the socket of the machine of this name in the folder of the test.
     init(_ machine: String, in folder: ScratchFolder) throws {
@@ -20,6 +21,7 @@ final class ScreenViewer {
             if connected == nil { usleep(20_000) }
         }
         let socket = try #require(connected)
+        self.socket = socket
         viewer = RFBTestViewer(
             receive: { count in
                 var bytes: [UInt8] = []
@@ -39,6 +41,9 @@ final class ScreenViewer {
         let rom = try? Data(contentsOf: URL(fileURLWithPath: "/usr/share/seabios/vgabios-stdvga.bin"))
         reader = rom.flatMap { VGAFontReader(videoBIOS: Array($0)) }
     }
+
+    /// Leaves without a word.
+    func leave() { _ = shutdown(socket.number, Int32(SHUT_RDWR)) }
 
     /// What a text screen shows now.
     func text() throws -> [String] {

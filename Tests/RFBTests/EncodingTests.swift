@@ -17,16 +17,27 @@ import Testing
         .init(bits: 8, depth: 8, maxima: [7, 7, 3], shifts: [0, 3, 6]),
     ]
 
+    private static let colors: [UInt32] = [0xFF0000, 0x00FF00, 0x0000FF, 0xFFFF00, 0x808080]
+
+    private static func noise(_ x: Int, _ y: Int) -> UInt32 {
+        let mixed = (x &* 2_654_435_761 ^ y &* 40_503) &* 2_246_822_519
+        return UInt32(truncatingIfNeeded: mixed) & 0xFFFFFF
+    }
+    private static func gradient(_ x: Int, _ y: Int) -> UInt32 {
+        let red = UInt32(x & 0xFF), green = UInt32(y & 0xFF), blue = UInt32((x + y) & 0xFF)
+        return red << 16 | green << 8 | blue
+    }
+
     // swift-format-ignore
     /// Pictures that lead encoders into each of their ways.
     private static let pictures: [(name: String, color: @Sendable (Int, Int) -> UInt32)] = [
-        ("one colour",    { _, _ in 0x336699 }),
-        ("text",          { x, y in (x * 7 + y * 13) % 11 < 3 ? 0xFFFFFF : 0 }),
-        ("few colours",   { x, y in [0xFF0000, 0x00FF00, 0x0000FF, 0xFFFF00, 0x808080][(x / 9 + y / 5) % 5] }),
-        ("a palette",     { x, y in UInt32((x / 3 ^ y / 2) % 100) * 0x020305 }),
-        ("long runs",     { x, y in UInt32(y * 40 + x / 200) * 0x010203 & 0xFFFFFF }),
-        ("a gradient",    { x, y in UInt32(x & 0xFF) << 16 | UInt32(y & 0xFF) << 8 | UInt32((x + y) & 0xFF) }),
-        ("noise",         { x, y in UInt32(truncatingIfNeeded: (x &* 2_654_435_761 ^ y &* 40_503) &* 2_246_822_519) & 0xFFFFFF }),
+        ("one colour",  { _, _ in 0x336699 }),
+        ("text",        { x, y in (x * 7 + y * 13) % 11 < 3 ? 0xFFFFFF : 0 }),
+        ("few colours", { x, y in colors[(x / 9 + y / 5) % 5] }),
+        ("a palette",   { x, y in UInt32((x / 3 ^ y / 2) % 100) * 0x020305 }),
+        ("long runs",   { x, y in UInt32(y * 40 + x / 200) * 0x010203 & 0xFFFFFF }),
+        ("a gradient",  { gradient($0, $1) }),
+        ("noise",       { noise($0, $1) }),
     ]
 
     @Test(arguments: [0, 5, 7, 16] as [Int32], formats)
@@ -34,7 +45,7 @@ import Testing
         encoding: Int32, format: RFBTestViewer.Format
     ) throws {
         // Sides that are no multiple of any tile.
-        let screen = ScreenBench(333, 135)
+        let screen = ScreenBench(171, 93)
         let bench = SessionBench(screen), viewer = bench.viewer
         try viewer.connect()
         try viewer.setFormat(format)

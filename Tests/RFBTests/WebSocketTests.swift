@@ -88,11 +88,13 @@ import Testing
     @Test(arguments: [
         ("http://localhost:8000", "127.0.0.1:6080", true), ("http://127.0.0.1", "localhost:1", true),
         ("http://[::1]:8000", "[::1]:6080", true),         ("http://10.0.0.5", "10.0.0.5:6080", true),
-        ("https://evil.example", "127.0.0.1:6080", false), ("http://evil.example", "evil.example:6080", false),
+        ("https://evil.example", "127.0.0.1:6080", false), ("http://evil.org", "evil.org:6080", false),
         ("null", "127.0.0.1:6080", false),                 ("http://10.0.0.6", "10.0.0.5:6080", false),
         ("http://127.evil.example", "127.0.0.1", false),
     ])
-    func `pages of other sites reach no machine without a password`(origin: String, host: String, isOwn: Bool) {
+    func `pages of other sites reach no machine without a password`(
+        origin: String, host: String, isOwn: Bool
+    ) {
         for trustsAll in [false, true] {
             var socket = WebSocket(trustsAnyOrigin: trustsAll)
             let reply = socket.receive(request("Origin: \(origin)\r\n", host: host)[...]).reply
