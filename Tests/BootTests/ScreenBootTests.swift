@@ -123,6 +123,33 @@ extension BootTests {
             #expect(try machine.status() == 0, "\(machine.errorText)")
         }
 
+        @Test(arguments: [(32, 7), (16, 16), (8, 5)] as [(Int, Int32)])
+        func `a graphics mode of the video BIOS has its colours`(bits: Int, encoding: Int32) throws {
+            let folder = try ScratchFolder()
+            let machine = try grub(in: folder)
+            let screen = try ScreenViewer("grub", in: folder)
+            try screen.viewer.setEncodings([encoding, -308])
+            try screen.wait(for: "highlighted entry")
+            try screen.type("c")
+            try screen.wait(for: "grub>")
+            try screen.type("insmod vbe\nvideotest 800x600x\(bits)\n")
+            let end = Date(timeIntervalSinceNow: 90)
+            func color(_ x: Int, _ y: Int) -> UInt32? {
+                let viewer = screen.viewer
+                return viewer.width == 800 && viewer.height == 600 ? viewer.pixels[y * 800 + x] : nil
+            }
+            // Red, green and blue squares are in the corner.
+            while color(250, 50) != 0x0000FF, Date() < end {
+                usleep(200_000)
+                try screen.viewer.capture()
+            }
+            #expect(color(50, 50) == 0xFF0000 && color(150, 50) == 0x00FF00 && color(250, 50) == 0x0000FF)
+            #expect(color(50, 150) == 0x00FFFF && color(790, 590) == 0)
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0)
+        }
+
         // MARK: Viewers of others
 
         @Test func `vncdotool types with a password, and captures the screen`() throws {
