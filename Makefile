@@ -2,7 +2,7 @@
 .PHONY: help build demo test golden lint format fuzz soak bench clean
 
 help:
-	@echo 'make build   builds .build/release/ospite and ospite-vmm'
+	@echo 'make build   builds .build/release/ospite, ospite-vmm and ospite-display'
 	@echo 'make demo    boots a Linux guest here: a shell on a terminal, else a short proof'
 	@echo 'make test    builds and runs all tests (at most 40 minutes on two cores)'
 	@echo 'make golden  writes the pinned tables and host code anew (Tests/*/Golden): read the difference'
@@ -19,8 +19,10 @@ help:
 
 build:
 	@command -v swift >/dev/null || { echo 'Swift is missing: install Swift 6.2 or newer (swift.org/install).' >&2; exit 1; }
+	@Scripts/install-packages build
 	swift build -c release --product ospite
 	swift build -c release --product ospite-vmm
+	swift build -c release --product ospite-display
 
 demo:
 	@Scripts/install-packages demo

@@ -21,6 +21,7 @@ let package = Package(
     products: [
         .executable(name: "ospite", targets: ["ospite"]),
         .executable(name: "ospite-vmm", targets: ["ospite-vmm"]),
+        .executable(name: "ospite-display", targets: ["ospite-display"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
@@ -31,14 +32,18 @@ let package = Package(
         .target(name: "CKVM", cSettings: native),
         .target(name: "CGate", cSettings: native),
         .target(name: "COracle", cSettings: native),
+        .target(name: "CZlib", cSettings: native, linkerSettings: [.linkedLibrary("z")]),
+        .target(name: "CJPEG", cSettings: native, linkerSettings: [.linkedLibrary("jpeg")]),
         // Floor 1: the host, and bytes.
         library("LinuxHost", ["CLinux"]),
         library("ByteLayout"),
         library("StateCodec"),
+        library("Compression", ["CZlib", "CJPEG"]),
         // Floor 2: vocabulary.
         library("GuestMemory", ["LinuxHost", "ByteLayout"]),
         library("X86Architecture"),
         library("DeviceModel", ["GuestMemory", "StateCodec"]),
+        library("ScreenSurface", ["LinuxHost", "ByteLayout"]),
         // Floor 3: engines.
         library("VCPUEngine", ["X86Architecture", "DeviceModel"]),
         library(
@@ -49,7 +54,7 @@ let package = Package(
         // Floor 3: devices.
         library("ChipsetDevices", ["DeviceModel", "X86Architecture", "ByteLayout", "VCPUEngine"]),
         library("PCIBus", ["DeviceModel", "ByteLayout"]),
-        library("DisplayDevices", ["PCIBus", "DeviceModel", "LinuxHost"]),
+        library("DisplayDevices", ["PCIBus", "DeviceModel", "LinuxHost", "ScreenSurface"]),
         library("Q35Chipset", ["PCIBus", "DeviceModel", "GuestMemory"]),
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
         library("BlockStorage", ["GuestMemory"]),
@@ -57,6 +62,7 @@ let package = Package(
             "StorageDevices", ["BlockStorage", "PCIBus", "DeviceModel", "GuestMemory", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
         library("CharacterBackends", ["LinuxHost"]),
+        library("RFB", ["ScreenSurface", "Compression", "ByteLayout"]),
         library("VirtioDevices", ["Virtio", "PCIBus", "BlockStorage", "DeviceModel", "ByteLayout"]),
         // Floor 3: firmware.
         library("FirmwareTables", ["GuestMemory", "ByteLayout"]),
@@ -69,7 +75,7 @@ let package = Package(
             "Machine",
             [
                 "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
-                "PCIBus", "Q35Chipset", "DisplayDevices", "BlockStorage",
+                "PCIBus", "Q35Chipset", "DisplayDevices", "ScreenSurface", "BlockStorage",
                 "StorageDevices", "VirtioDevices",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
@@ -79,15 +85,21 @@ let package = Package(
             dependencies: ["Machine", "MachineControl", "MachineSpec", "VMMSandbox", "LinuxHost", "CLinux"],
             swiftSettings: fenced, linkerSettings: staticProgram),
         .executableTarget(
+            name: "ospite-display",
+            dependencies: ["RFB", "ScreenSurface", "VMMSandbox", "MachineSpec", "LinuxHost", "CLinux"],
+            swiftSettings: fenced, linkerSettings: staticProgram),
+        .executableTarget(
             name: "ospite",
             dependencies: [
-                "CLinux", "LinuxHost", "MachineSpec", "MachineControl",
+                "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "ScreenSurface", "RFB", "Compression",
+                "ByteLayout",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: fenced),
         // Tests and tools.
         .target(
-            name: "TestKit", dependencies: ["DeviceModel", "SoftCPU", "LinuxHost"], swiftSettings: fenced),
+            name: "TestKit", dependencies: ["DeviceModel", "SoftCPU", "LinuxHost", "Compression"],
+            swiftSettings: fenced),
         .executableTarget(
             name: "ospite-oracle", dependencies: ["SoftCPU", "TestKit", "CGate", "COracle"],
             swiftSettings: fenced),
@@ -95,7 +107,9 @@ let package = Package(
         .testTarget(name: "TidyTests", swiftSettings: plain),
         .testTarget(
             name: "ProgramTests",
-            dependencies: ["ospite", "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "VMMSandbox"],
+            dependencies: [
+                "ospite", "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "VMMSandbox", "Compression",
+            ],
             swiftSettings: plain),
         .testTarget(
             name: "SoftCPUTests", dependencies: ["SoftCPU", "TestKit", "ospite-oracle"],
@@ -103,10 +117,14 @@ let package = Package(
         .testTarget(
             name: "DeviceTests",
             dependencies: [
-                "ChipsetDevices", "PCIBus", "Q35Chipset", "DisplayDevices", "Virtio", "VirtioDevices",
+                "ChipsetDevices", "PCIBus", "Q35Chipset", "DisplayDevices", "ScreenSurface", "Virtio",
+                "VirtioDevices",
                 "BlockStorage", "StorageDevices",
                 "Machine", "TestKit", "StateCodec", "LinuxHost", "MachineControl", "MachineSpec",
             ],
+            swiftSettings: plain),
+        .testTarget(
+            name: "RFBTests", dependencies: ["RFB", "ScreenSurface", "Compression", "ByteLayout", "TestKit"],
             swiftSettings: plain),
         .testTarget(
             name: "HostTests",

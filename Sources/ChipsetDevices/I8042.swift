@@ -1,8 +1,8 @@
 public import DeviceModel
 import Synchronization
 
-/// The 8042 keyboard controller of the PC/AT at ports 60h and 64h, with two connectors and nothing in them.
-/// A byte for a device that is not there ends as on the AT: FEh in the output buffer with the time-out bit.
+/// The 8042 keyboard controller of the PC/AT at ports 60h and 64h, with a keyboard in its first connector and
+/// a mouse in the second (IBM PS/2 technical reference, "Keyboard/Auxiliary Device Controller").
 ///
 /// Confinement: any thread.
 public final class I8042: PortDevice {
@@ -16,43 +16,67 @@ public final class I8042: PortDevice {
         /// The output buffer holds a byte.
         var isFull: Bool
         var isAuxiliary: Bool
-        var timedOut: Bool
         var lastWasCommand: Bool
         /// The command whose data byte comes next on port 60h; 0 when none.
         var pendingCommand: UInt8
         var outputPort: UInt8
+        /// The translation has seen that a key goes up, and not yet which.
+        var releaseFollows: Bool
+        var keyboard: PS2Keyboard.Saved
+        var mouse: PS2Mouse.Saved
     }
 
     private enum Status {
         static let outputFull: UInt8 = 0x01, system: UInt8 = 0x04, command: UInt8 = 0x08
-        static let notInhibited: UInt8 = 0x10, auxiliary: UInt8 = 0x20, timeout: UInt8 = 0x40
+        static let notInhibited: UInt8 = 0x10, auxiliary: UInt8 = 0x20
     }
     private enum CommandByte {
         static let keyboardInterrupt: UInt8 = 0x01, auxiliaryInterrupt: UInt8 = 0x02, system: UInt8 = 0x04
         static let keyboardDisabled: UInt8 = 0x10, auxiliaryDisabled: UInt8 = 0x20
+        static let translates: UInt8 = 0x40
     }
     private enum OutputPort {
         static let notReset: UInt8 = 0x01, a20: UInt8 = 0x02
         static let initial: UInt8 = 0xCF & ~0x0C
     }
-    private static let noDevice: UInt8 = 0xFE
 
     private struct State {
         var memory: [32 of UInt8] = .init(repeating: 0)
         var output: UInt8 = 0
         var isFull = false
         var isAuxiliary = false
-        var timedOut = false
         var lastWasCommand = false
         var pendingCommand: UInt8 = 0
         var outputPort = OutputPort.initial
+        var releaseFollows = false
+        var keyboard = PS2Keyboard()
+        var mouse = PS2Mouse()
         var raised: (keyboard: Bool, auxiliary: Bool) = (false, false)
 
-        mutating func put(_ byte: UInt8, auxiliary: Bool = false, timedOut: Bool = false) {
+        mutating func put(_ byte: UInt8, auxiliary: Bool = false) {
             output = byte
             isFull = true
             isAuxiliary = auxiliary
-            self.timedOut = timedOut
+        }
+
+        /// An empty output buffer takes the next byte of a device whose clock runs, the keyboard's first.
+        mutating func fill() {
+            guard !isFull else { return }
+            if memory[0] & CommandByte.keyboardDisabled == 0 {
+                while let byte = keyboard.takeByte() {
+                    guard memory[0] & CommandByte.translates != 0 else { return put(byte) }
+                    if byte == ScanCodes.release {
+                        releaseFollows = true
+                        continue
+                    }
+                    let code = ScanCodes.translated(byte)
+                    defer { releaseFollows = false }
+                    return put(releaseFollows ? code | 0x80 : code)
+                }
+            }
+            if memory[0] & CommandByte.auxiliaryDisabled == 0, let byte = mouse.takeByte() {
+                put(byte, auxiliary: true)
+            }
         }
     }
     private let state = Mutex(State())
@@ -69,6 +93,9 @@ public final class I8042: PortDevice {
     private func locked<R: Sendable>(_ body: (inout State) -> R) -> R {
         state.withLock { state in
             let result = body(&state)
+            // A byte that was read lowers its line before the next one raises it: an edge for each.
+            driveLines(&state)
+            state.fill()
             driveLines(&state)
             return result
         }
@@ -88,13 +115,11 @@ public final class I8042: PortDevice {
             if port == 0x60 {
                 // An empty buffer gives its last byte again.
                 state.isFull = false
-                state.timedOut = false
                 return state.output
             }
             var status = Status.notInhibited
             if state.isFull { status |= Status.outputFull }
             if state.isFull && state.isAuxiliary { status |= Status.auxiliary }
-            if state.timedOut { status |= Status.timeout }
             if state.lastWasCommand { status |= Status.command }
             if state.memory[0] & CommandByte.system != 0 { status |= Status.system }
             return status
@@ -158,14 +183,29 @@ public final class I8042: PortDevice {
             return byte & OutputPort.notReset == 0
         case 0xD2: state.put(byte)
         case 0xD3: state.put(byte, auxiliary: true)
-        case 0xD4: state.put(noDevice, auxiliary: true, timedOut: true)
+        // A byte for a device starts its clock.
+        case 0xD4:
+            state.memory[0] &= ~CommandByte.auxiliaryDisabled
+            state.mouse.receive(byte)
         default:
-            // For the keyboard; sending to it enables it.
             state.memory[0] &= ~CommandByte.keyboardDisabled
-            state.put(noDevice, timedOut: true)
+            state.keyboard.receive(byte)
         }
         return false
     }
+
+    // MARK: What a person does
+
+    /// A key goes down, again when it is held, or up.
+    public func key(_ key: KeyCode, isDown: Bool) { locked { $0.keyboard.key(key, isDown: isDown) } }
+
+    /// The mouse moves, or one of its buttons does.
+    public func move(_ movement: PointerMovement) { locked { $0.mouse.move(movement) } }
+
+    /// Scroll Lock, Num Lock and Caps Lock in bits 0 to 2, as the guest has set them.
+    public var lamps: UInt8 { state.withLock { $0.keyboard.lamps } }
+
+    // MARK: Lifecycle
 
     public func reset() {
         locked { state in
@@ -179,9 +219,10 @@ public final class I8042: PortDevice {
         state.withLock { state in
             Saved(
                 memory: (0..<32).map { state.memory[$0] }, output: state.output, isFull: state.isFull,
-                isAuxiliary: state.isAuxiliary, timedOut: state.timedOut,
-                lastWasCommand: state.lastWasCommand,
-                pendingCommand: state.pendingCommand, outputPort: state.outputPort)
+                isAuxiliary: state.isAuxiliary, lastWasCommand: state.lastWasCommand,
+                pendingCommand: state.pendingCommand, outputPort: state.outputPort,
+                releaseFollows: state.releaseFollows, keyboard: state.keyboard.saved,
+                mouse: state.mouse.saved)
         }
     }
 
@@ -190,15 +231,21 @@ public final class I8042: PortDevice {
         guard saved.memory.count == 32,
             pending == 0 || (0x60...0x7F).contains(pending) || (0xD1...0xD4).contains(pending)
         else { throw RestoreError(Self.kind, "memory or pending command is out of range") }
+        guard let keyboard = PS2Keyboard(saved.keyboard) else {
+            throw RestoreError(Self.kind, "the keyboard")
+        }
+        guard let mouse = PS2Mouse(saved.mouse) else { throw RestoreError(Self.kind, "the mouse") }
         locked { state in
             for index in 0..<32 { state.memory[index] = saved.memory[index] }
             state.output = saved.output
             state.isFull = saved.isFull
             state.isAuxiliary = saved.isAuxiliary
-            state.timedOut = saved.timedOut
             state.lastWasCommand = saved.lastWasCommand
             state.pendingCommand = pending
             state.outputPort = saved.outputPort
+            state.releaseFollows = saved.releaseFollows
+            state.keyboard = keyboard
+            state.mouse = mouse
         }
     }
 }

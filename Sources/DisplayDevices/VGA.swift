@@ -8,7 +8,7 @@ internal import Synchronization
 /// the legacy ports and A0000h to BFFFFh whatever its PCI command register says.
 ///
 /// Confinement: any thread.
-public final class VGA: PortDevice, MemoryMappedDevice {
+public final class VGA: PortDevice, MemoryMappedDevice, ScreenSource {
     public static let kind = "vga"
     public let ports: [ClosedRange<UInt16>] = [0x1CE...0x1D1, 0x3B0...0x3DF]
     /// Where the board maps the legacy window.
@@ -21,12 +21,17 @@ public final class VGA: PortDevice, MemoryMappedDevice {
     }
 
     private let core: VGACore
+    private let clock: any MachineClock
+    private let renderer: Mutex<VGARenderer>
     public let function: PCIFunction
     public var memory: VideoMemory { core.memory }
 
     /// - Parameter rom: the video BIOS; empty for none.
     public init(_ context: DeviceContext, rom: [UInt8]) throws(HostError) {
-        core = VGACore(memory: try VideoMemory(size: VGACore.memorySize))
+        let memory = try VideoMemory(size: VGACore.memorySize)
+        core = VGACore(memory: memory)
+        clock = context.clock
+        renderer = Mutex(VGARenderer(pageCount: memory.pageCount))
         function = PCIFunction(
             PCIFunctionLayout(
                 identity: PCIIdentity(
@@ -67,6 +72,11 @@ public final class VGA: PortDevice, MemoryMappedDevice {
 
     /// A copy of the registers, for who draws the screen.
     var registers: VGAState { core.registers }
+
+    public func draw(on canvas: inout ScreenCanvas) {
+        let registers = registers, time = clock.now
+        renderer.withLock { $0.draw(registers, memory, time: time, on: &canvas) }
+    }
 
     // MARK: Lifecycle
 

@@ -1,5 +1,6 @@
-public import DeviceModel
+internal import DeviceModel
 public import LinuxHost
+internal import Synchronization
 
 /// The memory of a display adapter: bytes that the guest's processors store to and the host's viewers read,
 /// at any time. Every access is inside, whatever the index.
@@ -9,12 +10,39 @@ public import LinuxHost
     /// In bytes, a power of two.
     public let size: Int
     private let mapping: MemoryMapping
-    private static let pageSize = 4096
+    /// One byte for each page, not zero when it was stored to since somebody asked.
+    private let changes: MemoryMapping
+    static let pageSize = 4096
+    var pageCount: Int { size / Self.pageSize }
 
     public init(size: Int) throws(HostError) {
         precondition(size.nonzeroBitCount == 1 && size >= Self.pageSize, "whole pages, a power of two")
         self.size = size
         mapping = try MemoryMapping(anonymous: size)
+        changes = try MemoryMapping(anonymous: max(size / Self.pageSize, Self.pageSize))
+    }
+
+    /// After the store: who finds the mark sees the bytes. It is stored even where it is set already, since
+    /// the one who takes it may be about to.
+    private func mark(page: Int) {
+        // SAFETY: there is a byte for each page; Atomic<UInt8> has UInt8's layout.
+        unsafe (changes.base.assumingMemoryBound(to: Atomic<UInt8>.self) + page).pointee
+            .store(1, ordering: .releasing)
+    }
+
+    /// Sets `pages[n]` for each page that was stored to since the last call; whether there is one.
+    func takeChanges(into pages: inout [Bool]) -> Bool {
+        precondition(pages.count == pageCount, "a flag for each page")
+        var isChanged = false
+        for page in 0..<pageCount {
+            // SAFETY: as above.
+            let mark = unsafe changes.base.assumingMemoryBound(to: Atomic<UInt8>.self) + page
+            guard unsafe mark.pointee.load(ordering: .relaxed) != 0 else { continue }
+            unsafe _ = mark.pointee.exchange(0, ordering: .acquiringAndReleasing)
+            pages[page] = true
+            isChanged = true
+        }
+        return isChanged
     }
 
     /// The byte at `index`, which wraps at the end of the memory.
@@ -27,6 +55,7 @@ public import LinuxHost
             // SAFETY: as above.
             unsafe mapping.base.storeBytes(
                 of: newValue, toByteOffset: index & (size - 1), as: UInt8.self)
+            mark(page: (index & (size - 1)) / Self.pageSize)
         }
     }
 
@@ -40,6 +69,7 @@ public import LinuxHost
             // SAFETY: as above.
             unsafe mapping.base.storeBytes(
                 of: newValue, toByteOffset: index & (size - 4), as: UInt32.self)
+            mark(page: (index & (size - 4)) / Self.pageSize)
         }
     }
 
@@ -66,7 +96,10 @@ public import LinuxHost
     }
 
     /// Zeroes everything.
-    func clear() { mapping.discard(offset: 0, count: size) }
+    func clear() {
+        mapping.discard(offset: 0, count: size)
+        for page in 0..<pageCount { mark(page: page) }
+    }
 
     // MARK: Saved state
 

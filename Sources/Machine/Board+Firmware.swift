@@ -156,6 +156,7 @@ extension BoardAssembly {
             platform.mmio.map(vga, at: VGA.windowStart, size: VGA.windowSize)
             platform.ports.attach(vga)
             add(vga, vga.function, slot: Board.screenSlot)
+            try connectScreen(vga)
         } catch {
             throw BoardError("The screen cannot have its memory: \(error).")
         }

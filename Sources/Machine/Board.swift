@@ -3,6 +3,7 @@ internal import CharacterBackends
 internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
+internal import DisplayDevices
 internal import FirmwareTables
 internal import GuestMemory
 internal import LinuxHost
@@ -38,6 +39,7 @@ final class Board: Sendable {
     let images: [any DiskImage]
     let serial: [any CharacterBackend]
     let eventLoop: EventLoop
+    let screenOutput: ScreenOutput?
     /// What the tables say; with firmware, where the firmware put ECAM is added when it reads them.
     let platformDescription: PlatformDescription
     private let kernel: Descriptor?
@@ -103,6 +105,7 @@ final class Board: Sendable {
         devices = apics.map { $0 } + chipset.compactMap { $0 } + assembly.devices
         serial = assembly.serial
         images = assembly.images
+        screenOutput = assembly.screenOutput
         var platformDescription = Self.describe(spec)
         platformDescription.virtio = assembly.places
         self.platformDescription = platformDescription

@@ -2,6 +2,7 @@ internal import CharacterBackends
 internal import ChipsetDevices
 internal import DeviceModel
 internal import DiskImages
+internal import DisplayDevices
 internal import FirmwareTables
 internal import GuestMemory
 internal import LinuxHost
@@ -29,6 +30,8 @@ struct BoardAssembly {
     private(set) var images: [any DiskImage] = []
     /// Functions with a place of their own on the PCI bus.
     private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
+    /// Who shows the screen, when somebody may look.
+    private(set) var screenOutput: ScreenOutput?
     let tables: BoardTables
 
     init(
@@ -92,6 +95,8 @@ struct BoardAssembly {
         add(device)
         serial.append(backend)
     }
+
+    mutating func add(_ output: ScreenOutput) { screenOutput = output }
 
     /// An image of a device that was added, or will be: closed with the machine.
     mutating func keep(_ image: any DiskImage) { images.append(image) }

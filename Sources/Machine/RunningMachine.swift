@@ -87,10 +87,11 @@ final class RunningMachine {
 
     // MARK: Life
 
-    /// Starts the last thread; before `run`.
+    /// Starts the last threads; before `run`.
     func startDevices() throws(BoardError) {
         do throws(HostError) {
             try board.eventLoop.start()
+            try board.screenOutput?.start()
         } catch {
             throw BoardError("The machine's event loop cannot start: \(error).")
         }

@@ -10,7 +10,8 @@ extension MachineSpec {
         writer.put(UInt8(clamping: cpuCount))
         writer.put(memory.bytes)
         writer.put(machineType.rawValue)
-        writer.put(display.rawValue)
+        writer.put(display?.surface)
+        writer.put(display?.link)
         writer.put(options.rawValue)
         writer.put(codeCache.bytes)
         writer.put(sandbox.rawValue)
@@ -46,7 +47,9 @@ extension MachineSpec {
         cpuCount = Int(try reader.take(UInt8.self))
         memory = MemorySize(bytes: try reader.take(UInt64.self))
         machineType = try reader.takeCase(of: MachineType.self)
-        display = try reader.takeCase(of: DisplaySpec.self)
+        let surface = try reader.takeResource(), link = try reader.takeResource()
+        guard (surface == nil) == (link == nil) else { throw WireError("half a display") }
+        if let surface, let link { display = DisplaySpec(surface: surface, link: link) }
         options = RunOptions(rawValue: try reader.take(UInt32.self))
         guard RunOptions.known.isSuperset(of: options) else { throw WireError("an option is unknown") }
         codeCache = MemorySize(bytes: try reader.take(UInt64.self))

@@ -76,6 +76,11 @@ extension MachineSpec {
         guard firmware?.kind != .uefi || firmware?.variables != nil else {
             throw SpecError("A UEFI needs a file for its variables: use --uefi-vars.")
         }
+        guard display == nil || firmware != nil else {
+            throw SpecError(
+                "A machine that a kernel is given to has no screen: leave out --display, or boot from a disk."
+            )
+        }
         guard firmware == nil || boot == nil else {
             throw SpecError("--firmware and --kernel are two ways to boot: give one of them.")
         }
@@ -126,7 +131,7 @@ extension MachineSpec {
     public var resourceIndices: [ResourceIndex] {
         var all: [ResourceIndex?] = [
             kvm, perfMap, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.variables,
-            firmware?.videoROM, firmware?.log, firmware?.screenText,
+            firmware?.videoROM, firmware?.log, firmware?.screenText, display?.surface, display?.link,
         ]
         for disk in disks { all += [disk.image, disk.overlay] }
         for drive in drives { all.append(drive.disc) }

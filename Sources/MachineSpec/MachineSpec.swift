@@ -129,8 +129,18 @@ public enum SerialBackend: Equatable, Sendable {
     case listener(ResourceIndex)
 }
 
-/// The host's view of the guest's screen.
-public enum DisplaySpec: UInt8, Sendable, CaseIterable { case none = 0 }
+/// Who shows the machine's screen: a process that the starter runs beside the machine's own.
+public struct DisplaySpec: Equatable, Sendable {
+    /// A memory file for the pixels.
+    public var surface: ResourceIndex
+    /// A sequenced-packet socket: frames go out, keys and movement come in.
+    public var link: ResourceIndex
+
+    public init(surface: ResourceIndex, link: ResourceIndex) {
+        self.surface = surface
+        self.link = link
+    }
+}
 
 /// Switches that change how a machine runs, not what it is.
 public struct RunOptions: OptionSet, Hashable, Sendable {
@@ -173,7 +183,8 @@ public struct MachineSpec: Equatable, Sendable {
     public var serialPorts: [SerialBackend] = []
     /// The host's end of the virtio console; nil: the guest has none.
     public var console: SerialBackend?
-    public var display: DisplaySpec = .none
+    /// Nil: nobody can look at the screen.
+    public var display: DisplaySpec?
     public var options: RunOptions = []
     /// Bytes of host memory for translated code.
     public var codeCache = MemorySize.mebibytes(64)

@@ -11,6 +11,8 @@ public enum ThreadClass: String, Sendable, CaseIterable {
     case timer
     /// Reads the owner's commands, or waits for the owner's death.
     case control
+    /// Serves the viewers of a screen, in a process of its own.
+    case display
 }
 
 extension ThreadClass {
@@ -34,6 +36,7 @@ extension ThreadClass {
             Self.transfer + Self.waiting + Self.connection + Self.virtualization + Self.everyThread
         case .timer:
             Self.waiting + Self.everyThread + Self.transfer + Self.virtualization + Self.wakingOthers
+        case .display: Self.everyThread + Self.transfer + Self.waiting + Self.connection
         case .control: Self.everyThread + Self.messages + Self.waiting + Self.wakingOthers
         }
     }

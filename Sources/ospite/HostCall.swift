@@ -49,6 +49,17 @@ enum HostCall {
         return unsafe lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
     }
 
+    /// A program that is installed beside our own.
+    static func sibling(_ program: String) throws(HostError) -> String {
+        let own = try executablePath()
+        let folder = own.lastIndex(of: "/").map { String(own[..<$0]) } ?? "."
+        let path = folder + "/" + program
+        guard isExecutable(path) else {
+            throw HostError("\(path) is missing: install ospite and \(program) into one folder", code: 0)
+        }
+        return path
+    }
+
     // SAFETY, for the calls below: each only reads the path, which lives during the call.
 
     static func isExecutable(_ path: String) -> Bool { unsafe access(path, X_OK) == 0 }

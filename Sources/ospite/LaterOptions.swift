@@ -12,9 +12,6 @@ struct LaterOptions: ParsableArguments {
     @Option(help: "The network: this version has only none.")
     var net: [String] = []
 
-    @Option(help: "The screen: this version has only none.")
-    var display: String?
-
     @Option(help: .hidden)
     var control: String?
 
@@ -29,9 +26,6 @@ struct LaterOptions: ParsableArguments {
         if !floppy.isEmpty { return "This version has no floppy drives yet: leave out --floppy." }
         if net.contains(where: { $0 != "none" }) {
             return "This version has no network devices yet: leave out --net, or use --net none."
-        }
-        if let display, display != "none" {
-            return "This version has no screen yet: leave out --display, or use --display none."
         }
         if control != nil { return "This version has no control socket of its own yet: leave out --control." }
         if gdb != nil { return "This version has no debugger stub yet: leave out --gdb." }

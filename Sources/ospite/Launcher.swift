@@ -20,15 +20,21 @@ enum Launcher {
         }
         var files = OpenedFiles()
         defer { files.removeLeftovers() }
-        let spec = try request.open(into: &files, keyboard: keyboard?.reader)
+        var spec = try request.open(into: &files, keyboard: keyboard?.reader)
+        var screen = try ScreenProcess(
+            request.display, password: request.screenPassword, folder: folder, files: &files, spec: &spec)
         do throws(SpecError) {
             try spec.validate(resourceCount: files.descriptors.count)
         } catch {
             throw .usage(error)
         }
         let machine = try host { () throws(HostError) in
-            try start(spec, resources: files.descriptors, keptLock: folder.lock)
+            let viewer = try screen?.start()
+            return try start(spec, resources: files.descriptors, keptLock: folder.lock, screen: viewer)
         }
+        if let screen { Console.say("ospite: \(screen.invitation).") }
+        // Our ends would keep the screen's process from noticing that the machine is gone.
+        screen = nil
         files.closeAll()
         files.placePerfMap(process: machine.child.identifier)
         let supervisor = Supervisor(
@@ -38,9 +44,9 @@ enum Launcher {
 
     /// Starts the machine's process and sends it the description.
     private static func start(
-        _ spec: MachineSpec, resources: [Descriptor], keptLock: Descriptor
+        _ spec: MachineSpec, resources: [Descriptor], keptLock: Descriptor, screen: ChildProcess?
     ) throws(HostError) -> MachineProcess {
-        let program = try machineProgram()
+        let program = try HostCall.sibling("ospite-vmm")
         let (ours, theirs) = try Descriptor.socketPair(packets: true)
         let lifetime = try Descriptor.pipe()
         let null = try Descriptor.open("/dev/null", flags: O_RDWR)
@@ -51,18 +57,7 @@ enum Launcher {
         let socket = ControlSocket(ours)
         // A process that is gone already is told by its end.
         try? socket.send(MachineCommand.configure(spec, resourceCount: resources.count).frame)
-        return MachineProcess(child: child, control: socket, lifetime: lifetime.writer)
-    }
-
-    /// `ospite-vmm` beside our own program.
-    private static func machineProgram() throws(HostError) -> String {
-        let own = try HostCall.executablePath()
-        let folder = own.lastIndex(of: "/").map { String(own[..<$0]) } ?? "."
-        let path = folder + "/ospite-vmm"
-        guard HostCall.isExecutable(path) else {
-            throw HostError("\(path) is missing: install ospite and ospite-vmm into one folder", code: 0)
-        }
-        return path
+        return MachineProcess(child: child, screen: screen, control: socket, lifetime: lifetime.writer)
     }
 
     /// A program started without standard descriptors would get its own files under their numbers.
@@ -90,6 +85,8 @@ enum Launcher {
 /// The process of a machine, as its owner holds it.
 struct MachineProcess {
     let child: ChildProcess
+    /// Shows its screen.
+    let screen: ChildProcess?
     let control: ControlSocket
     /// While this descriptor is open the machine has an owner.
     let lifetime: Descriptor

@@ -20,16 +20,22 @@ struct MachineRequest {
     private let starting: FirmwareOptions
     private let usesFirmware: Bool
     private let namesCode: Bool
+    /// Who may see the screen.
+    let display: DisplayOption
+    private let screen: ScreenOptions
+    var screenPassword: [UInt8]? { get throws(RunFailure) { try screen.password() } }
 
     init(_ command: RunCommand) throws(RunFailure) {
         if let refusal = command.later.refusal { throw .usage(refusal) }
         starting = command.starting
+        screen = command.screen
         usesFirmware = try Self.usesFirmware(command)
         guard command.kernel != nil || (command.initrd == nil && command.append == nil) else {
             throw .usage("--initrd and --append go with --kernel.")
         }
         do throws(SpecError) {
             spec = try Self.spec(command)
+            display = try command.screen.option(usesFirmware: usesFirmware)
             let image = command.starting.image, isDisc = image.map { OpenedFiles.isDisc($0) } ?? false
             bootsDisc = isDisc
             discs = (isDisc ? image.map { [$0] } ?? [] : []) + command.cdrom
@@ -94,8 +100,11 @@ struct MachineRequest {
         if kernel != nil {
             rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
         }
-        if namesCode { rehearsal.perfMap = ResourceIndex(1) }
+        if namesCode { rehearsal.perfMap = ResourceIndex(3) }
         if usesFirmware { rehearsal.firmware = FirmwareSpec(image: ResourceIndex(0)) }
+        if display != .none {
+            rehearsal.display = DisplaySpec(surface: ResourceIndex(1), link: ResourceIndex(2))
+        }
         do throws(SpecError) {
             try rehearsal.validate(resourceCount: MachineSpec.mostResources)
         } catch {

@@ -20,6 +20,31 @@ struct OpenedFiles {
         return ResourceIndex(UInt8(descriptors.count - 1))
     }
 
+    /// What the machine shares with the process that shows its screen.
+    mutating func addScreen(_ descriptor: Descriptor) -> ResourceIndex { add(descriptor) }
+
+    /// A socket for viewers, which the machine's own process does not get.
+    mutating func listen(at place: ViewerPlace) throws(HostError) -> Descriptor {
+        switch place {
+        case .network(let host, let port):
+            guard let address = NetworkAddress(host: host, port: port) else {
+                throw HostError("'\(host)' is no address in numbers", code: 0)
+            }
+            return try Descriptor.listen(at: address)
+        case .unixSocket(let path): return try listen(atPath: path)
+        }
+    }
+
+    private mutating func listen(atPath path: String) throws(HostError) -> Descriptor {
+        Self.removeAbandonedSocket(at: path)
+        // Private from its birth: who connects types into the guest.
+        let mask = umask(0o177)
+        defer { _ = umask(mask) }
+        let socket = try Descriptor.listen(unixPath: path)
+        socketPaths.append(path)
+        return socket
+    }
+
     /// A kernel or an initial RAM disk.
     mutating func addFile(_ path: String, option: String) throws(RunFailure) -> ResourceIndex {
         do throws(HostError) {
@@ -154,13 +179,7 @@ struct OpenedFiles {
                 try file.setNonBlocking(false)
                 return .stream(input: nil, output: add(file))
             case .unixSocket(let path):
-                Self.removeAbandonedSocket(at: path)
-                // Private from its birth: who connects types into the guest.
-                let mask = umask(0o177)
-                defer { _ = umask(mask) }
-                let socket = add(try Descriptor.listen(unixPath: path))
-                socketPaths.append(path)
-                return .listener(socket)
+                return .listener(add(try listen(atPath: path)))
             }
         } catch {
             throw .host("\(name) cannot be used: \(error). Give a path that you may write.")

@@ -7,5 +7,7 @@ struct OspiteCommand: ParsableCommand {
         commandName: "ospite",
         abstract: "Creates and runs virtual machines.",
         version: "0.1.0",
-        subcommands: [RunCommand.self])
+        subcommands: [
+            RunCommand.self, ScreenshotCommand.self, TypeCommand.self, KeyCommand.self,
+        ])
 }

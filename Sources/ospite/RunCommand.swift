@@ -90,6 +90,8 @@ struct RunCommand: ParsableCommand {
 
     @OptionGroup var starting: FirmwareOptions
 
+    @OptionGroup var screen: ScreenOptions
+
     @OptionGroup var later: LaterOptions
 
     func run() throws {

@@ -3,7 +3,7 @@ internal import LinuxHost
 internal import MachineSpec
 
 /// The folder of a running machine, `$XDG_RUNTIME_DIR/ospite/NAME/`: whoever looks for machines looks there.
-/// It holds `pid`, which is locked while the machine lives.
+/// It holds `pid`, which is locked while the machine lives, and `vnc`, a socket for viewers of the screen.
 final class RuntimeFolder {
     let path: String
     /// The lock; the machine's process gets a copy, so that it holds as long as either lives.
@@ -20,6 +20,15 @@ final class RuntimeFolder {
         } catch {
             throw .host("The machine cannot be registered: \(error). Use another --name.")
         }
+    }
+
+    /// Where viewers of this user connect to.
+    var screenSocket: String { path + Self.screenName }
+    private static let screenName = "/vnc"
+
+    /// The same for a machine that may be running.
+    static func screenSocket(of machine: String) throws(HostError) -> String {
+        try root() + "/" + machine + screenName
     }
 
     /// Forgets the machine.

@@ -17,6 +17,7 @@ final class Supervisor {
     private var controlIsOpen = true
     private var failure: String?
     private var hasEnded = false
+    private var screenHasEnded = false
 
     init(machine: MachineProcess, signals: SignalDescriptor, terminal: Terminal?, keyboard: Descriptor?) {
         self.machine = machine
@@ -54,6 +55,7 @@ final class Supervisor {
         while let signal = signals.next() {
             switch signal {
             case SIGCHLD:
+                noticeScreen()
                 if let end = machine.child.end(waiting: false) { return end }
             case SIGINT, SIGTERM: perform(policy.signalled(at: Self.now()))
             case SIGHUP, SIGQUIT: perform(policy.stopRequested(at: Self.now()))
@@ -63,6 +65,13 @@ final class Supervisor {
             }
         }
         return nil
+    }
+
+    /// The machine goes on without a screen.
+    private func noticeScreen() {
+        guard !screenHasEnded, let end = machine.screen?.end(waiting: false) else { return }
+        screenHasEnded = true
+        if end != .exited(0) { Console.say("ospite: The screen's process ended early; the machine goes on.") }
     }
 
     /// Stops like any job, with the terminal as it was. The machine goes on.
@@ -140,6 +149,11 @@ final class Supervisor {
     /// Shows the last reports and turns the end of the process into our status.
     private func finish(_ end: ChildProcess.End) -> Int32 {
         while controlIsOpen { takeReport() }
+        if let screen = machine.screen, !screenHasEnded {
+            // It ends by itself when the machine does; what hangs is not waited for.
+            screen.kill()
+            _ = screen.end(waiting: true)
+        }
         terminal?.restore()
         if let failure { Console.say("ospite: \(failure)") }
         switch end {

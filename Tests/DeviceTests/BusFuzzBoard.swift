@@ -3,11 +3,13 @@ import CharacterBackends
 import ChipsetDevices
 import DeviceModel
 import DiskImages
+import DisplayDevices
 import Glibc
 import GuestMemory
 import LinuxHost
 import MachineControl
 import MachineSpec
+import ScreenSurface
 import SoftCPU
 import Synchronization
 import VCPUEngine
@@ -106,6 +108,8 @@ final class FuzzedBoard: Sendable {
     let functions: [FuzzedFunction]
     let devices: [any Device]
     let balloon: VirtioBalloon
+    private let keyboard: I8042?
+    private let canvas: Mutex<ScreenCanvas>
     let console: VirtioConsole
     let serialInput: Descriptor
     private let disk: Descriptor
@@ -162,6 +166,11 @@ final class FuzzedBoard: Sendable {
             spec: spec, resources: MachineResources(count: 256), tscFrequency: 1_000_000_000,
             report: { events.note($0) })
         devices = board.devices
+        keyboard = devices.compactMap { $0 as? I8042 }.first
+        canvas = Mutex(
+            ScreenCanvas(
+                try SurfaceMemory(
+                    Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize)), writable: true)))
         functions = devices.compactMap { FuzzedFunction($0) }
         console =
             devices.compactMap {
@@ -180,6 +189,19 @@ final class FuzzedBoard: Sendable {
         }
         self.vcpus = vcpus
         try board.eventLoop.start()
+    }
+
+    /// A person at the machine: presses a key and moves the mouse now and then, and looks at the screen.
+    func act(at round: Int) {
+        if round % 8 == 0 {
+            keyboard?.key(KeyCode(UInt8(truncatingIfNeeded: round / 8)), isDown: round / 2048 % 2 == 0)
+            keyboard?.move(
+                PointerMovement(
+                    right: Int32(round % 700) - 350, down: 3, wheel: Int32(round % 3) - 1,
+                    buttons: UInt8(round / 64 % 32)))
+        }
+        guard round % 1000 == 999, let screen = board.screen else { return }
+        canvas.withLock { screen.draw(on: &$0) }
     }
 
     /// With a flash, and with a disk and a disc on the SATA controller.

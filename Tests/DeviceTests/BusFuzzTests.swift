@@ -54,6 +54,7 @@ import Testing
                 }
             }
             if round == rounds / 10 { size = try residentSize(target) }
+            target.act(at: round)
             if round % 500 == 499 {
                 #expect(target.overfullQueues.isEmpty)
                 losers.formUnion(target.devicesThatLoseState())

@@ -163,6 +163,23 @@ private func pokeUART(_ uart: UART16550, _ random: inout ChipsetRandom) -> [UInt
     }
 }
 
+private func pokeI8042(_ controller: I8042, _ random: inout ChipsetRandom) -> [UInt64] {
+    switch random.below(6) {
+    case 0: controller.key(KeyCode(UInt8(random.below(256))), isDown: random.chance(2))
+    case 1:
+        controller.move(
+            PointerMovement(
+                right: Int32(random.below(2000)) - 1000, down: Int32(random.below(200)) - 100,
+                wheel: Int32(random.below(5)) - 2, buttons: UInt8(random.below(32))))
+    case 2:
+        // What the devices understand, for either of them.
+        if random.chance(2) { controller.output(0x64, 0xD4) }
+        controller.output(0x60, 0xE6 + UInt8(random.below(0x1A)))
+    default: return pokePort(controller, &random)
+    }
+    return []
+}
+
 private func pokePowerManagement(_ device: ACPIPowerManagement, _ random: inout ChipsetRandom) -> [UInt64] {
     switch random.below(10) {
     case 0: device.pressPowerButton()
@@ -199,7 +216,7 @@ let chipsetCatalog: [ChipsetEntry] = [
         DeviceSubject(ACPIPowerManagement($0.context), pokePowerManagement)
     },
     plainEntry(ResetControl.self) { ResetControl($0.context) },
-    plainEntry(I8042.self) { I8042($0.context) },
+    ChipsetEntry(kind: I8042.kind, timerCount: 0) { DeviceSubject(I8042($0.context), pokeI8042) },
     plainEntry(PanicNotifier.self) { PanicNotifier($0.context) },
     plainEntry(DebugExit.self) { DebugExit($0.context) },
     ChipsetEntry(kind: TestDevice.kind, timerCount: 0) {

@@ -29,7 +29,13 @@ import Testing
         (["--disk", "d,bus=ide", "--kernel", "k"], "virtio and SATA disks"),
         (["--kernel", "k"] + [String](repeating: "--cdrom=none", count: 7), "6 places"),
         (["--net", "user", "--kernel", "k"], "no network devices yet"),
-        (["--display", "auto", "--kernel", "k"], "no screen yet"),
+        (["--display", "auto", "--kernel", "k"], "has no screen"),
+        (["disk.img", "--display", "sdl"], "use none, auto, vnc=HOST:PORT"),
+        (["disk.img", "--display", "vnc=:1x"], "is no place"),
+        (["disk.img", "--display", "vnc=example.org:5900"], "in numbers"),
+        (["disk.img", "--display", "vnc=0.0.0.0:5900"], "would let other hosts in"),
+        (["disk.img", "--display", "vnc=:5900,websocket=[::]:5901"], "would let other hosts in"),
+        (["disk.img", "--vnc-password-file", "p"], "goes with --display vnc"),
         (["--firmware", "coreboot"], "use bios or uefi"),
         (["disk.img", "--uefi-vars", "v"], "goes with --firmware uefi"),
         (["disk.img", "--kernel", "k"], "choose one way to boot"),
@@ -175,9 +181,9 @@ import Testing
         let program = try RunningProgram(BuiltPrograms.machine, ["--sandbox-self-test"], in: folder)
         let text = String(decoding: program.output.readDataToEndOfFile(), as: UTF8.self)
         #expect(program.status() == 0, "\(text) \(program.errorText)")
-        for threadClass in ["main", "vCPU", "deviceWorker", "timer", "control"] {
+        for threadClass in ["main", "vCPU", "deviceWorker", "timer", "control", "display"] {
             #expect(text.contains("\(threadClass): "))
         }
-        #expect(text.matches(of: /all 8 forbidden calls fail/).count == 5, "\(text)")
+        #expect(text.matches(of: /all 8 forbidden calls fail/).count == 6, "\(text)")
     }
 }

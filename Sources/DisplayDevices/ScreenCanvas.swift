@@ -1,0 +1,71 @@
+public import ScreenSurface
+
+/// What has a picture for the screen. One at a time draws; the VGA is one, a display adapter with memory of
+/// its own may be another.
+public protocol ScreenSource: AnyObject, Sendable {
+    /// Brings the canvas up to date: calls `begin` with the size of the picture, then `put` for each row that
+    /// may have changed since the last call; all of them when `begin` says so. Bounded by the size of the
+    /// picture. On the screen's thread.
+    func draw(on canvas: inout ScreenCanvas)
+}
+
+/// The surface while a source draws, and what has changed on it.
+public struct ScreenCanvas {
+    private let memory: SurfaceMemory
+    public private(set) var width = 0, height = 0
+    private var hasNewSize = false
+    private var wantsAll = true
+    public private(set) var damage = DamageRegion()
+    /// Rows that changed one after the other, not in `damage` yet.
+    private var growing: ScreenRectangle?
+
+    public init(_ memory: SurfaceMemory) { self.memory = memory }
+
+    /// The picture has this size, cut to what a surface can have; true when every row must be drawn.
+    public mutating func begin(width: Int, height: Int) -> Bool {
+        let newWidth = min(max(width, 1), SurfaceMemory.longestSide)
+        let newHeight = min(max(height, 1), SurfaceMemory.longestSide, SurfaceMemory.mostPixels / newWidth)
+        if newWidth != self.width || newHeight != self.height {
+            self.width = newWidth
+            self.height = newHeight
+            hasNewSize = true
+            wantsAll = true
+        }
+        defer { wantsAll = false }
+        return wantsAll
+    }
+
+    /// One row of the picture: what is beyond the canvas is not drawn, and what is missing stays.
+    public mutating func put(_ pixels: [UInt32], row y: Int) {
+        guard y >= 0, y < height else { return }
+        let row = pixels.count > width ? Array(pixels.prefix(width)) : pixels
+        guard let changed = memory.write(row, at: y * width) else { return }
+        let strip = ScreenRectangle(x: changed.lowerBound, y: y, width: changed.count, height: 1)
+        if let before = growing, before.bottom == y, before.x <= strip.right, strip.x <= before.right {
+            growing = before.union(strip)
+        } else {
+            if let before = growing { damage.add(before) }
+            growing = strip
+        }
+    }
+
+    /// The frame since the last call; nil when nothing has changed and nobody wants to know that.
+    mutating func takeFrame(evenWithoutDamage: Bool = false) -> ScreenFrame? {
+        if let last = growing { damage.add(last) }
+        growing = nil
+        defer {
+            damage.clear()
+            hasNewSize = false
+        }
+        guard width > 0 else { return nil }
+        if hasNewSize {
+            let all = ScreenRectangle(x: 0, y: 0, width: width, height: height)
+            return ScreenFrame(width: width, height: height, damage: [all])
+        }
+        guard evenWithoutDamage || !damage.isEmpty else { return nil }
+        return ScreenFrame(width: width, height: height, damage: damage.rectangles)
+    }
+
+    /// The next source draws everything.
+    mutating func forget() { wantsAll = true }
+}

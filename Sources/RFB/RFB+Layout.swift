@@ -1,0 +1,70 @@
+/// Numbers of the remote framebuffer protocol (RFC 6143, and the community's register of extensions,
+/// "rfbproto"), all fields big-endian.
+enum RFBNumber {
+    static let versionLength = 12
+    /// Security types, RFC 6143 §7.1.2.
+    enum Security { static let none: UInt8 = 1, password: UInt8 = 2 }
+    /// Messages of the client, §7.5, and extensions.
+    enum FromClient {
+        static let setPixelFormat: UInt8 = 0, setEncodings: UInt8 = 2, updateRequest: UInt8 = 3
+        static let key: UInt8 = 4, pointer: UInt8 = 5, cutText: UInt8 = 6
+        static let continuousUpdates: UInt8 = 150, fence: UInt8 = 248, setDesktopSize: UInt8 = 251
+        static let qemu: UInt8 = 255
+    }
+    /// Messages of the server, §7.6, and extensions.
+    enum FromServer {
+        static let update: UInt8 = 0, colorMap: UInt8 = 1, endOfContinuousUpdates: UInt8 = 150
+        static let fence: UInt8 = 248
+    }
+    enum QEMU { static let key: UInt8 = 0, audio: UInt8 = 1 }
+    /// Encodings, §7.7, and extensions.
+    enum Encoding {
+        static let raw: Int32 = 0, copyRectangle: Int32 = 1, hextile: Int32 = 5, tight: Int32 = 7
+        static let zrle: Int32 = 16
+        static let desktopSize: Int32 = -223, lastRectangle: Int32 = -224, cursor: Int32 = -239
+        static let pointerMotion: Int32 = -257, extendedKey: Int32 = -258, desktopName: Int32 = -307
+        static let extendedDesktopSize: Int32 = -308, fence: Int32 = -312, continuousUpdates: Int32 = -313
+        /// Compression levels 0 to 9, JPEG quality levels 0 to 9.
+        static let compression: ClosedRange<Int32> = -256 ... -247, quality: ClosedRange<Int32> = -32 ... -23
+    }
+    /// Flags of a fence.
+    enum Fence {
+        static let blockBefore: UInt32 = 1, blockAfter: UInt32 = 2, syncNext: UInt32 = 4
+        static let request: UInt32 = 0x8000_0000
+        static let longestPayload = 64
+    }
+}
+
+/// Takes big-endian fields out of bytes that have arrived; nil where they end.
+struct ClientReader {
+    let bytes: ArraySlice<UInt8>
+    private(set) var place: Int
+
+    init(_ bytes: ArraySlice<UInt8>) {
+        self.bytes = bytes
+        place = bytes.startIndex
+    }
+
+    mutating func byte() -> UInt8? {
+        guard place < bytes.endIndex else { return nil }
+        defer { place += 1 }
+        return bytes[place]
+    }
+    mutating func word() -> UInt16? { number(2).map { UInt16($0) } }
+    mutating func long() -> UInt32? { number(4) }
+
+    private mutating func number(_ count: Int) -> UInt32? {
+        guard bytes.endIndex - place >= count else { return nil }
+        defer { place += count }
+        return bytes[place..<place + count].reduce(0) { $0 << 8 | UInt32($1) }
+    }
+    mutating func skip(_ count: Int) -> Bool {
+        guard count >= 0, bytes.endIndex - place >= count else { return false }
+        place += count
+        return true
+    }
+    mutating func take(_ count: Int) -> ArraySlice<UInt8>? {
+        let start = place
+        return skip(count) ? bytes[start..<start + count] : nil
+    }
+}

@@ -1,0 +1,64 @@
+internal import ArgumentParser
+internal import Glibc
+internal import LinuxHost
+internal import MachineSpec
+
+/// Who may see the machine's screen and type into it.
+struct ScreenOptions: ParsableArguments {
+    @Option(
+        help: """
+            The screen: none, auto (viewers of this user, in the machine's folder), vnc=HOST:PORT or \
+            vnc=unix:PATH, either with ,websocket=HOST:PORT for a browser. (default: auto with a firmware, \
+            none with --kernel)
+            """)
+    var display: String?
+
+    @Option(help: "A file whose first line is the password for vnc= and websocket=: its first 8 bytes count.")
+    var vncPasswordFile: String?
+
+    /// - Parameter usesFirmware: there is a screen.
+    func option(usesFirmware: Bool) throws(SpecError) -> DisplayOption {
+        let option =
+            try display.map { text throws(SpecError) in try DisplayOption(parsing: text) }
+            ?? (usesFirmware ? .auto : DisplayOption.none)
+        if vncPasswordFile != nil {
+            guard case .vnc = option else {
+                throw SpecError("--vnc-password-file goes with --display vnc=HOST:PORT.")
+            }
+        }
+        if case .vnc(let place, let webSocket) = option {
+            for place in [place, webSocket].compactMap({ $0 }) { try check(place) }
+        }
+        return option
+    }
+
+    /// Anybody who reaches a port owns the machine: not from other hosts without a password.
+    private func check(_ place: ViewerPlace) throws(SpecError) {
+        guard case .network(let host, let port) = place else { return }
+        guard let address = NetworkAddress(host: host, port: port) else {
+            throw SpecError("--display: '\(host)' is no address: give it in numbers, or localhost.")
+        }
+        guard address.isLoopback || vncPasswordFile != nil else {
+            throw SpecError(
+                "--display at \(address) would let other hosts in: add --vnc-password-file, or use "
+                    + "localhost and a tunnel.")
+        }
+    }
+
+    /// The password's bytes; nil for none.
+    func password() throws(RunFailure) -> [UInt8]? {
+        guard let vncPasswordFile else { return nil }
+        do throws(HostError) {
+            let file = try Descriptor.open(vncPasswordFile, flags: O_RDONLY | O_NONBLOCK)
+            var bytes = [UInt8](repeating: 0, count: 256)
+            guard case .moved(let count) = try file.read(into: &bytes) else {
+                throw HostError("\(vncPasswordFile) is empty", code: 0)
+            }
+            let line = bytes.prefix(count).prefix { $0 != 0x0A && $0 != 0x0D }
+            guard !line.isEmpty else { throw HostError("its first line is empty", code: 0) }
+            return Array(line)
+        } catch {
+            throw .host("--vnc-password-file cannot be used: \(error). Give a file with a password in it.")
+        }
+    }
+}

@@ -1,0 +1,70 @@
+import Foundation
+import LinuxHost
+import TestKit
+import Testing
+
+/// A viewer of a machine under test, over its socket, that reads text from the screen. Confinement: the
+/// test's thread.
+final class ScreenViewer {
+    let viewer: RFBTestViewer
+    private let reader: VGAFontReader?
+    private let socket: Descriptor
+
+    /// Waits for the socket of the machine of this name in the folder of the test.
+    init(_ machine: String, in folder: ScratchFolder) throws {
+        let path = "\(folder.path)/ospite/\(machine)/vnc"
+        let end = Date(timeIntervalSinceNow: 20)
+        var connected: Descriptor?
+        while connected == nil {
+            connected = try? Descriptor.connect(unixPath: path)
+            guard connected != nil || Date() < end else { throw AssetProblem(description: "no \(path)") }
+            if connected == nil { usleep(20_000) }
+        }
+        let socket = try #require(connected)
+        self.socket = socket
+        viewer = RFBTestViewer(
+            receive: { count in
+                var bytes: [UInt8] = []
+                while bytes.count < count {
+                    guard try socket.wait(forWriting: false, milliseconds: 20_000) else {
+                        throw AssetProblem(description: "the screen says nothing")
+                    }
+                    var buffer = [UInt8](repeating: 0, count: min(count - bytes.count, 1 << 16))
+                    guard case .moved(let moved) = try socket.read(into: &buffer) else {
+                        throw AssetProblem(description: "the screen has gone")
+                    }
+                    bytes += buffer.prefix(moved)
+                }
+                return bytes
+            }, send: { try socket.writeAll($0) })
+        try viewer.connect()
+        let rom = try? Data(contentsOf: URL(fileURLWithPath: "/usr/share/seabios/vgabios-stdvga.bin"))
+        reader = rom.flatMap { VGAFontReader(videoBIOS: Array($0)) }
+    }
+
+    /// Leaves without a word.
+    func leave() { _ = shutdown(socket.number, Int32(SHUT_RDWR)) }
+
+    /// What a text screen shows now.
+    func text() throws -> [String] {
+        try viewer.capture()
+        return try #require(reader, "the video BIOS has no font that we know").text(
+            viewer.pixels, width: viewer.width)
+    }
+
+    /// Looks until a row has `words`; the screen then.
+    @discardableResult
+    func wait(for words: String, seconds: Double = 90) throws -> [String] {
+        let end = Date(timeIntervalSinceNow: seconds)
+        var rows: [String] = []
+        while Date() < end {
+            rows = try text()
+            if rows.contains(where: { $0.contains(words) }) { return rows }
+            usleep(100_000)
+        }
+        throw AssetProblem(description: "no \"\(words)\" on the screen:\n" + rows.joined(separator: "\n"))
+    }
+
+    /// Slowly enough for a guest that polls its keyboard.
+    func type(_ text: String) throws { try viewer.type(text) { usleep(25_000) } }
+}

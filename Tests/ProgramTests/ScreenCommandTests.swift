@@ -1,0 +1,102 @@
+import Compression
+import Foundation
+import LinuxHost
+import MachineSpec
+import Testing
+
+@testable import ospite
+
+@Suite(.serialized) struct ScreenCommandTests {
+    private let folder: ScratchFolder
+
+    init() throws { folder = try ScratchFolder() }
+
+    @Test func `display options are read`() throws {
+        #expect(try DisplayOption(parsing: "none") == .none)
+        #expect(try DisplayOption(parsing: "auto") == .auto)
+        #expect(
+            try DisplayOption(parsing: "vnc=:5901")
+                == .vnc(.network(host: "127.0.0.1", port: 5901), webSocket: nil))
+        #expect(
+            try DisplayOption(parsing: "vnc=[::1]:5901,websocket=localhost:6080")
+                == .vnc(
+                    .network(host: "::1", port: 5901), webSocket: .network(host: "localhost", port: 6080)))
+        #expect(
+            try DisplayOption(parsing: "vnc=unix:/a:b,c")
+                == .vnc(.unixSocket(path: "/a:b,c"), webSocket: nil))
+    }
+
+    @Test(arguments: [
+        "", "vnc", "vnc=", "vnc=5900", "vnc=a:0", "vnc=a:70000", "vnc=unix:", "vnc=:1,websocket=",
+    ])
+    func `display options that we lack are refused`(text: String) {
+        #expect(throws: SpecError.self) { try DisplayOption(parsing: text) }
+    }
+
+    @Test func `chords are read`() throws {
+        #expect(try KeyCommand.codes("ctrl-alt-del") == [0x1D, 0x38, 0xD3])
+        #expect(try KeyCommand.codes("f12") == [0x58])
+        #expect(try KeyCommand.codes("Shift-A") == [0x2A, 0x1E])
+        #expect(try KeyCommand.codes("ctrl-minus") == [0x1D, 0x0C])
+        for wrong in ["", "ctrl-", "f13", "hyper", "é"] {
+            #expect(throws: RunFailure.self) { try KeyCommand.codes(wrong) }
+        }
+    }
+
+    @Test func `a PNG file holds its pixels`() throws {
+        let pixels = (0..<35).map { UInt32($0) * 0x01_0307 & 0xFF_FFFF }
+        let file = PNGImage.file(pixels, width: 7)
+        #expect(Array(file.prefix(8)) == [0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A])
+        var place = 8, chunks: [String: [UInt8]] = [:]
+        while place < file.count {
+            let length = file[place..<place + 4].reduce(0) { $0 << 8 | Int($1) }
+            let body = Array(file[(place + 4)..<(place + 8 + length)])
+            let crc = file[(place + 8 + length)..<(place + 12 + length)].reduce(UInt32(0)) {
+                $0 << 8 | UInt32($1)
+            }
+            #expect(crc32(body) == crc)
+            chunks[String(decoding: body.prefix(4), as: UTF8.self)] = Array(body.dropFirst(4))
+            place += 12 + length
+        }
+        #expect(place == file.count && chunks["IEND"]?.isEmpty == true)
+        #expect(chunks["IHDR"] == [0, 0, 0, 7, 0, 0, 0, 5, 8, 2, 0, 0, 0])
+        let rows = try #require(Inflater().decompress(chunks["IDAT"] ?? [], limit: 1000))
+        #expect(rows.count == 5 * 22)
+        var above = [UInt8](repeating: 0, count: 21), read: [UInt32] = []
+        for row in stride(from: 0, to: rows.count, by: 22) {
+            #expect(rows[row] == 2)
+            above = zip(rows[(row + 1)..<(row + 22)], above).map { $0 &+ $1 }
+            for x in stride(from: 0, to: 21, by: 3) {
+                read.append(UInt32(above[x]) << 16 | UInt32(above[x + 1]) << 8 | UInt32(above[x + 2]))
+            }
+        }
+        #expect(read == pixels)
+    }
+
+    @Test(arguments: [
+        ["screenshot", "nobody", "x.png"], ["type", "nobody", "text"], ["key", "nobody", "enter"],
+    ])
+    func `a machine that does not run has no screen`(arguments: [String]) throws {
+        let program = try RunningProgram(BuiltPrograms.ospite, arguments, in: folder)
+        #expect(program.status() == 1)
+        #expect(
+            program.errorText == "ospite: No machine of the name nobody that shows its screen is running: "
+                + "start it with --name nobody, and without --display none.\n")
+    }
+
+    @Test(arguments: [
+        (["type", "m", "naïve"], "no key for 'ï'"), (["key", "m", "hyper"], "is unknown"),
+        (["screenshot", "../m", "x"], "no machine of the name"),
+    ])
+    func `wrong usage is said before anything is sent`(arguments: [String], words: String) throws {
+        let program = try RunningProgram(BuiltPrograms.ospite, arguments, in: folder)
+        #expect(program.status() == 64)
+        #expect(program.errorText.contains(words), "\(program.errorText)")
+    }
+
+    @Test func `ospite-display on its own says who starts it`() throws {
+        let path = BuiltPrograms.ospite + "-display"
+        let program = try RunningProgram(path, [], in: folder)
+        #expect(program.status() == 64 && program.errorText.contains("use ospite run --display"))
+    }
+}

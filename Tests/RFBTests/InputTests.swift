@@ -1,0 +1,93 @@
+import TestKit
+import Testing
+
+@testable import RFB
+
+@Suite struct InputTests {
+    private func codes(_ events: [KeyTranslator.Event]) -> [String] {
+        events.map { ($0.isDown ? "+" : "-") + String($0.code, radix: 16) }
+    }
+
+    @Test func `every character of a US keyboard has a key`() {
+        for value in 0x20...0x7E as ClosedRange<UInt32> { #expect(KeyMap.stroke(value) != nil) }
+        let shifted = (0x20...0x7E as ClosedRange<UInt32>).filter { KeyMap.stroke($0)?.isShifted == true }
+        #expect(shifted.count == 26 + 21)
+        #expect(KeyMap.stroke(0x7E) == KeyMap.Stroke(code: 0x29, isShifted: true))
+        #expect(KeyMap.stroke(0x5C) == KeyMap.Stroke(code: 0x2B, isShifted: false))
+        #expect(KeyMap.stroke(0x2F) == KeyMap.Stroke(code: 0x35, isShifted: false))
+        #expect(KeyMap.stroke(0x1234_5678) == nil)
+    }
+
+    @Test func `a viewer that holds Shift itself is taken at its word`() {
+        var keys = KeyTranslator()
+        #expect(codes(keys.key(0xFFE1, isDown: true)) == ["+2a"])
+        #expect(codes(keys.key(0x41, isDown: true)) == ["+1e"])
+        #expect(codes(keys.key(0x41, isDown: false)) == ["-1e"])
+        #expect(codes(keys.key(0xFFE1, isDown: false)) == ["-2a"])
+    }
+
+    @Test func `Shift comes and goes where the viewer's layout is another`() {
+        var keys = KeyTranslator()
+        #expect(codes(keys.key(0x41, isDown: true)) == ["+2a", "+1e", "-2a"])
+        #expect(codes(keys.key(0x41, isDown: false)) == ["-1e"])
+        // A slash is Shift and 7 on a German keyboard.
+        _ = keys.key(0xFFE2, isDown: true)
+        #expect(codes(keys.key(0x2F, isDown: true)) == ["-36", "+35", "+36"])
+        #expect(codes(keys.key(0x2F, isDown: false)) == ["-35"])
+        // Caps Lock is the guest's business.
+        _ = keys.key(0xFFE2, isDown: false)
+        _ = keys.key(0xFFE5, isDown: true)
+        _ = keys.key(0xFFE5, isDown: false)
+        #expect(codes(keys.key(0x41, isDown: true)) == ["+1e"])
+    }
+
+    @Test func `a key goes up as the key that went down, and all of them at the end`() {
+        var keys = KeyTranslator()
+        _ = keys.key(0x37, isDown: true)
+        #expect(codes(keys.key(0x37, isDown: true)) == ["+8"], "a key that repeats")
+        #expect(codes(keys.key(0x26, isDown: false)) == ["-8"], "Shift changed meanwhile")
+        #expect(keys.key(0x26, isDown: false).isEmpty)
+        _ = keys.key(0xFFE3, isDown: true)
+        _ = keys.key(0xFFFF, isDown: true)
+        #expect(codes(keys.releaseAll()) == ["-1d", "-d3"])
+        #expect(keys.releaseAll().isEmpty)
+    }
+
+    @Test func `extended key events name the key itself`() {
+        var keys = KeyTranslator()
+        #expect(codes(keys.key(extended: 0x1E, isDown: true)) == ["+1e"])
+        #expect(codes(keys.key(extended: 0xC8, isDown: true)) == ["+c8"])
+        #expect(codes(keys.key(extended: 0xE048, isDown: false)) == ["-c8"])
+        #expect(keys.key(extended: 0x1_0000, isDown: true).isEmpty)
+    }
+
+    @Test func `positions become distances, and the wheel steps`() {
+        var pointer = PointerTracker()
+        func move(_ mask: UInt8, _ x: UInt16, _ y: UInt16) -> RFBEvent {
+            pointer.move(mask, x, y, isRelative: false)
+        }
+        #expect(move(0, 100, 100) == .move(right: 0, down: 0, wheel: 0, buttons: 0))
+        #expect(move(1, 110, 95) == .move(right: 10, down: -5, wheel: 0, buttons: 1))
+        #expect(move(4, 110, 95) == .move(right: 0, down: 0, wheel: 0, buttons: 2))
+        #expect(move(2, 110, 95) == .move(right: 0, down: 0, wheel: 0, buttons: 4))
+        #expect(move(0x10, 110, 95) == .move(right: 0, down: 0, wheel: 1, buttons: 0))
+        #expect(move(0x10, 110, 95) == .move(right: 0, down: 0, wheel: 0, buttons: 0))
+        #expect(move(0x08, 110, 95) == .move(right: 0, down: 0, wheel: -1, buttons: 0))
+        #expect(
+            pointer.move(0, 0x7FFF + 3, 0x7FFF - 4, isRelative: true)
+                == .move(right: 3, down: -4, wheel: 0, buttons: 0))
+    }
+
+    @Test func `a viewer that leaves lets go of keys and buttons`() throws {
+        let bench = SessionBench(ScreenBench(64, 64))
+        try bench.viewer.connect()
+        try bench.viewer.key(0x61, isDown: true)
+        try bench.viewer.pointer(1, 5, 5)
+        _ = bench.session.takeEvents()
+        bench.session.disconnect()
+        #expect(
+            bench.session.takeEvents() == [
+                .key(0x1E, isDown: false), .move(right: 0, down: 0, wheel: 0, buttons: 0),
+            ])
+    }
+}
