@@ -96,9 +96,8 @@ struct Comparison {
 
     /// The same for a host whose processor is Intel's.
     private func isIntels(_ hostVector: UInt32, _ ourVector: UInt32) -> Bool {
-        if test.instructions.contains(where: { $0.known.map { ModelSpecific.isOnlyAMD($0, mode) } ?? false }) {
-            return true
-        }
+        let known = test.instructions.compactMap(\.known)
+        if known.contains(where: { ModelSpecific.isOnlyAMD($0, mode) }) { return true }
         // An operand that goes on at the start of its segment: AMD's raise #GP or #SS, Intel's go on there.
         if mode != .bits64, hostVector == 14, ourVector == 12 || ourVector == 13 { return true }
         return [(hostVector, host.rip), (ourVector, ours.rip)].contains { vector, rip in

@@ -76,9 +76,10 @@ struct HostCodeListing {
             var words = 0
             if text.hasPrefix("call"), let gate = line.target.flatMap({ gates[$0] }) {
                 switch gate {
-                case "exitGoOn", "exitInterpret", "exitBranch", "exitStale": words = 1
-                case "exitLink": words = 3
-                case "fill": wordsBehindJump = kind & 0x2000 != 0 ? 3 : 1
+                case "exitGoOn", "exitInterpret", "exitBranch", "exitStale", "returnMiss": words = 1
+                case "exitLink": words = 2
+                case "exitFar": words = 3
+                case "fill": wordsBehindJump = kind & 0x2000 != 0 ? 2 : 1
                 case "ensure": wordsBehindJump = 1
                 default: break
                 }
@@ -89,16 +90,18 @@ struct HostCodeListing {
         }
     }
 
-    /// What an exit's words say: an offset in the page, a branch, and the number of a page.
+    /// What an exit's words say: an offset in the page below the number of its place, a branch, and how far
+    /// from the page another page's address is.
     private mutating func readWords(_ count: Int, _ offset: inout Int) {
         for number in 0..<count {
             let address = start + UInt(offset), value = word(offset)
-            var line = Line(address: address, length: 4, text: ".offset \(Self.hexadecimal(Int(value)))")
+            let offsetInPage = Int(value & (1 << Int32(CodePlace.offsetBits) - 1))
+            var line = Line(address: address, length: 4, text: ".offset \(Self.hexadecimal(offsetInPage))")
             if number == 1 {
                 line.text = ".site "
                 line.site = address &+ UInt(bitPattern: Int(value))
             } else if number == 2 {
-                line.text = ".page \(Self.hexadecimal(Int(value)))"
+                line.text = ".distance \(Self.hexadecimal(Int(value)))"
             }
             lines.append(line)
             offset += 4
@@ -148,7 +151,7 @@ struct HostCodeListing {
     private func named(_ text: String) -> String {
         text.replacing(/gs:\[0x([0-9A-F]{16})\]/) { match in
             let place = Int32(truncatingIfNeeded: Int64(bitPattern: UInt64(match.output.1, radix: 16) ?? 0))
-            return "gs:[\(Self.fields[place] ?? "unknown")]"
+            return "gs:[\(Self.fields[place] ?? Self.cachePlace(place))]"
         }.replacing(/0x([0-9A-F]+)/) { match in
             let value = UInt64(match.output.1, radix: 16) ?? 0
             return ops[UInt(value)] ?? Self.hexadecimal(Int(Int64(bitPattern: value)))
@@ -157,6 +160,14 @@ struct HostCodeListing {
 
     static func hexadecimal(_ value: Int) -> String {
         (value < 0 ? "-" : "") + "0x" + String(value.magnitude, radix: 16)
+    }
+
+    /// An entry at a known place behind GS: of the TLB, or of the targets of indirect branches.
+    private static func cachePlace(_ place: Int32) -> String {
+        guard place >= 0 else { return "unknown" }
+        let targets = place - BranchTargets.offset
+        return targets < 0
+            ? "TLB+" + hexadecimal(Int(place)) : "targets+" + hexadecimal(Int(targets))
     }
 
     /// Fields of the state by their displacement from GS.
