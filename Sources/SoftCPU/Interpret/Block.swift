@@ -29,6 +29,10 @@ struct Block: BitwiseCopyable {
     var isUngrouped = false
     /// It is in the list of its page's translated blocks.
     var isListed = false
+    /// Checks of its translation before anything may lead to it, with `--verify`.
+    var checks: UInt8 = 0
+    /// Entries from the run loop since then.
+    var entries: UInt32 = 0
 }
 
 /// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a

@@ -11,13 +11,15 @@ final class TranslationCache {
     var arena: CodeArena
     let gates: GateCode
     private let gateBytes: Int
-    private var translator: Translator
+    var translator: Translator
     /// The first translated block of each page, by the address of the page's word; the others hang on
     /// `Block.nextOnPage`.
     private var pages: [UInt: UInt] = [:]
     private let returnStacks: MemoryMapping
-    /// RSP of the kernel's and the user's return stack.
+    /// RSP of the kernel's and the user's return stack, and of the one for trials.
     var returns: [UInt]
+    /// Where the targets of indirect branches lead in trials: an exit with page offset 0.
+    let reached: UInt
     private(set) var blocksTranslated = 0
     private(set) var guestBytes = 0
     private(set) var hostBytes = 0
@@ -36,12 +38,15 @@ final class TranslationCache {
             preconditionFailure("an arena has room for its gates")
         }
         gates = GateCode(&code, hasAVX: HostFeatures.shared.contains(.avx, isVEX: true))
+        reached = code.here
+        code.call(gates.exitGoOn)
+        code.word32(0)
         arena.commit(code)
         gateBytes = arena.used
         self.arena = arena
         translator = Translator(gates: gates, decoder: decoder, code: code, options: options)
-        returnStacks = try MemoryMapping(anonymous: 2 * Self.returnStackBytes)
-        returns = [0, 0]
+        returnStacks = try MemoryMapping(anonymous: 3 * Self.returnStackBytes)
+        returns = [0, 0, 0]
         resetReturns()
     }
 
@@ -59,12 +64,13 @@ final class TranslationCache {
             + Self.returnStackReserve
     }
 
-    func resetReturns(_ stack: Int) {
+    /// Empties a return stack; `address` is the one that its bottom matches.
+    func resetReturns(_ stack: Int, address: UInt64? = nil) {
         returns[stack] = top(stack)
         for word in 0..<16 as Range<UInt> {
             // SAFETY: the last 128 bytes of the stack.
             unsafe UnsafeMutablePointer<UInt64>(bitPattern: top(stack) + word * 8).unsafelyUnwrapped.pointee =
-                word & 1 == 0 ? UInt64(gates.bottom) : Self.bottomAddress
+                word & 1 == 0 ? UInt64(gates.bottom) : address ?? Self.bottomAddress
         }
     }
     func resetReturns() {
@@ -83,6 +89,7 @@ final class TranslationCache {
         translator.code = code
         guard let entry = translator.translate(block, page: page) else { return false }
         block.b.code = entry
+        block.b.checks = 0
         precondition(
             translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
         arena.commit(translator.code)
