@@ -117,7 +117,7 @@ import VCPUEngine
             0xB9, 30, 0, 0, 0, 0x48, 0xF7, 0xE1, 0x9C, 0x5B, 0x0F, 0x31, 0xFF, 0xC9, 0x75, 0xF5,
         ]
         let counts = try check(try machine(code), atLeast: 1)
-        #expect(counts.doubts[LockstepDoubt.undefinedFlags.rawValue] > 0, "\(counts.summary)")
+        #expect(counts.doubts[LockstepDoubt.undefined.rawValue] > 0, "\(counts.summary)")
     }
 
     // MARK: Wrong translations

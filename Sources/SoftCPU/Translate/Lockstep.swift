@@ -54,8 +54,8 @@ enum LockstepDoubt: Int, CaseIterable {
     case instruction
     /// The first instruction had to be left to the interpreter.
     case nothingDone
-    /// The code reads a flag that an instruction before left undefined.
-    case undefinedFlags
+    /// An instruction's result is undefined, or depends on a flag that one before left undefined.
+    case undefined
     /// The code's page changed, or there is no room to translate the block aside.
     case changed
 
@@ -66,7 +66,7 @@ enum LockstepDoubt: Int, CaseIterable {
         case .pages: "too many pages"
         case .instruction: "instruction not tried twice"
         case .nothingDone: "left to the interpreter"
-        case .undefinedFlags: "undefined flags read"
+        case .undefined: "undefined results"
         case .changed: "code changed"
         }
     }

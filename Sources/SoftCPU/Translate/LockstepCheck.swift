@@ -89,8 +89,8 @@ extension SoftVCPU {
         if lockstep.touchedDevice { return .doubt(.device) }
         if lockstep.pages.overflowed { return .doubt(.pages) }
         let reached = min(theirs.index, plan.items.count - 1)
-        if reached >= 0, plan.items[0...reached].contains(where: \.readsUndefined) {
-            return .doubt(.undefinedFlags)
+        if reached >= 0, plan.items[0...reached].contains(where: \.isUndefined) {
+            return .doubt(.undefined)
         }
         return verdict(ours, theirs, cache, lockstep)
     }

@@ -12,8 +12,8 @@ struct LockstepPlan {
         /// Status flags that instructions of the block left undefined.
         var undefinedBefore: UInt16 = 0
         var undefinedAfter: UInt16 = 0
-        /// It reads one of these.
-        var readsUndefined = false
+        /// It reads one of these, or its own result is undefined for some operands.
+        var isUndefined = false
         /// It changes nothing but registers and memory, so that it may be tried.
         var isTried: Bool
         var nextOffset: Int { pageOffset + Int(instruction.length) }
@@ -37,6 +37,11 @@ struct LockstepPlan {
         // They store FIP and FDP, which translated code does not keep.
         .fnstenv, .fnsave,
     ]
+
+    /// SHLD and SHRD of 16 bits, whose counts may be larger than that.
+    static func isUndefined(_ i: Instruction) -> Bool {
+        (i.mnemonic == .shld || i.mnemonic == .shrd) && i.operandSize == 2
+    }
 
     static func isTried(_ i: Instruction, _ treatment: Treatment) -> Bool {
         switch treatment {
@@ -62,7 +67,7 @@ extension Translator {
                 instruction: i, op: item.op, pageOffset: item.pageOffset, liveBefore: item.liveBefore,
                 liveAfter: item.liveAfter, isTried: LockstepPlan.isTried(i, item.shape.treatment))
             planned.undefinedBefore = undefined
-            planned.readsUndefined = i.flagsRead & undefined != 0
+            planned.isUndefined = i.flagsRead & undefined != 0 || LockstepPlan.isUndefined(i)
             if !i.attributes.contains(.mayKeepFlags) { undefined &= ~i.flagsWritten }
             undefined |= i.flagsUndefined & Self.status
             planned.undefinedAfter = undefined

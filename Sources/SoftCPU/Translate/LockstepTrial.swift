@@ -209,8 +209,10 @@ extension SoftVCPU {
                 return LockstepEnd(
                     kind: .fault, index: index, fault: cpu.s.pendingFault, state: LockstepState(cpu))
             }
-            // An instruction that ends the block may still lead to the next one.
-            if result == Step.ended, cpu.s.rip != sequential(index) {
+            // What ends the block without a branch leads to the next instruction, where translated code goes
+            // on at once.
+            let branches = items[index].instruction.attributes.contains(.branch)
+            if result == Step.ended, branches || cpu.s.rip != sequential(index) {
                 return LockstepEnd(kind: .through, index: index, state: LockstepState(cpu))
             }
         }
