@@ -82,6 +82,10 @@ extension SoftVCPU {
             case .failure(let failure): return LockstepVerdict(failure)
             }
         }
+        if ours.hasCalled {
+            let problems = tryReturn(ours, cache, lockstep)
+            guard problems.isEmpty else { return .differs("through a call", problems) }
+        }
         lockstep.pages.keep()
         guard ours.completed > 0 || ours.kind == .fault else { return .doubt(.nothingDone) }
         let wanted = ours.kind == .fault ? ours.index + 1 : ours.completed
@@ -111,6 +115,11 @@ extension SoftVCPU {
         let isPart = ours.kind == .before || ours.kind == .branch
         if isPart, theirs.index != ours.index - 1 {
             lines.append("the interpreter leaves the block at its instruction \(theirs.index + 1)")
+        }
+        if ours.kind == .through, theirs.kind == .through, theirs.index == lockstep.plan.items.count - 1,
+            lockstep.plan.items[theirs.index].isCall != ours.hasCalled
+        {
+            lines.append("frame on the return stack: \(ours.hasCalled)")
         }
         lines += ours.state.differences(
             theirs.state, flags: flags(ours, theirs, cache, lockstep), withCR2: ours.kind == .fault)

@@ -16,6 +16,8 @@ struct LockstepPlan {
         var isUndefined = false
         /// It changes nothing but registers and memory, so that it may be tried.
         var isTried: Bool
+        /// A near call with a frame on the return stack.
+        var isCall: Bool
         var nextOffset: Int { pageOffset + Int(instruction.length) }
     }
     var items: [Item] = []
@@ -65,7 +67,8 @@ extension Translator {
             let i = item.instruction
             var planned = LockstepPlan.Item(
                 instruction: i, op: item.op, pageOffset: item.pageOffset, liveBefore: item.liveBefore,
-                liveAfter: item.liveAfter, isTried: LockstepPlan.isTried(i, item.shape.treatment))
+                liveAfter: item.liveAfter, isTried: LockstepPlan.isTried(i, item.shape.treatment),
+                isCall: item.shape.treatment == .call)
             planned.undefinedBefore = undefined
             planned.isUndefined = i.flagsRead & undefined != 0 || LockstepPlan.isUndefined(i)
             if !i.attributes.contains(.mayKeepFlags) { undefined &= ~i.flagsWritten }

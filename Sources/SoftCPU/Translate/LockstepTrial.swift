@@ -20,6 +20,8 @@ struct LockstepEnd {
     var index: Int
     var fault: UInt64 = 0
     var state: LockstepState
+    /// A call left a frame on the return stack.
+    var hasCalled = false
 
     /// Instructions that were executed as a whole.
     var completed: Int { kind == .before || kind == .branch || kind == .fault ? index : index + 1 }
@@ -155,7 +157,10 @@ extension SoftVCPU {
             guard let index else {
                 return .failure(.strange("exit \(exit) at an instruction that is not in the block"))
             }
-            return .success(LockstepEnd(kind: kind, index: index, fault: fault, state: LockstepState(cpu)))
+            let hasCalled = kind == .through && cpu.s.translated.returnStack < cache.top(2)
+            return .success(
+                LockstepEnd(
+                    kind: kind, index: index, fault: fault, state: LockstepState(cpu), hasCalled: hasCalled))
         }
         let data = cpu.s.translated.exitData
         let word = exit == TranslatedExit.target || exit == TranslatedExit.done ? 0 : cache.arena.word(data)
@@ -189,6 +194,32 @@ extension SoftVCPU {
             }
         default: return .failure(.strange("exit \(exit)"))
         }
+    }
+
+    /// After a trial that ended with a call, returns from it at once; says what is wrong with where that
+    /// leads: to the next instruction, with everything as the call left it.
+    func tryReturn(_ ours: LockstepEnd, _ cache: TranslationCache, _ lockstep: Lockstep) -> [String] {
+        let cpu = self.cpu
+        guard let last = lockstep.plan.items.last, last.isCall, let start = lockstep.start else {
+            return ["a frame on the return stack without a call"]
+        }
+        cpu.s.translated.flags = cpu.savedFlags
+        // SAFETY: as in `enterTranslated`; the return stack holds the frame.
+        let exit = unsafe ospite_call2(
+            UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, cache.comesBack)
+        cpu.loadSavedFlags(cpu.s.translated.flags)
+        let next = start.rip & TLB.pageMask &+ UInt64(last.nextOffset)
+        switch exit {
+        case TranslatedExit.link:
+            let word = cache.arena.word(cpu.s.translated.exitData)
+            cpu.s.rip = cpu.s.translated.codePage &+ UInt64(bitPattern: Int64(word))
+        case TranslatedExit.target: break
+        default: return ["the return leaves by exit \(exit)"]
+        }
+        var expected = ours.state
+        expected.rip = next
+        return LockstepState(cpu).differences(expected, flags: UInt64(Translator.status), withCR2: false)
+            .map { "after the return, \($0)" }
     }
 
     // MARK: Interpreted

@@ -20,6 +20,8 @@ final class TranslationCache {
     var returns: [UInt]
     /// Where the targets of indirect branches lead in trials: an exit with page offset 0.
     let reached: UInt
+    /// What a trial enters to return from the call that its block made.
+    let comesBack: UInt
     private(set) var blocksTranslated = 0
     private(set) var guestBytes = 0
     private(set) var hostBytes = 0
@@ -41,6 +43,10 @@ final class TranslationCache {
         reached = code.here
         code.call(gates.exitGoOn)
         code.word32(0)
+        // MOV R10, [RSP + 8]; RET
+        comesBack = code.here
+        code.bytes(0x4C, 0x8B, 0x54, 0x24)
+        code.bytes(8, 0xC3)
         arena.commit(code)
         gateBytes = arena.used
         self.arena = arena
