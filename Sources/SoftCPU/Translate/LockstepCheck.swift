@@ -160,6 +160,7 @@ extension SoftVCPU {
     }
 
     private func physicalAddress(_ host: UInt) -> UInt64 {
+        // SAFETY: the map lives as long as the vCPU.
         let map = unsafe memoryMap
         guard let region = unsafe map.first(where: { host &- $0.host < UInt($0.size) }) else { return .max }
         return region.start + UInt64(host &- region.host)

@@ -42,8 +42,8 @@ import LinuxHost
             return unsafe UInt(bitPattern: address(Self.capacity, .current))
         }
         hosts[count] = host
-        // SAFETY: the caller found a whole page of guest memory there. Others may be writing to it: any mix of
-        // old and new bytes will do, as both trials start from this copy.
+        // SAFETY: the caller found a whole page of guest memory there. Others may be writing to it: any mix
+        // of old and new bytes will do, as both trials start from this copy.
         unsafe address(count, .original).copyMemory(
             from: UnsafeRawPointer(bitPattern: host).unsafelyUnwrapped, byteCount: Self.pageSize)
         copy(count, from: .original, to: .current)

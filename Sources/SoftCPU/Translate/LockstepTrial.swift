@@ -36,7 +36,9 @@ extension CPU {
     /// The page at host address `host` as running code sees it: in a trial, a copy.
     @inline(__always) func visiblePage(_ host: UInt) -> UInt { s.inTrial ? copiedPage(host) : host }
 
-    @inline(never) private func copiedPage(_ host: UInt) -> UInt { owner.lockstep?.pages.page(host) ?? host }
+    @inline(never) private func copiedPage(_ host: UInt) -> UInt {
+        owner.lockstep?.pages.page(host) ?? host
+    }
 
     /// A trial came to a device.
     func refuseDevice() -> UInt64 {
