@@ -46,8 +46,8 @@ extension CPU {
         return .max
     }
 
-    /// As `TranslatedCalls.escape`: runs the body of `op` if it may be tried, and leaves unless the block goes
-    /// on behind it.
+    /// As `TranslatedCalls.escape`: runs the body of `op` if it may be tried, and leaves unless the block
+    /// goes on behind it.
     fileprivate func escapeInTrial(_ op: UInt, _ blockOffset: UInt32) -> UInt32 {
         guard let lockstep = owner.lockstep else { return 1 }
         loadSavedFlags(s.translated.flags)
