@@ -113,6 +113,8 @@ public enum MSR {
     public static let apicBase: UInt32 = 0x1B
     public static let featureControl: UInt32 = 0x3A
     public static let tscAdjust: UInt32 = 0x3B
+    public static let speculationControl: UInt32 = 0x48
+    public static let predictionCommand: UInt32 = 0x49
     public static let biosSignature: UInt32 = 0x8B
     public static let mtrrCapability: UInt32 = 0xFE
     public static let archCapabilities: UInt32 = 0x10A

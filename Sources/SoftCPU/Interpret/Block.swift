@@ -21,22 +21,31 @@ struct Block: BitwiseCopyable {
     var ops: UInt
     /// Address of its translation, 0 before.
     var code: UInt = 0
+    /// Linear page address that it was translated for, or `CodePlace.anywhere`.
+    var linear: UInt64 = CodePlace.anywhere
+    /// The next block with the same slot in the table.
+    var nextInSlot: UInt = 0
     /// The next translated block of the page.
     var nextOnPage: UInt = 0
     /// Runs by the interpreter, until it is translated.
     var runs: UInt16 = 0
     /// Its memory operands did not lie in one page: they are translated one by one.
     var isUngrouped = false
+    /// Its translation has branches that may be linked to other pages.
+    var linksPages = false
     /// It is in the list of its page's translated blocks.
     var isListed = false
     /// Checks of its translation before anything may lead to it, with `--verify`.
     var checks: UInt8 = 0
     /// Entries from the run loop since then.
     var entries: UInt32 = 0
+
+    /// Where indirect branches enter the translation.
+    var targetEntry: UInt { linear == CodePlace.anywhere ? code &- Translator.pageStoreBytes : code }
 }
 
-/// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a
-/// direct-mapped table by physical address and mode in front of it.
+/// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a hash
+/// table by physical address and mode in front of it.
 ///
 /// Confinement: the vCPU's thread.
 @safe struct BlockCache: ~Copyable {
@@ -72,15 +81,31 @@ struct Block: BitwiseCopyable {
     /// Address of the cached block for a key, whether still valid or not; 0 when there is none.
     @inline(__always)
     static func find(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UInt {
-        let address = unsafe slot(table, physical, mode).pointee
-        guard address != 0 else { return 0 }
-        let block = BlockView(address: address)
-        return block.b.physical == physical && block.b.mode == mode ? address : 0
+        var address = unsafe slot(table, physical, mode).pointee
+        while address != 0 {
+            let block = BlockView(address: address)
+            if block.b.physical == physical, block.b.mode == mode { return address }
+            address = block.b.nextInSlot
+        }
+        return 0
     }
 
+    /// Puts a block in the table, in the place of the one that had its key.
     mutating func enter(_ address: UInt) {
         let block = BlockView(address: address)
-        unsafe Self.slot(tableAddress, block.b.physical, block.b.mode).pointee = address
+        let slot = unsafe Self.slot(tableAddress, block.b.physical, block.b.mode)
+        let first = unsafe slot.pointee
+        unsafe slot.pointee = address
+        block.b.nextInSlot = first
+        var before = block
+        while before.b.nextInSlot != 0 {
+            let other = BlockView(address: before.b.nextInSlot)
+            if other.b.physical == block.b.physical, other.b.mode == block.b.mode {
+                before.b.nextInSlot = other.b.nextInSlot
+                break
+            }
+            before = other
+        }
         blocksBuilt += 1
     }
 

@@ -97,6 +97,10 @@ extension SoftVCPU {
             block.b.isUngrouped = true
             if block.b.code != 0 { translations.forget(block) }
         }
+        if block.b.code != 0, isMisplaced(block) {
+            moveCode(block, translations)
+            block.b.runs = threshold &- 1
+        }
         if block.b.code == 0 {
             block.b.runs &+= 1
             guard block.b.runs >= threshold else {

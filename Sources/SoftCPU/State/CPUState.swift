@@ -123,6 +123,7 @@ struct CPUState: BitwiseCopyable {
     var mtrrDefaultType: UInt64 = 0
     /// Fixed ranges (11), then PHYSBASE/PHYSMASK pairs (8 x 2).
     var mtrr: InlineArray<27, UInt64> = .init(repeating: 0)
+    var speculationControl: UInt64 = 0
     var kvmSystemTime: UInt64 = 0
     var kvmWallClock: UInt64 = 0
     var kvmEndOfInterrupt: UInt64 = 0
@@ -145,7 +146,8 @@ struct CPUState: BitwiseCopyable {
     var translated = TranslatedState()
     /// By window: which 64ths of the branch targets may be filled (BranchTargets.swift).
     var targetsUsed: InlineArray<19, UInt64> = .init(repeating: .max)
-    /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong.
+    /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong, and branches
+    /// between the kernel's pages (4).
     var staleReturns: UInt8 = 0
 
     // MARK: Address spaces (AddressSpaces.swift)

@@ -17,8 +17,9 @@ struct CPUIDResult: BitwiseCopyable, Equatable {
 /// processor implements are set.
 ///
 /// Speculation: this engine runs no guest instruction speculatively in a way that the guest could steer, so
-/// that the model says "not affected" wherever CPUID can. On an AMD family 19h guest Linux then uses neither
-/// retpolines (automatic IBRS), IBPB, SSBD, SRSO nor TSA counter-measures.
+/// that the model says "not affected" wherever CPUID and IA32_ARCH_CAPABILITIES can. On an AMD family 19h
+/// guest Linux then uses neither retpolines (automatic IBRS), IBPB, SSBD, SRSO nor TSA counter-measures, and as
+/// an Intel guest neither page-table isolation, retpolines (enhanced IBRS) nor VERW.
 enum CPUModel {
     private static let basicLimit: UInt32 = 0xD
     private static let hypervisorLimit: UInt32 = 0x4000_0010
@@ -69,6 +70,12 @@ enum CPUModel {
     private static let features7C = bits([22]), own7C = bits([2, 3, 31])
     /// Leaf 7 EDX: fast short REP MOVSB.
     private static let features7D = bits([4])
+    /// The same on Intel's processors: IBRS and IBPB, IA32_ARCH_CAPABILITIES.
+    private static let intel7D = bits([26, 29])
+    /// IA32_ARCH_CAPABILITIES (SDM vol. 4): RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO,
+    /// IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO.
+    static let capabilities: UInt64 =
+        UInt64(bits([0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27])) | 1 << 62
     /// Leaf 8000_0001 ECX: LAHF in 64-bit mode, ABM, PREFETCHW. EDX: SYSCALL, NX, MMX extensions, 1 GiB
     /// pages, RDTSCP, long mode, besides AMD's copy of leaf 1.
     private static let extendedC = bits([0, 5, 8])
@@ -97,9 +104,11 @@ enum CPUModel {
         case 7 where subleaf == 0:
             let keysEnabled: UInt32 = cpu.s.cr4 & CR4.protectionKeys != 0 ? 1 << 4 : 0
             return CPUIDResult(
-                ebx: host.features.ebx & features7B | own7B,
+                eax: host.isAMD ? 0 : 2, ebx: host.features.ebx & features7B | own7B,
                 ecx: host.features.ecx & features7C | own7C | keysEnabled,
-                edx: host.features.edx & features7D)
+                edx: host.features.edx & features7D | (host.isAMD ? 0 : intel7D))
+        // BHI_CTRL: without it Linux clears the branch history by hand at every system call.
+        case 7 where subleaf == 2 && !host.isAMD: return CPUIDResult(edx: 1 << 4)
         case 0xB: return topology(subleaf, cpu)
         case 0xD: return xsave(subleaf, cpu)
         default: return CPUIDResult()

@@ -50,6 +50,8 @@ extension CPU {
         case MSR.miscEnable: return s.miscEnable
         case MSR.pat: return s.pat
         case MSR.supervisorKeyRights: return UInt64(s.pkrs)
+        case MSR.archCapabilities where !CPUModel.isAMD: return CPUModel.capabilities
+        case MSR.speculationControl where !CPUModel.isAMD: return s.speculationControl
         case MSR.star: return s.star
         case MSR.lstar: return s.lstar
         case MSR.cstar: return s.cstar
@@ -97,6 +99,13 @@ extension CPU {
         case MSR.supervisorKeyRights:
             guard value >> 32 == 0 else { throw .protection() }
             setPKRS(UInt32(value))
+        case MSR.speculationControl where !CPUModel.isAMD:
+            // IBRS, STIBP, SSBD, BHI_DIS_S: kept, without an effect.
+            guard value & ~0x407 == 0 else { throw .protection() }
+            s.speculationControl = value
+        case MSR.predictionCommand where !CPUModel.isAMD:
+            // IBPB: nothing is predicted across contexts.
+            guard value & ~1 == 0 else { throw .protection() }
         case MSR.lstar: s.lstar = try canonical(value)
         case MSR.cstar: s.cstar = try canonical(value)
         case MSR.syscallMask: s.syscallMask = value & 0xFFFF_FFFF

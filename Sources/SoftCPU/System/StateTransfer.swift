@@ -8,7 +8,7 @@ extension CPU {
         MSR.star, MSR.lstar, MSR.cstar, MSR.syscallMask, MSR.kernelGSBase, MSR.sysenterCS, MSR.sysenterESP,
         MSR.sysenterEIP, MSR.tscAuxiliary, MSR.tscAdjust, MSR.pat, MSR.miscEnable, MSR.mtrrDefaultType,
         MSR.kvmSystemTime, MSR.kvmWallClock, MSR.kvmEndOfInterrupt, MSR.kvmAsyncPageFault, MSR.kvmStealTime,
-        MSR.supervisorKeyRights,
+        MSR.supervisorKeyRights, MSR.speculationControl,
     ]
 
     private static func segmentState(_ cache: SegmentCache) -> SegmentState {

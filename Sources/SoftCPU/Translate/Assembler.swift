@@ -171,6 +171,10 @@ struct Assembler {
         if value >= -128, value < 128 {
             encode(wide: wide, 0x83, operation, target)
             byte(UInt8(truncatingIfNeeded: value))
+        } else if case .register(HostRegister.rax) = target {
+            if wide { byte(0x48) }
+            byte(operation << 3 | 5)
+            word32(value)
         } else {
             encode(wide: wide, 0x81, operation, target)
             word32(value)

@@ -67,11 +67,14 @@ import LinuxHost
         unsafe (writable.base + Int(site &- start)).storeBytes(of: value, as: Int32.self)
     }
 
-    /// Writes two bytes of code at executable address `site`, at once.
-    func patch(_ site: UInt, bytes: UInt16) {
-        precondition(contains(site), "a patch outside the arena")
-        // SAFETY: inside the writable mapping.
-        unsafe (writable.base + Int(site &- start)).storeBytes(of: bytes, as: UInt16.self)
+    /// Writes a CALL with a word behind it over the code at executable address `site`.
+    func patchCall(_ site: UInt, target: UInt, word: Int32) {
+        precondition(contains(site) && contains(site + 8) && contains(target), "a call outside the arena")
+        // SAFETY: nine bytes inside the writable mapping.
+        unsafe (writable.base + Int(site &- start)).storeBytes(of: 0xE8, as: UInt8.self)
+        patch(site + 1, target: target)
+        // SAFETY: as above.
+        unsafe (writable.base + Int(site &- start) + 5).storeBytes(of: word, as: Int32.self)
     }
 
     /// A 32-bit word that emitted code carries for us.

@@ -1,11 +1,11 @@
 /// Why translated code came back to Swift: what the gate returns.
 enum TranslatedExit {
-    /// Go on at the page offset in the word at `exitData`.
+    /// Go on at the place in the word at `exitData` (`CodePlace.word`).
     static let goOn: UInt64 = 0
-    /// A direct branch without a target yet: words at `exitData` are the page offset of its target, its site
-    /// (from there) and its physical page.
+    /// A direct branch without a target yet: words at `exitData` are the place of its target and its site
+    /// (from there).
     static let link: UInt64 = 1
-    /// The instruction at the page offset in the word at `exitData` needs the interpreter.
+    /// The instruction at the place in the word at `exitData` needs the interpreter.
     static let interpret: UInt64 = 2
     /// `rip` holds the target of an indirect branch that is not in the table.
     static let target: UInt64 = 3
@@ -17,6 +17,9 @@ enum TranslatedExit {
     static let stale: UInt64 = 6
     /// As `link`, to the same instruction in a block without memory groups.
     static let split: UInt64 = 7
+    /// As `link`, to another page: a third word has the target's distance from the page.
+    static let far: UInt64 = 8
+    static let count = 9
 }
 
 /// The code between Swift and translated code, emitted once at the bottom of each arena.
@@ -26,9 +29,12 @@ struct GateCode {
     /// Called, with 32-bit words behind the call.
     private(set) var exitGoOn: UInt = 0
     private(set) var exitLink: UInt = 0
+    private(set) var exitFar: UInt = 0
     private(set) var exitInterpret: UInt = 0
     private(set) var exitBranch: UInt = 0
     private(set) var exitStale: UInt = 0
+    /// Called with a word behind the call, the address of a RET in R10, flags in AX.
+    private(set) var returnMiss: UInt = 0
     /// Jumped to with the target in R10.
     private(set) var exitTarget: UInt = 0
     /// Where a return goes that matches the words at the bottom of a return stack.
@@ -60,10 +66,12 @@ struct GateCode {
         emitEnter(&code)
         exitGoOn = emitExit(&code, TranslatedExit.goOn)
         exitLink = emitExit(&code, TranslatedExit.link)
+        exitFar = emitExit(&code, TranslatedExit.far)
         exitInterpret = emitExit(&code, TranslatedExit.interpret)
         exitBranch = emitExit(&code, TranslatedExit.branch)
         exitStale = emitExit(&code, TranslatedExit.stale)
         emitTargets(&code)
+        emitReturnMiss(&code)
         emitEscape(&code)
         emitFills(&code)
         emitEnsure(&code)
@@ -225,20 +233,51 @@ struct GateCode {
         code.jump(exitTarget)
     }
 
+    /// A RET to another address than its call's: one level further out, as after a call that never returned,
+    /// else by the table of targets.
+    private mutating func emitReturnMiss(_ code: inout Assembler) {
+        let stack = HostRegister.guestRSP
+        returnMiss = code.here
+        // POP R11
+        code.bytes(0x41, 0x5B)
+        code.store(HostRegister.index, .state(layout.exitData))
+        // CMP R10, [RSP + 24]
+        code.bytes(0x4C, 0x3B, 0x54, 0x24)
+        code.byte(24)
+        let over = code.shortJumpIf(5)
+        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, 8, wide: true)
+        code.arithmetic(0, .register(HostRegister.rsp), 16)
+        code.byte(0xC3)
+        code.land(over)
+        code.encode(wide: true, 0x3B, HostRegister.rsp, .state(layout.callLimit))
+        let attention = code.pendingJumpIf(2)
+        let unknown = emitTargetProbe(&code)
+        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, 8, wide: true)
+        emitTargetJump(&code)
+        for (site, exit) in [(attention, TranslatedExit.goOn), (unknown, TranslatedExit.branch)] {
+            code.resolve(site, to: code.here)
+            code.constant(HostRegister.address, exit)
+            code.jump(leave)
+        }
+    }
+
     /// R11 = the table's entry for linear address R10; the branch at the returned site is taken when it is
     /// another address's. Destroys the host's flags.
     func emitTargetProbe(_ code: inout Assembler) -> Assembler.Site {
-        let address = HostRegister.address, index = HostRegister.index
-        code.move(index, address, wide: false)
-        code.arithmetic(4, .register(index), BranchTargets.mask, wide: false)
-        code.encode(wide: true, 0x3B, address, .cache(index, BranchTargets.offset))
+        emitTargetIndex(&code)
+        code.encode(
+            wide: true, 0x3B, HostRegister.address, .cache(HostRegister.index, BranchTargets.offset))
         return code.pendingJumpIf(5)
     }
 
-    /// Enters the code that the probe found.
+    /// R11 = the entry for R10.
+    func emitTargetIndex(_ code: inout Assembler) {
+        code.move(HostRegister.index, HostRegister.address, wide: false)
+        code.arithmetic(4, .register(HostRegister.index), BranchTargets.mask, wide: false)
+    }
+
+    /// Enters the code that the probe found, with R10 as it is: code for anywhere needs it.
     func emitTargetJump(_ code: inout Assembler) {
-        code.arithmetic(4, .register(HostRegister.address), -4096)
-        code.store(HostRegister.address, .state(layout.codePage))
         code.encode(wide: false, 0xFF, 4, .cache(HostRegister.index, BranchTargets.offset + 8))
     }
 

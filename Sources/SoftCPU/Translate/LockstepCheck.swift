@@ -28,8 +28,12 @@ extension SoftVCPU {
     private func translateAside(_ block: BlockView, _ cache: TranslationCache) -> UInt? {
         let page = cpu.hostPage(block.b.physical & TLB.pageMask)
         guard page != 0, let code = cache.arena.assembler(room: Translator.mostBlockBytes) else { return nil }
+        guard cache.pages.linear(block.b.pageWord) == block.b.linear else { return nil }
+        let place = cache.pages.place(
+            block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: block.b.linear)
         cache.translator.code = code
-        return cache.translator.translate(block, page: page)
+        cache.translator.linksPages = block.b.linksPages
+        return cache.translator.translate(block, page: page, place: place.number, linear: place.linear)
     }
 
     /// One check; true when it had a conclusion. A difference that stays becomes `failure`.

@@ -58,7 +58,6 @@ extension Translator {
     /// The plan of the block at `view`, whose page is at host address `page`.
     mutating func plan(_ view: BlockView, page: UInt) -> LockstepPlan {
         self.page = page
-        physical = view.b.physical
         decodeBlock(view)
         analyseFlags()
         var plan = LockstepPlan()

@@ -28,8 +28,8 @@ struct LockstepEnd {
 }
 
 /// What emitted code calls in a trial instead of `TranslatedCalls.escape`.
-private let escapeInTrial: @convention(c) (UInt, UInt, UInt32) -> UInt32 = { state, op, blockOffset in
-    CPU(address: state).escapeInTrial(op, blockOffset)
+private let escapeInTrial: @convention(c) (UInt, UInt, UInt32) -> UInt32 = { state, op, block in
+    CPU(address: state).escapeInTrial(op, block)
 }
 
 extension CPU {
@@ -48,10 +48,10 @@ extension CPU {
 
     /// As `TranslatedCalls.escape`: runs the body of `op` if it may be tried, and leaves unless the block
     /// goes on behind it.
-    fileprivate func escapeInTrial(_ op: UInt, _ blockOffset: UInt32) -> UInt32 {
+    fileprivate func escapeInTrial(_ op: UInt, _ block: UInt32) -> UInt32 {
         guard let lockstep = owner.lockstep else { return 1 }
         loadSavedFlags(s.translated.flags)
-        setRegister(UInt16(Register.blockRIP * 8), s.translated.codePage &+ UInt64(blockOffset))
+        setRegister(UInt16(Register.blockRIP * 8), address(ofPlace: block))
         s.rip = currentRIP(Op(address: op))
         guard let index = lockstep.plan.index(of: op), lockstep.plan.items[index].isTried else {
             lockstep.stop = .before(op)
@@ -132,7 +132,7 @@ extension SoftVCPU {
         } else {
             cache.resetReturns(stack)
         }
-        if let target, !target.byReturnStack { cpu.enterTarget(target.address, cache.reached) }
+        if let target, !target.byReturnStack { cpu.enterTarget(target.address, cache.gates.exitTarget) }
         cpu.s.translated.stackIndex = UInt32(stack)
         cpu.s.translated.returnStack = cache.returns[stack]
         _ = unsafe cpu.callLimit.pointee.exchange(cache.limit(stack), ordering: .sequentiallyConsistent)
@@ -145,12 +145,11 @@ extension SoftVCPU {
         let exit = unsafe ospite_call2(
             UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
         cpu.loadSavedFlags(cpu.s.translated.flags)
-        return end(exit, codePage, cache, lockstep, target)
+        return end(exit, codePage, cache, lockstep)
     }
 
     private func end(
-        _ exit: UInt64, _ codePage: UInt64, _ cache: TranslationCache, _ lockstep: Lockstep,
-        _ target: TrialTarget?
+        _ exit: UInt64, _ codePage: UInt64, _ cache: TranslationCache, _ lockstep: Lockstep
     ) -> Result<LockstepEnd, LockstepFailure> {
         let cpu = self.cpu, plan = lockstep.plan, last = plan.items.count - 1
         func ended(_ kind: LockstepEnd.Kind, _ index: Int?, fault: UInt64 = 0)
@@ -164,27 +163,18 @@ extension SoftVCPU {
                 LockstepEnd(
                     kind: kind, index: index, fault: fault, state: LockstepState(cpu), hasCalled: hasCalled))
         }
-        let data = cpu.s.translated.exitData
-        let word = exit == TranslatedExit.target || exit == TranslatedExit.done ? 0 : cache.arena.word(data)
-        let place = cpu.s.translated.codePage &+ UInt64(bitPattern: Int64(word))
+        if exit != TranslatedExit.target, exit != TranslatedExit.done { setPlace(exit, cache) }
+        // The block's instructions are counted from its page.
+        let offset = Int(truncatingIfNeeded: cpu.s.rip &- codePage)
         switch exit {
-        case TranslatedExit.target: return ended(.through, last)
-        case TranslatedExit.link:
-            cpu.s.rip = place
-            return ended(.through, last)
-        case TranslatedExit.interpret, TranslatedExit.split, TranslatedExit.branch:
-            cpu.s.rip = place
-            guard cpu.s.translated.codePage == codePage else { return .failure(.strange("another page")) }
-            return ended(exit == TranslatedExit.branch ? .branch : .before, plan.index(at: Int(word)))
-        case TranslatedExit.goOn where data == cache.reached + 5:
-            cpu.s.rip = place | (target?.address ?? 0) & 0xFFF
-            return ended(.through, last)
+        case TranslatedExit.target, TranslatedExit.link, TranslatedExit.far: return ended(.through, last)
+        case TranslatedExit.interpret, TranslatedExit.split: return ended(.before, plan.index(at: offset))
+        case TranslatedExit.branch: return ended(.branch, plan.index(at: offset))
         case TranslatedExit.goOn:
             if cpu.hasAttention { return .failure(.attention) }
-            cpu.s.rip = place
             // Only a body that was expected to end the block, and did not.
-            guard last >= 0, Int(word) == plan.items[last].nextOffset else {
-                return .failure(.strange("it goes on at \(word) for no reason"))
+            guard last >= 0, offset == plan.items[last].nextOffset else {
+                return .failure(.strange("it goes on at \(offset) for no reason"))
             }
             return ended(.through, last)
         case TranslatedExit.done:
@@ -195,6 +185,15 @@ extension SoftVCPU {
             case .none: return .failure(.strange("it ended with no body that ended it"))
             }
         default: return .failure(.strange("exit \(exit)"))
+        }
+    }
+
+    /// RIP = what the words behind an exit say.
+    private func setPlace(_ exit: UInt64, _ cache: TranslationCache) {
+        let data = cpu.s.translated.exitData
+        cpu.s.rip = cpu.address(ofPlace: UInt32(bitPattern: cache.arena.word(data)))
+        if exit == TranslatedExit.far {
+            cpu.s.rip &+= UInt64(bitPattern: Int64(cache.arena.word(data + 8)))
         }
     }
 
@@ -212,9 +211,7 @@ extension SoftVCPU {
         cpu.loadSavedFlags(cpu.s.translated.flags)
         let next = start.rip & TLB.pageMask &+ UInt64(last.nextOffset)
         switch exit {
-        case TranslatedExit.link:
-            let word = cache.arena.word(cpu.s.translated.exitData)
-            cpu.s.rip = cpu.s.translated.codePage &+ UInt64(bitPattern: Int64(word))
+        case TranslatedExit.link, TranslatedExit.far: setPlace(exit, cache)
         case TranslatedExit.target: break
         default: return ["the return leaves by exit \(exit)"]
         }

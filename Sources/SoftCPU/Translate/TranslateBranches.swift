@@ -9,15 +9,54 @@ extension Translator {
         stubs.append(Stub(kind: .goOn, from: code.pendingJumpIf(2), pageOffset: pageOffset))
     }
 
-    /// A jump to `pageOffset`: direct in the page, else by the table of targets.
+    /// A jump to `pageOffset`, which may lie outside the page.
     mutating func emitLink(_ pageOffset: Int) {
-        if (0..<4096).contains(pageOffset) {
-            let site = code.pendingJump()
-            stubs.append(Stub(kind: .link(site: site), from: site, pageOffset: pageOffset))
+        if isDirect(pageOffset) {
+            addLink(code.pendingJump(), pageOffset)
         } else {
             emitTargetAddress(pageOffset)
             emitTargetJump(.target, 0)
         }
+    }
+
+    /// Whether a branch to `pageOffset` needs no address: its target is in the page, or at a known address.
+    private func isDirect(_ pageOffset: Int) -> Bool { linear != nil || isInPage(pageOffset) }
+    private func isInPage(_ pageOffset: Int) -> Bool { (0..<4096).contains(pageOffset) }
+
+    /// The branch at `site` leads to `pageOffset`.
+    private mutating func addLink(_ site: Assembler.Site, _ pageOffset: Int) {
+        let kind = isInPage(pageOffset) ? Stub.Kind.link(site: site) : .far(site: site)
+        stubs.append(Stub(kind: kind, from: site, pageOffset: pageOffset))
+    }
+
+    /// What a branch to another page leads to as long as it is not linked: the table of targets, at an entry
+    /// that is known now. Branches that may be linked are, the first time.
+    mutating func emitFar(_ pageOffset: Int, _ site: Assembler.Site) {
+        guard let linear else { preconditionFailure("code for anywhere has no far branches") }
+        let target = linear &+ UInt64(bitPattern: Int64(pageOffset))
+        if !(linksPages && target >> 63 != 0) {
+            let entry = BranchTargets.offset + Int32(target & UInt64(BranchTargets.mask))
+            code.constant(HostRegister.address, target)
+            code.encode(wide: true, 0x3B, HostRegister.address, .state(entry))
+            let miss = code.shortJumpIf(5)
+            code.encode(wide: false, 0xFF, 4, .state(entry + 8))
+            code.land(miss)
+        }
+        code.call(gates.exitFar)
+        emitPlace(0)
+        emitSite(site)
+        code.word32(Int32(truncatingIfNeeded: pageOffset))
+    }
+
+    /// Lets the vCPU look for what it is wanted for, then go on at `pageOffset`.
+    mutating func emitGoOn(_ pageOffset: Int) {
+        guard isInPage(pageOffset) else {
+            emitTargetAddress(pageOffset)
+            code.jump(gates.exitTarget)
+            return
+        }
+        code.call(gates.exitGoOn)
+        emitPlace(pageOffset)
     }
 
     /// Goes to the code for R10; `miss` says what happens when the table does not know it.
@@ -29,6 +68,10 @@ extension Translator {
 
     /// R10 = linear address of `pageOffset`.
     private mutating func emitTargetAddress(_ pageOffset: Int) {
+        if let linear {
+            code.constant(HostRegister.address, linear &+ UInt64(bitPattern: Int64(pageOffset)))
+            return
+        }
         code.load(HostRegister.address, .state(layout.codePage))
         code.lea(
             HostRegister.address, base: HostRegister.address, index: HostRegister.none, scaleShift: 0,
@@ -79,7 +122,7 @@ extension Translator {
         restoreFlags()
         let saves = live != 0
         let poll = isBackward(item.pageOffset, target)
-        if !(0..<4096).contains(target) {
+        if !isDirect(target) {
             stubs.append(
                 Stub(
                     kind: .edge(saves: saves, poll: poll), from: code.pendingJumpIf(condition),
@@ -96,8 +139,7 @@ extension Translator {
                     kind: .edge(saves: saves, poll: poll), from: code.pendingJumpIf(condition),
                     pageOffset: target))
         } else {
-            let site = code.pendingJumpIf(condition)
-            stubs.append(Stub(kind: .link(site: site), from: site, pageOffset: target))
+            addLink(code.pendingJumpIf(condition), target)
         }
         flags = .host
     }
@@ -106,6 +148,7 @@ extension Translator {
 
     /// Pushes the return address on the guest's stack and, with where it is translated, on the return stack.
     private mutating func emitReturnAddress(_ item: BlockInstruction) {
+        if let linear { return pushKnownAddress(linear &+ UInt64(item.nextOffset), item) }
         let target = emitStackOperand(-8, write: true, item, folds: true)
         let index = HostRegister.index
         code.load(index, .state(layout.codePage))
@@ -117,9 +160,29 @@ extension Translator {
         code.bytes(0x41, 0x53)
     }
 
+    private mutating func pushKnownAddress(_ address: UInt64, _ item: BlockInstruction) {
+        _ = emitStackOperand(-8, write: true, item)
+        let target = HostOperand.indexed(HostRegister.guestRSP, HostRegister.index, -8)
+        if let short = Int32(exactly: Int64(bitPattern: address)) {
+            code.encode(wide: true, 0xC7, 0, target)
+            code.word32(short)
+            moveStack(-8)
+            // PUSH imm32
+            code.byte(0x68)
+            code.word32(short)
+        } else {
+            code.constant(HostRegister.address, address)
+            code.store(HostRegister.address, target)
+            moveStack(-8)
+            // PUSH R10
+            code.bytes(0x41, 0x52)
+        }
+    }
+
     /// What runs after the host's RET: R10 holds the address, flags are in AX.
     private mutating func emitReturnPoint(_ item: BlockInstruction) {
         code.arithmetic(0, .register(HostRegister.rsp), 8)
+        if linear != nil { return emitLink(item.nextOffset) }
         code.arithmetic(4, .register(HostRegister.address), -4096)
         code.store(HostRegister.address, .state(layout.codePage))
         let next = item.nextOffset
@@ -140,9 +203,8 @@ extension Translator {
             let target = targetOffset(item)
             emitPollForTarget(item)
             emitReturnAddress(item)
-            if (0..<4096).contains(target) {
-                let site = code.pendingCall()
-                stubs.append(Stub(kind: .link(site: site), from: site, pageOffset: target))
+            if isDirect(target) {
+                addLink(code.pendingCall(), target)
             } else {
                 let thunk = code.pendingCall()
                 let over = code.pendingJump()
@@ -152,24 +214,37 @@ extension Translator {
                 code.resolve(over, to: code.here)
             }
         } else {
-            saveFlagsIfLive(Self.status)
-            loadTarget(item)
-            emitPollForTarget(item)
-            // The table only has addresses that may be called.
-            let miss = gates.emitTargetProbe(&code)
-            stubs.append(Stub(kind: .branch, from: miss, pageOffset: item.pageOffset))
-            code.load(HostRegister.index, .cache(HostRegister.index, BranchTargets.offset + 8))
-            code.store(HostRegister.index, .state(layout.spill))
-            code.arithmetic(4, .register(HostRegister.address), -4096)
-            code.store(HostRegister.address, .state(layout.targetPage))
-            emitReturnAddress(item)
-            code.load(HostRegister.address, .state(layout.targetPage))
-            code.store(HostRegister.address, .state(layout.codePage))
-            // CALL gs:[spill]
-            code.encode(wide: false, 0xFF, 2, .state(layout.spill))
+            emitIndirectCall(item)
         }
         emitReturnPoint(item)
         flags = .dead
+    }
+
+    private mutating func emitIndirectCall(_ item: BlockInstruction) {
+        let i = item.instruction
+        saveFlagsIfLive(Self.status)
+        loadTarget(item)
+        emitPollForTarget(item)
+        // The table only has addresses that may be called.
+        let miss = gates.emitTargetProbe(&code)
+        stubs.append(Stub(kind: .branch, from: miss, pageOffset: item.pageOffset))
+        let held = i.hasMemoryOperand ? HostRegister.none : HostRegister.of(i.operand0.register)
+        if held != HostRegister.none, held != HostRegister.guestRSP {
+            // The target is still there when the return address is pushed.
+            emitReturnAddress(item)
+            code.move(HostRegister.address, held)
+            gates.emitTargetIndex(&code)
+            code.encode(
+                wide: false, 0xFF, 2, .cache(HostRegister.index, BranchTargets.offset + 8))
+            return
+        }
+        code.load(HostRegister.index, .cache(HostRegister.index, BranchTargets.offset + 8))
+        code.store(HostRegister.index, .state(layout.spill))
+        code.store(HostRegister.address, .state(layout.targetAddress))
+        emitReturnAddress(item)
+        code.load(HostRegister.address, .state(layout.targetAddress))
+        // CALL gs:[spill]
+        code.encode(wide: false, 0xFF, 2, .state(layout.spill))
     }
 
     mutating func emitReturn(_ item: BlockInstruction) {
@@ -179,8 +254,16 @@ extension Translator {
         // CMP R10, [RSP + 8]
         code.bytes(0x4C, 0x3B, 0x54, 0x24)
         code.byte(8)
-        let miss = code.shortJumpIf(5)
         let change = 8 + Int32(truncatingIfNeeded: item.instruction.immediate & 0xFFFF)
+        if change == 8 {
+            stubs.append(
+                Stub(kind: .returnMiss, from: code.pendingJumpIf(5), pageOffset: item.pageOffset))
+            moveStack(8)
+            code.byte(0xC3)
+            flags = .dead
+            return
+        }
+        let miss = code.shortJumpIf(5)
         moveStack(change)
         code.byte(0xC3)
         code.land(miss)

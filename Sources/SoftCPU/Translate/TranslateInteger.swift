@@ -69,6 +69,10 @@ extension Translator {
     mutating func emitLea(_ item: BlockInstruction) {
         let i = item.instruction
         let host = HostRegister.of(i.operand0.register)
+        if i.operandSize != 2, host != HostRegister.none, let known = knownOffset(i, item.nextOffset) {
+            code.constant(host, i.operandSize == 8 ? known : known & 0xFFFF_FFFF)
+            return
+        }
         if i.operandSize != 2, host != HostRegister.none, i.addressSize == 8, i.base != Instruction.ripBase,
             i.base >= 16 || HostRegister.of(i.base) != HostRegister.none,
             i.index >= 16 || HostRegister.of(i.index) != HostRegister.none,

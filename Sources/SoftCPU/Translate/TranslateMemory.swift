@@ -23,6 +23,10 @@ extension Translator {
     /// The operand's offset in its segment, in `target`. Uses R11 for an index in memory.
     mutating func emitOffset(_ i: Instruction, _ nextOffset: Int, into target: UInt8) {
         let wide = i.addressSize == 8
+        if let known = knownOffset(i, nextOffset) {
+            code.constant(target, known)
+            return
+        }
         if i.base == Instruction.ripBase {
             code.load(target, .state(layout.codePage))
             emitLea(
@@ -45,6 +49,18 @@ extension Translator {
             }
         }
         emitLea(target, base: base, index: index, i.scaleShift, i.displacement, wide)
+    }
+
+    /// The operand's offset in its segment, when it is known now.
+    func knownOffset(_ i: Instruction, _ nextOffset: Int) -> UInt64? {
+        var offset = UInt64(bitPattern: i.displacement)
+        if i.base == Instruction.ripBase {
+            guard let linear else { return nil }
+            offset &+= linear &+ UInt64(nextOffset)
+        } else if i.base < 16 || i.index < 16 {
+            return nil
+        }
+        return i.addressSize == 8 ? offset : offset & 0xFFFF_FFFF
     }
 
     /// LEA, or something shorter or longer that does the same.
@@ -74,6 +90,8 @@ extension Translator {
         var alignmentMask: UInt8 = 0
         /// Several operands: when they do not lie in one page, the block is translated again without groups.
         var isGroup = false
+        /// The linear address, if it is known now.
+        var known: UInt64?
     }
 
     /// Looks up the page of `probe`: R11 becomes its addend. Destroys the host's flags, and RAX unless the
@@ -82,24 +100,21 @@ extension Translator {
     mutating func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
         let index = HostRegister.index
         let isFree = flags != .saved
-        var linear = probe.linear
-        if !isFree, linear != HostRegister.address {
-            code.move(HostRegister.address, linear)
-            linear = HostRegister.address
-        }
         let tag = HostOperand.cache(index, probe.write ? 8 : 0)
-        code.rotateRight(index, linear, 7)
+        code.rotateRight(index, probe.linear, 7)
         code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
         let compared = isFree ? HostRegister.rax : HostRegister.address
-        if isFree { code.move(HostRegister.rax, linear) }
+        if compared != probe.linear { code.move(compared, probe.linear) }
         code.encode(wide: true, 0x33, compared, tag)
         code.arithmetic(7, .register(compared), Int32(0x1000 - probe.size))
         let miss = code.pendingJumpIf(7)
-        if !isFree { code.encode(wide: true, 0x33, compared, tag) }
+        // R10 gets its address back, if that is nowhere else.
+        let isFolded = !isFree && probe.linear == HostRegister.address
+        if isFolded { code.encode(wide: true, 0x33, compared, tag) }
         code.load(index, .cache(index, 16))
         stubs.append(
             Stub(
-                kind: .fill(probe, isFolded: !isFree, back: code.here), from: miss,
+                kind: .fill(probe, isFolded: isFolded, back: code.here), from: miss,
                 pageOffset: item.pageOffset))
         if probe.alignmentMask != 0 {
             // TEST linear, mask
@@ -116,9 +131,47 @@ extension Translator {
     ) -> HostOperand {
         if let operand = groupOperand(item) { return operand }
         saveFlagsIfLive(item.liveBefore)
+        if item.instruction.segment < SegmentNumber.fs,
+            let known = knownOffset(item.instruction, item.nextOffset),
+            known & 0xFFF <= UInt64(0x1000 - size), known & UInt64(alignmentMask) == 0
+        {
+            return emitKnownOperand(known, size: size, write: write, item, folds: folds)
+        }
         let linear = emitLinearAddress(item.instruction, item.nextOffset)
         emitProbe(Probe(linear: linear, size: size, write: write, alignmentMask: alignmentMask), item)
         return folds ? fold(linear) : .indexed(linear, HostRegister.index, 0)
+    }
+
+    /// An operand at a known linear address, all in one page: its place in the translation cache is known.
+    private mutating func emitKnownOperand(
+        _ linear: UInt64, size: Int, write: Bool, _ item: BlockInstruction, folds: Bool
+    ) -> HostOperand {
+        let entry = Int32((linear >> 12) & UInt64(TLB.entries - 1)) << 5
+        let tag = HostOperand.state(entry + (write ? 8 : 0))
+        if let page = Int32(exactly: Int64(bitPattern: linear & TLB.pageMask)) {
+            // CMP QWORD gs:[tag], page
+            code.encode(wide: true, 0x81, 7, tag)
+            code.word32(page)
+        } else {
+            code.constant(HostRegister.address, linear & TLB.pageMask)
+            code.encode(wide: true, 0x3B, HostRegister.address, tag)
+        }
+        let miss = code.pendingJumpIf(5)
+        code.load(HostRegister.index, .state(entry + 16))
+        let probe = Probe(linear: HostRegister.address, size: size, write: write, known: linear)
+        stubs.append(
+            Stub(
+                kind: .fill(probe, isFolded: false, back: code.here), from: miss,
+                pageOffset: item.pageOffset))
+        if let short = Int32(exactly: Int64(bitPattern: linear)) {
+            guard folds else { return .memory(HostRegister.index, short) }
+            code.lea(
+                HostRegister.address, base: HostRegister.index, index: HostRegister.none, scaleShift: 0,
+                short, wide: true)
+            return .memory(HostRegister.address, 0)
+        }
+        code.constant(HostRegister.address, linear)
+        return folds ? fold(HostRegister.address) : .indexed(HostRegister.address, HostRegister.index, 0)
     }
 
     /// R10 = linear + R11.
@@ -153,7 +206,9 @@ extension Translator {
 
     /// Emits a stub for a probe that missed.
     mutating func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, _ stub: Stub) {
-        if isFolded {
+        if let known = probe.known {
+            code.constant(HostRegister.address, known)
+        } else if isFolded {
             code.encode(
                 wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, probe.write ? 8 : 0))
         } else if probe.linear != HostRegister.address {
@@ -168,7 +223,7 @@ extension Translator {
         }
         code.call(gates.fill)
         code.jump(back)
-        code.word32(Int32(stub.pageOffset))
+        emitPlace(stub.pageOffset)
         if probe.isGroup { emitSite(stub.from) }
     }
 }

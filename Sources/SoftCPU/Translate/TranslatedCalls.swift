@@ -10,10 +10,10 @@ enum TranslatedCalls {
         guard addend & 1 != 0 else { return addend }
         return UInt((kind & 0x2000 != 0 ? TranslatedExit.split : TranslatedExit.interpret) * 2 + 1)
     }
-    /// (state, op, page offset of the block) -> 0: go on after the instruction, 1: leave, 2: go on at `rip`
+    /// (state, op, place of the block's first instruction) -> 0: go on after the instruction, 1: leave, 2: go on at `rip`
     /// by the table of targets.
-    static let escape: @convention(c) (UInt, UInt, UInt32) -> UInt32 = { state, op, blockOffset in
-        CPU(address: state).escapeFromTranslated(op, blockOffset)
+    static let escape: @convention(c) (UInt, UInt, UInt32) -> UInt32 = { state, op, block in
+        CPU(address: state).escapeFromTranslated(op, block)
     }
     /// (state, level) -> the level is there.
     static let prepareVectors: @convention(c) (UInt, UInt32) -> UInt32 = { state, level in
@@ -44,9 +44,9 @@ extension CPU {
         setStatusFlags(ax >> 8 & 0xD5 | (ax & 1) << 11)
     }
 
-    fileprivate func escapeFromTranslated(_ op: UInt, _ blockOffset: UInt32) -> UInt32 {
+    fileprivate func escapeFromTranslated(_ op: UInt, _ block: UInt32) -> UInt32 {
         loadSavedFlags(s.translated.flags)
-        setRegister(UInt16(Register.blockRIP * 8), s.translated.codePage &+ UInt64(blockOffset))
+        setRegister(UInt16(Register.blockRIP * 8), address(ofPlace: block))
         s.endBlock = false
         s.codeModified = false
         s.nextBlock = 0

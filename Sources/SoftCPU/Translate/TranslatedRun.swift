@@ -12,14 +12,11 @@ final class TranslationCache {
     let gates: GateCode
     private let gateBytes: Int
     var translator: Translator
-    /// The first translated block of each page, by the address of the page's word; the others hang on
-    /// `Block.nextOnPage`.
-    private var pages: [UInt: UInt] = [:]
+    var pages: TranslatedPages
+    private(set) var farLinks = FarLinks()
     private let returnStacks: MemoryMapping
     /// RSP of the kernel's and the user's return stack, and of the one for trials.
     var returns: [UInt]
-    /// Where the targets of indirect branches lead in trials: an exit with page offset 0.
-    let reached: UInt
     /// What a trial enters to return from the call that its block made.
     let comesBack: UInt
     private(set) var blocksTranslated = 0
@@ -28,7 +25,7 @@ final class TranslationCache {
     private(set) var invalidations = 0
     private(set) var flushes = 0
     /// Exits by kind.
-    var exits: InlineArray<8, UInt64> = .init(repeating: 0)
+    var exits: InlineArray<9, UInt64> = .init(repeating: 0)
 
     private static let returnStackBytes = 256 << 10
     /// Left free below the limit, for calls out of translated code and signal frames.
@@ -40,9 +37,6 @@ final class TranslationCache {
             preconditionFailure("an arena has room for its gates")
         }
         gates = GateCode(&code, hasAVX: HostFeatures.shared.contains(.avx, isVEX: true))
-        reached = code.here
-        code.call(gates.exitGoOn)
-        code.word32(0)
         // MOV R10, [RSP + 8]; RET
         comesBack = code.here
         code.bytes(0x4C, 0x8B, 0x54, 0x24)
@@ -51,6 +45,7 @@ final class TranslationCache {
         gateBytes = arena.used
         self.arena = arena
         translator = Translator(gates: gates, decoder: decoder, code: code, options: options)
+        pages = try TranslatedPages()
         returnStacks = try MemoryMapping(anonymous: 3 * Self.returnStackBytes)
         returns = [0, 0, 0]
         resetReturns()
@@ -84,63 +79,78 @@ final class TranslationCache {
         resetReturns(1)
     }
 
-    var isFull: Bool { arena.size - arena.used < Translator.mostBlockBytes }
+    var isFull: Bool { arena.size - arena.used < Translator.mostBlockBytes || pages.isFull }
 
-    /// Translates `block`; false when it cannot be. The arena must not be full.
-    func translate(_ block: BlockView, page: UInt) -> Bool {
+    /// Translates `block`, which is met in the page at `linear`; false when it cannot be. The arena must not
+    /// be full. `linksPages`: branches to other pages may be linked.
+    func translate(_ block: BlockView, page: UInt, linear: UInt64, linksPages: Bool) -> Bool {
         guard let code = arena.assembler(room: Translator.mostBlockBytes) else {
             preconditionFailure("the arena is full")
         }
         let start = code.here
         translator.code = code
-        guard let entry = translator.translate(block, page: page) else { return false }
+        let place = pages.place(
+            block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: linear)
+        translator.linksPages = linksPages && place.linear != CodePlace.anywhere
+        guard
+            let entry = translator.translate(block, page: page, place: place.number, linear: place.linear)
+        else { return false }
         block.b.code = entry
         block.b.checks = 0
+        block.b.linear = place.linear
+        block.b.linksPages = translator.linksPages
         precondition(
             translator.code.here - start <= Translator.mostBlockBytes, "a translated block is too long")
         arena.commit(translator.code)
         blocksTranslated += 1
         guestBytes += Int(block.b.byteLength)
         hostBytes += Int(translator.code.here - start)
-        if !block.b.isListed {
-            block.b.isListed = true
-            block.b.nextOnPage = pages[block.b.pageWord] ?? 0
-            pages[block.b.pageWord] = block.address
-        }
+        pages.list(block)
         return true
     }
 
-    /// Makes the entries of all blocks of a page lead out.
-    func invalidate(pageWord: UInt) {
-        guard var address = pages.removeValue(forKey: pageWord) else { return }
-        while address != 0 {
-            let block = BlockView(address: address)
-            if block.b.code != 0 { forget(block) }
-            block.b.isListed = false
-            address = block.b.nextOnPage
-        }
+    /// Makes the entries of all blocks of a page lead out. `moves`: from now on its code is translated for
+    /// anywhere.
+    func invalidate(pageWord: UInt, moves: Bool = false) {
+        // Branches from other pages would find the old entries for ever.
+        if let linear = pages.linear(pageWord) { farLinks.cut(linear, arena) }
+        pages.remove(pageWord, moves: moves) { forget($0, word: $1) }
     }
 
     /// Makes the entry of a translated block lead out.
-    func forget(_ block: BlockView) {
-        // JMP to the call nine bytes in front of the entry.
-        arena.patch(block.b.code, bytes: 0xF5EB)
+    func forget(_ block: BlockView) { forget(block, word: pages.word(of: block)) }
+
+    private func forget(_ block: BlockView, word: Int32) {
+        // CALL exitStale, and the word behind it, in the place of the first instructions: nothing but the entry
+        // leads there, since a place to come back to lies behind the call that it belongs to, which is longer.
+        arena.patchCall(block.b.code, target: gates.exitStale, word: word)
         block.b.code = 0
         invalidations += 1
     }
+
+    /// Links the branch at `site`, which led to `stub`, to the block in another page.
+    func linkFar(_ site: UInt, _ stub: UInt, to block: BlockView) {
+        let physical = block.b.physical & TLB.pageMask
+        guard farLinks.agrees(linear: block.b.linear, physical: physical) else { return }
+        arena.patch(site, target: block.b.code)
+        farLinks.add(site: site, stub: stub, linear: block.b.linear, physical: physical)
+    }
+    func cutFarLinks(to linear: UInt64) { farLinks.cut(linear & TLB.pageMask, arena) }
+    func checkFarLinks(_ place: (UInt64) -> UInt64?) { farLinks.check(arena, place) }
 
     var summary: String {
         let expansion = Double(hostBytes) / Double(max(guestBytes, 1))
         return "\(blocksTranslated) blocks translated, \(guestBytes) bytes became \(hostBytes)"
             + " (\((expansion * 10).rounded() / 10) times), \(invalidations) invalidated,"
             + " emptied \(flushes) times; exits: go on \(exits[0]), link \(exits[1]), interpret \(exits[2]),"
-            + " target \(exits[3]), done \(exits[4]), branch \(exits[5]),"
+            + " far \(exits[8]) (\(farLinks.made) linked, \(farLinks.cuts) cut), target \(exits[3]), done \(exits[4]), branch \(exits[5]),"
             + " stale \(exits[6]), split \(exits[7])"
     }
 
     func clear() {
         arena.clear(keeping: gateBytes)
-        pages.removeAll(keepingCapacity: true)
+        pages.clear()
+        farLinks.forgetAll()
         resetReturns()
         flushes += 1
     }
@@ -151,8 +161,10 @@ extension SoftVCPU {
     struct TranslatedFollowUp {
         /// The branch that leads to the next block and can be linked; 0 none.
         var site: UInt = 0
-        /// The guest-physical page number of its block.
-        var sitePage: UInt32 = 0
+        /// The word behind the exit: the place of its block.
+        var place: UInt32 = 0
+        /// What the branch led to, when it goes to another page; else 0.
+        var farStub: UInt = 0
         /// The next block is the target of an indirect branch.
         var isTarget = false
         /// The next block must do without memory groups.
@@ -165,6 +177,7 @@ extension SoftVCPU {
         let cache = try TranslationCache(size: size, decoder: decoder, options: options)
         translations = cache
         cpu.s.translated.state = cpu.address
+        cpu.s.translated.places = cache.pages.tableAddress
         cpu.s.translated.fill = TranslatedCalls.address(TranslatedCalls.fill)
         cpu.s.translated.escape = TranslatedCalls.address(TranslatedCalls.escape)
         cpu.s.translated.prepareVectors = TranslatedCalls.address(TranslatedCalls.prepareVectors)
@@ -185,7 +198,28 @@ extension SoftVCPU {
             clearCode()
             return false
         }
-        return cache.translate(block, page: host)
+        let linear = cpu.s.rip & TLB.pageMask
+        if cache.pages.isElsewhere(block.b.pageWord, linear) { moveCode(block, cache) }
+        return cache.translate(block, page: host, linear: linear, linksPages: mayLinkPages(linear))
+    }
+
+    /// Whether branches from supervisor code at `linear` to other pages may be linked: with SMEP no code that
+    /// runs here runs in user mode too.
+    private func mayLinkPages(_ linear: UInt64) -> Bool {
+        linear >> 63 != 0 && cpu.s.cpl == 0 && cpu.s.cr4 & CR4.supervisorExecutionPrevention != 0
+    }
+
+    /// Whether the block's translation relies on an address or a privilege that is not the current one.
+    @inline(__always) func isMisplaced(_ block: BlockView) -> Bool {
+        guard block.b.linear != CodePlace.anywhere else { return false }
+        return block.b.linear != cpu.s.rip & TLB.pageMask || block.b.linksPages && cpu.s.cpl == 3
+    }
+
+    /// The page of `block` turned up at a second address: what is translated of it is of no use.
+    func moveCode(_ block: BlockView, _ cache: TranslationCache) {
+        cache.invalidate(pageWord: block.b.pageWord, moves: true)
+        cpu.s.staleReturns |= 3
+        followUp.site = 0
     }
 
     /// Forgets all decoded and translated code.
@@ -194,7 +228,7 @@ extension SoftVCPU {
         cpu.flushTargets()
         translations?.clear()
         // A body called from translated code may have asked for this: that code still has its return stack.
-        cpu.s.staleReturns = 3
+        cpu.s.staleReturns |= 3
         followUp = TranslatedFollowUp()
         cpu.s.linkSlot = 0
     }
@@ -220,6 +254,7 @@ extension SoftVCPU {
         if cpu.s.staleReturns != 0 {
             if cpu.s.staleReturns & 1 != 0 { cache.resetReturns(0) }
             if cpu.s.staleReturns & 2 != 0 { cache.resetReturns(1) }
+            if cpu.s.staleReturns & 4 != 0 { checkFarLinks(cache) }
             cpu.s.staleReturns = 0
         }
         let limit = cache.limit(stack)
@@ -249,7 +284,7 @@ extension SoftVCPU {
             // Leaving pops the return address itself.
             cpu.s.translated.stackIndex = index
             cpu.s.translated.returnStack = before
-            cpu.s.staleReturns = 3
+            cpu.s.staleReturns |= 3
             return false
         }
         cpu.s.otherFlags &= ~RFlags.resume.rawValue
@@ -261,32 +296,64 @@ extension SoftVCPU {
         switch exit {
         case TranslatedExit.target: followUp.isTarget = true
         case TranslatedExit.stale:
-            setOffset(cache.arena.word(data))
+            setPlace(cache.arena.word(data))
             followUp.isTarget = true
         case TranslatedExit.done: break
         case TranslatedExit.link, TranslatedExit.split:
-            setOffset(cache.arena.word(data))
-            followUp.site = data &+ 4 &+ UInt(bitPattern: Int(cache.arena.word(data + 4)))
-            followUp.sitePage = UInt32(bitPattern: cache.arena.word(data + 8))
+            setPlace(cache.arena.word(data))
+            setSite(data, cache)
             // From then on the group's misses, too, go to the block without groups.
             followUp.isUngrouped = exit == TranslatedExit.split
+        case TranslatedExit.far:
+            setPlace(cache.arena.word(data))
+            cpu.s.rip &+= UInt64(bitPattern: Int64(cache.arena.word(data + 8)))
+            setSite(data, cache)
+            followUp.farStub = data &- 5
+            followUp.isTarget = true
         default:
-            setOffset(cache.arena.word(data))
+            setPlace(cache.arena.word(data))
             followUp.interpretsNext = exit == TranslatedExit.interpret || exit == TranslatedExit.branch
             followUp.isTarget = exit == TranslatedExit.branch
         }
     }
 
-    private func setOffset(_ offset: Int32) {
-        cpu.s.rip = cpu.s.translated.codePage &+ UInt64(bitPattern: Int64(offset))
+    private func setPlace(_ word: Int32) { cpu.s.rip = cpu.address(ofPlace: UInt32(bitPattern: word)) }
+
+    private func setSite(_ data: UInt, _ cache: TranslationCache) {
+        followUp.site = data &+ 4 &+ UInt(bitPattern: Int(cache.arena.word(data + 4)))
+        followUp.place = UInt32(bitPattern: cache.arena.word(data))
     }
 
     /// Does what the last exit left, now that the block at RIP is known and translated.
     func followUp(to block: BlockView, _ cache: TranslationCache) {
-        if followUp.site != 0, followUp.sitePage == UInt32(truncatingIfNeeded: block.b.physical >> 12) {
-            cache.arena.patch(followUp.site, target: block.b.code)
+        if followUp.site != 0 {
+            let place = cpu.place(ofWord: followUp.place)
+            if followUp.farStub != 0 {
+                linkFar(block, cache, from: place)
+            } else if place.physical == block.b.physical & TLB.pageMask, place.linear == block.b.linear {
+                cache.arena.patch(followUp.site, target: block.b.code)
+            }
         }
-        if followUp.isTarget { cpu.enterTarget(cpu.s.rip, block.b.code) }
+        if followUp.isTarget { cpu.enterTarget(cpu.s.rip, block.b.targetEntry) }
         followUp = TranslatedFollowUp()
+    }
+
+    /// Makes a branch to another page lead to `block`, if that holds for every address space.
+    private func linkFar(_ block: BlockView, _ cache: TranslationCache, from place: CodePlace) {
+        let linear = cpu.s.rip & TLB.pageMask
+        guard mayLinkPages(linear), place.linear >> 63 != 0, place.linear != CodePlace.anywhere,
+            block.b.linear == linear
+        else { return }
+        cache.linkFar(followUp.site, followUp.farStub, to: block)
+    }
+
+    /// Supervisor mappings may have changed.
+    private func checkFarLinks(_ cache: TranslationCache) {
+        let cr2 = cpu.s.cr2
+        let holds = cpu.s.cr4 & CR4.supervisorExecutionPrevention != 0 && runsTranslated
+        cache.checkFarLinks { linear in
+            holds ? (try? cpu.translate(linear, [.fetch]))?.page : nil
+        }
+        cpu.s.cr2 = cr2
     }
 }

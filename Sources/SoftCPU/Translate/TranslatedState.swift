@@ -11,8 +11,10 @@ struct TranslatedState: BitwiseCopyable {
     /// Translated code asks Swift to look when RSP is below: the return stack's limit, or all ones when
     /// something wants attention.
     var callLimit: UInt = .max
-    /// Linear address of the page whose code runs.
+    /// Linear address of the page whose code runs, if it is code for anywhere.
     var codePage: UInt64 = 0
+    /// Address of the table of `CodePlace`s.
+    var places: UInt = 0
     /// AX at the exit: status flags as LAHF and SETO AL left them.
     var flags: UInt64 = 0
     /// Address of the words behind the call that left translated code.
@@ -21,8 +23,8 @@ struct TranslatedState: BitwiseCopyable {
     var spill: UInt64 = 0
     /// The linear address that a fill is for.
     var fillLinear: UInt64 = 0
-    /// The page of an indirect call's target, while the return address is pushed.
-    var targetPage: UInt64 = 0
+    /// An indirect call's target, while the return address is pushed.
+    var targetAddress: UInt64 = 0
     /// Which return stack is in use: 0 the kernel's, 1 the user's.
     var stackIndex: UInt32 = 0
     /// Whether the vector registers hold the guest's: 0 no, 1 SSE may be used, 2 AVX too.
@@ -75,7 +77,7 @@ struct StateLayout: Sendable {
     let exitData = translated(\.exitData)
     let spill = translated(\.spill)
     let fillLinear = translated(\.fillLinear)
-    let targetPage = translated(\.targetPage)
+    let targetAddress = translated(\.targetAddress)
     let vectorLevel = translated(\.vectorLevel)
     let x87Level = translated(\.x87Level)
     let hostMXCSR = translated(\.hostMXCSR)

@@ -50,8 +50,11 @@ struct Translator {
     var block: [BlockInstruction] = []
     /// Host address of the page that the code comes from.
     var page: UInt = 0
-    /// Guest-physical address of the block.
-    var physical: UInt64 = 0
+    /// The number of the page's place, and its linear address if the code is for that address only.
+    var place: UInt32 = 0
+    var linear: UInt64?
+    /// Branches to other pages may be linked: supervisor code that user code cannot execute.
+    var linksPages = false
     var stubs: [Stub] = []
     /// Vector state that is in the registers for sure: 0 none, 1 SSE, 2 AVX; and x87.
     var level: UInt8 = 0
@@ -71,8 +74,12 @@ struct Translator {
             case interpret
             /// The same, for an indirect branch.
             case branch
+            /// The address in R10 that a RET found is not that of the last call.
+            case returnMiss
             /// Look for the target in R10 in Swift.
             case target
+            /// A branch to another page.
+            case far(site: UInt)
             /// A branch to `pageOffset` that is taken for the first time.
             case link(site: UInt)
             /// The same, with flags saved on the way; `poll`: ask for attention too.
@@ -94,23 +101,26 @@ struct Translator {
 
     // MARK: A whole block
 
-    /// Translates the block at `view`, whose page is at host address `page`; returns its entry, or nil when
-    /// its first instruction is undefined.
-    mutating func translate(_ view: BlockView, page: UInt) -> UInt? {
+    /// Bytes in front of the entry of code for anywhere: an indirect branch comes with its target in R10.
+    static let pageStoreBytes: UInt = 16
+
+    /// Translates the block at `view`, whose page is at host address `page`, for place number `place`;
+    /// returns its entry, or nil when its first instruction is undefined.
+    mutating func translate(_ view: BlockView, page: UInt, place: UInt32, linear: UInt64) -> UInt? {
         self.page = page
-        physical = view.b.physical
+        self.place = place
+        self.linear = linear == CodePlace.anywhere ? nil : linear
         stubs.removeAll(keepingCapacity: true)
         decodeBlock(view)
         guard !block.isEmpty else { return nil }
         analyseFlags()
         let start = Int(view.b.physical & 0xFFF)
         code.align(16)
-        // The way out for a block that is not valid any more: `SoftVCPU.invalidate` makes the entry go here.
-        for _ in 0..<7 { code.byte(0xCC) }
-        code.call(gates.exitStale)
-        code.word32(Int32(start))
+        if self.linear == nil {
+            code.arithmetic(4, .register(HostRegister.address), -4096)
+            code.store(HostRegister.address, .state(layout.codePage))
+        }
         let entry = code.here
-        code.bytes(0x66, 0x90)
         if options.contains(.counts) {
             code.arithmetic(0, .state(layout.instructionCount), Int32(block.count))
         }
@@ -265,7 +275,8 @@ struct Translator {
     mutating func emitEscape(_ item: BlockInstruction) {
         saveFlagsIfLive(item.liveBefore)
         code.constant(HostRegister.address, UInt64(item.op))
-        code.constant(HostRegister.index, UInt64(block[0].pageOffset))
+        code.constant(
+            HostRegister.index, UInt64(UInt32(bitPattern: CodePlace.word(place, block[0].pageOffset))))
         code.call(gates.escape)
         level = 0
         hasX87 = false
@@ -273,7 +284,7 @@ struct Translator {
         if endsHere(item.instruction) {
             // A body that was expected to leave came back.
             code.call(gates.exitGoOn)
-            code.word32(Int32(item.nextOffset))
+            emitPlace(item.nextOffset)
         }
     }
 
@@ -331,11 +342,12 @@ struct Translator {
 
     // MARK: Stubs
 
-    /// Two words behind an exit's page offset: where the branch is that may lead on directly, from here, and
-    /// the number of its guest-physical page.
+    /// The word behind an exit: where it is in the guest's code.
+    mutating func emitPlace(_ pageOffset: Int) { code.word32(CodePlace.word(place, pageOffset)) }
+
+    /// A word behind an exit: where the branch is that may lead on directly, from here.
     mutating func emitSite(_ site: Assembler.Site) {
         code.word32(Int32(truncatingIfNeeded: Int(bitPattern: site &- code.here)))
-        code.word32(Int32(bitPattern: UInt32(truncatingIfNeeded: physical >> 12)))
     }
 
     private mutating func emitStubs() {
@@ -352,21 +364,23 @@ struct Translator {
                 code.bytes(0x6A, level)
                 code.call(gates.ensure)
                 code.jump(back)
-                code.word32(Int32(stub.pageOffset))
+                emitPlace(stub.pageOffset)
             case .interpret:
                 code.call(gates.exitInterpret)
-                code.word32(Int32(stub.pageOffset))
+                emitPlace(stub.pageOffset)
             case .branch:
                 code.call(gates.exitBranch)
-                code.word32(Int32(stub.pageOffset))
+                emitPlace(stub.pageOffset)
+            case .returnMiss:
+                code.call(gates.returnMiss)
+                emitPlace(stub.pageOffset)
             case .target: code.resolve(stub.from, to: gates.exitTarget)
-            case .goOn:
-                code.call(gates.exitGoOn)
-                code.word32(Int32(stub.pageOffset))
+            case .goOn: emitGoOn(stub.pageOffset)
             case .link(let site):
                 code.call(gates.exitLink)
-                code.word32(Int32(stub.pageOffset))
+                emitPlace(stub.pageOffset)
                 emitSite(site)
+            case .far(let site): emitFar(stub.pageOffset, site)
             case .edge(let saves, let poll):
                 if saves { code.saveFlags() }
                 if poll { emitPoll(stub.pageOffset) }
