@@ -72,7 +72,8 @@ final class MachineEngine {
             memory: board.memory, vcpuCount: spec.cpuCount, tscFrequency: tscFrequency,
             codeCacheSize: Int(clamping: codeCache), limits: limits,
             translates: !spec.options.contains(.noTranslate),
-            options: spec.options.contains(.statistics) ? [.counts] : [], perfMap: perfMap)
+            options: spec.options.contains(.statistics) ? [.counts] : [],
+            verifies: spec.options.contains(.verify), perfMap: perfMap)
     }
 
     /// CPUID for KVM, from a software vCPU that lives only here.

@@ -40,6 +40,10 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     /// nil: the interpreter executes everything.
     var translations: TranslationCache?
     var followUp = TranslatedFollowUp()
+    /// nil: translated code is not checked.
+    private(set) var lockstep: Lockstep?
+    /// Why the vCPU cannot go on.
+    var failure: String?
     /// Page-map indices of written code; one of `.max` means all.
     let stalePages = Mutex<[Int]>([])
     /// Guest-physical page of the xAPIC registers, or all ones when it is off or in x2APIC mode.
@@ -102,8 +106,13 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
             unsafe mapStorage.base.assumingMemoryBound(to: MemoryMapEntry.self)[slot] = entry
         }
         unsafe cpu.s.owner = UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
+        if !engine.verifies {
+            cpu.s.tlbUsed[StateWindows.trial] = 0
+            cpu.s.targetsUsed[StateWindows.trial] = 0
+        }
         cpu.flushTLB()
         if engine.translates { try startTranslation(size: share / 2, options: engine.options) }
+        if engine.translates, engine.verifies { lockstep = try Lockstep() }
         load(VCPUState())
         if index != 0 { cpu.s.activity = .waitingForStartup }
     }
@@ -133,7 +142,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
                 + " cache emptied \(cache.flushes) times,"
                 + " \(cpu.s.flushCount) TLB flushes, \(cpu.s.fillCount) TLB fills,"
                 + " \(cpu.s.endsInMemory) interrupts ended in memory"
-        ]
+        ] + (lockstep.map { ["vCPU \(index): \($0.counts.summary)"] } ?? [])
     }
 
     public var timeStampCounter: UInt64 { ospite_rdtsc() &+ cpu.s.tscOffset }
@@ -195,6 +204,8 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     /// Translate what runs often; else interpret everything.
     let translates: Bool
     let options: TranslationOptions
+    /// Translated code is checked against the interpreter.
+    let verifies: Bool
     /// Runs of a block before it is translated.
     let translationThreshold: UInt16
     /// Where translated code gets its names.
@@ -207,10 +218,12 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     /// - Parameter codeCacheSize: bytes for decoded code, shared out among the vCPUs.
     /// - Parameter perfMap: takes the names of translated code.
     /// - Parameter limits: what another engine's guest knows of its processor.
+    /// - Parameter verifies: compares what translated code does with the interpreter, in the first runs of
+    ///   each block and now and then later. A vCPU whose code differs ends with `Exit.failed`.
     public init(
         memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20,
         limits: ProcessorLimits? = nil, translates: Bool = true, options: TranslationOptions = [],
-        translationThreshold: UInt16 = 16, perfMap: PerfMap? = nil
+        verifies: Bool = false, translationThreshold: UInt16 = 16, perfMap: PerfMap? = nil
     ) {
         precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
         self.memory = memory
@@ -219,6 +232,7 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         self.codeCacheSize = codeCacheSize
         self.limits = limits
         self.options = options
+        self.verifies = verifies
         self.translationThreshold = translationThreshold
         self.perfMap = perfMap
         self.translates = translates && HostFeatures.shared.canTranslate

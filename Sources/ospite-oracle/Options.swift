@@ -9,6 +9,7 @@ struct Options {
     var forever = false
     var report = false
     var translated = false
+    var verified = false
     /// Cases of one mode: 64-bit code gets five parts of eight, 32-bit code two, 16-bit code one.
     func share(_ mode: OracleMode) -> UInt64 {
         guard modes.count == 3 else { return cases / UInt64(modes.count) }
@@ -31,6 +32,7 @@ struct Options {
         --case N      only this case of the seed; needs --mode
         --forever     goes on with further seeds until something differs; a line per minute
         --translated  on the software CPU's translator instead of its interpreter
+        --verify      the same, compared with the interpreter besides; the interpreter's results count
         --rows-report prints how often every row ran
         """
 
@@ -58,6 +60,7 @@ struct Options {
             case "--forever": forever = true
             case "--rows-report": report = true
             case "--translated": translated = true
+            case "--verify": (translated, verified) = (true, true)
             default: throw OracleError("unknown argument \(argument)\n\(Self.usage)")
             }
         }

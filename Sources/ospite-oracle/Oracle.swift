@@ -5,17 +5,19 @@ internal import Glibc
 /// Runs cases on both sides and compares them. One per process.
 @safe final class Oracle {
     private let host: HostProcessor
-    private let soft: SoftProcessor
+    let soft: SoftProcessor
     /// Counts cases for the watchdog.
     private let progress: UnsafeMutablePointer<UInt64>
     private var template = [UInt64](repeating: 0, count: Int(Place.dataSize) / 8)
     private var templateKey: (UInt64, UInt64, Int) = (.max, .max, 0)
 
     /// - Parameter translated: the software CPU translates each case.
-    init(translated: Bool) throws {
+    /// - Parameter verified: it also compares each translated block with its interpreter.
+    init(translated: Bool, verified: Bool) throws {
         host = try HostProcessor()
         soft = try SoftProcessor(
-            globalTable: host.globalTable, readOnly: host.readOnlyWindow, translated: translated)
+            globalTable: host.globalTable, readOnly: host.readOnlyWindow, translated: translated,
+            verified: verified)
         // SAFETY: one word for the life of the process.
         unsafe progress = .allocate(capacity: 1)
         unsafe progress.initialize(to: 0)

@@ -62,11 +62,13 @@ final class ExitPort: VCPUPlatform, @unchecked Sendable {
 
     /// - Parameter globalTable: the host's global descriptors as ring 3 sees them.
     /// - Parameter translated: every block is translated at once; else everything is interpreted.
-    init(globalTable: [UInt64], readOnly: UnsafePointer<UInt8>, translated: Bool) throws {
+    /// - Parameter verified: the translations are compared with the interpreter.
+    init(globalTable: [UInt64], readOnly: UnsafePointer<UInt8>, translated: Bool, verified: Bool) throws {
         memory = try GuestMemory([GuestMemory.Layout(start: 0, size: 4 << 20, kind: .ram)])
         engine = SoftEngine(
             memory: memory, vcpuCount: 1, tscFrequency: 1_000_000_000, codeCacheSize: 4 << 20,
-            translates: translated, options: [.exactFlags], translationThreshold: 1)
+            translates: translated, options: [.exactFlags], verifies: verified,
+            translationThreshold: 1)
         let made = try engine.makeVCPU(index: 0, apic: SilentAPIC(), platform: port)
         guard let vcpu = made as? SoftVCPU else { preconditionFailure("the engine makes SoftVCPUs") }
         self.vcpu = vcpu
@@ -213,6 +215,10 @@ final class ExitPort: VCPUPlatform, @unchecked Sendable {
         }
         let exit = vcpu.run()
         var result = oracle_state()
+        if case .failed(let reason) = exit {
+            print(reason)
+            vcpu.failure = nil
+        }
         if exit != .requested {
             result.vector = 0x102
             return result

@@ -4,7 +4,7 @@ internal import Glibc
 
 /// Compares `--cases` cases of one seed in this process: those whose number is `worker` modulo the workers.
 func work(_ worker: Int, _ options: Options, seed: UInt64, _ tally: Tally) throws -> Bool {
-    let oracle = try Oracle(translated: options.translated)
+    let oracle = try Oracle(translated: options.translated, verified: options.verified)
     var shown = 0
     var seen: Set<Mnemonic> = []
     var agreed = true
@@ -35,6 +35,7 @@ func work(_ worker: Int, _ options: Options, seed: UInt64, _ tally: Tally) throw
             fflush(nil)
         }
     }
+    for line in oracle.soft.vcpu.statistics where options.verified { print(line) }
     return agreed
 }
 

@@ -48,6 +48,17 @@ import Testing
         #expect(cases >= 490_000)
     }
 
+    /// What the host's processor does besides is the business of the tests above.
+    @Test func `translated code agrees with the interpreter in a hundred thousand cases`() throws {
+        let (_, output) = try run(
+            ["--verify", "--mode", "64", "--cases", "100000", "--seed", "5", "--shown", "0"])
+        #expect(!output.contains("translated code does not"), Comment(rawValue: output))
+        let agreed = output.split(separator: "\n").filter { $0.hasSuffix("; 0 differences") }
+        #expect(agreed.count == 2, Comment(rawValue: output))
+        let checks = output.matches(of: /blocks checked in (\d+) checks/).compactMap { Int($0.output.1) }
+        #expect(checks.reduce(0, +) > 60_000, Comment(rawValue: output))
+    }
+
     @Test func `a single case can be repeated`() throws {
         let (status, output) = try run(["--mode", "64", "--seed", "1", "--case", "1"])
         #expect(status == 0)

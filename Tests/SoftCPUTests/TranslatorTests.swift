@@ -122,4 +122,18 @@ import VCPUEngine
         #expect(machine.cpu.s.cr2 == 0x7FFF_FFFF_FFFF)
         #expect(machine.load(machine.rsp + 8) == 0x7FFF_FFFF_FFFF)
     }
+
+    @Test(
+        .enabled(
+            if: HostFeatures.shared.contains(.sha, isVEX: false), "this processor has no SHA instructions"))
+    func `a misaligned operand of a SHA instruction does what this processor does`() throws {
+        let machine = try TestMachine(.long64, threshold: 1)
+        machine.platform.stopped = machine.vcpu
+        // sha256msg2 xmm2, [rdi]; out; the handler of #GP ends it, too
+        machine.write(TestMachine.code, [0x0F, 0x38, 0xCD, 0x17, 0xE6, 0xF4, 0xEB, 0xFE])
+        machine.write(TestMachine.handlers + 13 * 16, [0xE6, 0xF4, 0xEB, 0xFE])
+        machine.set(Register.rdi, 0x80001)
+        #expect(machine.vcpu.run() == .requested)
+        #expect((machine.cpu.s.rip >= TestMachine.handlers) == !CPUModel.isAMD)
+    }
 }

@@ -35,6 +35,10 @@ struct Block: BitwiseCopyable {
     var linksPages = false
     /// It is in the list of its page's translated blocks.
     var isListed = false
+    /// Checks of its translation before anything may lead to it, with `--verify`.
+    var checks: UInt8 = 0
+    /// Entries from the run loop since then.
+    var entries: UInt32 = 0
 
     /// Where indirect branches enter the translation.
     var targetEntry: UInt { linear == CodePlace.anywhere ? code &- Translator.pageStoreBytes : code }

@@ -38,6 +38,7 @@ extension CPU {
 extension SoftVCPU {
     public func run() -> Exit {
         while true {
+            if let failure { return .failed(reason: failure) }
             if cpu.s.shutdown {
                 cpu.s.shutdown = false
                 return .shutdown
@@ -116,6 +117,10 @@ extension SoftVCPU {
                 followUp = TranslatedFollowUp()
                 return false
             }
+        }
+        if let lockstep, holdsBack(block, translations, lockstep) {
+            followUp = TranslatedFollowUp()
+            return false
         }
         followUp(to: block, translations)
         enterTranslated(block.b.code, translations)

@@ -192,7 +192,7 @@ extension CPU {
         let found = try translate(linear, pageAccess(context, []))
         let physical = found.page | linear & 0xFFF
         guard let region = owner.region(at: found.page) else { return readDevice(physical, size) }
-        let host = region.host &+ UInt(found.page &- region.start)
+        let host = visiblePage(region.host &+ UInt(found.page &- region.start))
         fill(linear, context, host, found, region)
         return Self.loadHost(host &+ UInt(linear & 0xFFF), size)
     }
@@ -204,7 +204,7 @@ extension CPU {
         guard let region = owner.region(at: found.page) else { return writeDevice(physical, size, value) }
         // Stores to ROM are lost, as on the bus.
         guard region.isRAM else { return }
-        let host = region.host &+ UInt(found.page &- region.start)
+        let host = visiblePage(region.host &+ UInt(found.page &- region.start))
         Self.storeHost(host &+ UInt(linear & 0xFFF), size, value)
         noteStore(found.page, region)
         fill(linear, context, host, found, region)
@@ -226,7 +226,7 @@ extension CPU {
             return 0
         }
         guard let region = owner.region(at: found.page), region.isRAM, !hasBreakpoints else { return 0 }
-        let host = region.host &+ UInt(found.page &- region.start)
+        let host = visiblePage(region.host &+ UInt(found.page &- region.start))
         noteStore(found.page, region)
         fill(linear, s.tlbContext, host, found, region)
         return host &+ UInt(linear & 0xFFF)
@@ -246,7 +246,7 @@ extension CPU {
             }
             noteStore(found.page, region)
         }
-        let host = region.host &+ UInt(found.page &- region.start)
+        let host = visiblePage(region.host &+ UInt(found.page &- region.start))
         fill(linear, s.tlbContext, host, found, region)
         return host &- UInt(truncatingIfNeeded: linear & TLB.pageMask)
     }

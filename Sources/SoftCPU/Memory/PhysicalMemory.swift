@@ -34,12 +34,13 @@ extension CPU {
             .loadUnaligned(as: T.self)
     }
 
-    /// Atomically replaces a naturally aligned entry by `change` of it. Nothing happens outside RAM.
+    /// Atomically replaces a naturally aligned entry by `change` of it. Nothing happens outside RAM, nor in a
+    /// trial.
     func updatePhysical<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
         _: T.Type, _ address: UInt64, _ change: (T) -> T
     ) {
         let page = address & TLB.pageMask
-        guard let region = owner.region(at: page), region.isRAM else { return }
+        guard !s.inTrial, let region = owner.region(at: page), region.isRAM else { return }
         let host = region.host &+ UInt(address &- region.start)
         _ = Self.compareAndSwap(host, change)
         noteStore(page, region)
@@ -80,7 +81,10 @@ extension CPU {
 
     /// A store reached guest-physical `page`: decoded code from it is stale.
     @inline(__always) func noteStore(_ page: UInt64, _ region: MemoryMapEntry) {
-        if owner.pages.recordStore(region.firstPage + Int((page &- region.start) >> 12)) {
+        let index = region.firstPage + Int((page &- region.start) >> 12)
+        if s.inTrial {
+            if owner.pages.word(index) & PageMap.codeBit != 0 { s.codeModified = true }
+        } else if owner.pages.recordStore(index) {
             s.codeModified = true
         }
     }
@@ -89,6 +93,7 @@ extension CPU {
 
     /// A load from an address that is not memory: the local APIC's page, or a device.
     func readDevice(_ address: UInt64, _ size: Int) -> UInt64 {
+        if s.inTrial { return refuseDevice() }
         if address & TLB.pageMask == owner.apicPage {
             settleEndOfInterrupt()
             let word = owner.apic.readPage(offset: UInt32(address & 0xFFF), width: Self.width(size))
@@ -99,6 +104,7 @@ extension CPU {
 
     /// What the store asks of this vCPU, an interrupt to itself for one, comes before its next instruction.
     func writeDevice(_ address: UInt64, _ size: Int, _ value: UInt64) {
+        if s.inTrial { return _ = refuseDevice() }
         defer { if hasAttention { s.codeModified = true } }
         if address & TLB.pageMask == owner.apicPage {
             s.interruptHeld = true

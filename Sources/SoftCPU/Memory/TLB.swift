@@ -65,12 +65,14 @@ extension CPU {
             .unsafelyUnwrapped
     }
 
-    /// The window that `context` uses: contexts 1 and 2 have one for each address space.
+    /// The window that `context` uses: contexts 1 and 2 have one for each address space. A trial has one of
+    /// its own.
     @inline(__always) func window(_ context: UInt32) -> Int {
+        if s.inTrial { return StateWindows.trial }
         switch context {
-        case TLB.kernel: 0
-        case TLB.userAligned: 1
-        default: 1 &+ Int(s.slot) &* 2 &+ Int(context)
+        case TLB.kernel: return 0
+        case TLB.userAligned: return 1
+        default: return 1 &+ Int(s.slot) &* 2 &+ Int(context)
         }
     }
 
@@ -116,7 +118,7 @@ extension CPU {
     }
 
     /// Forgets what window `number` holds, branch targets included.
-    private func flushWindow(_ number: Int) {
+    func flushWindow(_ number: Int) {
         forEachUsedEntry(number) { entry, invalid in
             unsafe entry.pointee.readTag = invalid
             unsafe entry.pointee.writeTag = invalid

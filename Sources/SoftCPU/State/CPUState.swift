@@ -50,7 +50,7 @@ struct CPUState: BitwiseCopyable {
     var tlb: UInt = 0
 
     /// By window: which 64ths of the TLB's entries may be filled (TLB.swift); the same for fetches.
-    var tlbUsed: InlineArray<18, UInt64> = .init(repeating: .max)
+    var tlbUsed: InlineArray<19, UInt64> = .init(repeating: .max)
     var executionUsed: UInt64 = .max
 
     // MARK: Block chaining (RunLoop.swift)
@@ -145,7 +145,7 @@ struct CPUState: BitwiseCopyable {
     var scratch: InlineArray<16, UInt64> = .init(repeating: 0)
     var translated = TranslatedState()
     /// By window: which 64ths of the branch targets may be filled (BranchTargets.swift).
-    var targetsUsed: InlineArray<18, UInt64> = .init(repeating: .max)
+    var targetsUsed: InlineArray<19, UInt64> = .init(repeating: .max)
     /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong, and
     /// branches between the kernel's pages (4).
     var staleReturns: UInt8 = 0
@@ -172,4 +172,6 @@ struct CPUState: BitwiseCopyable {
     var endIsDeferred: Bool = false
     /// Interrupts that ended so, for `--stats`.
     var endsInMemory: UInt64 = 0
+    /// What runs is a trial (LockstepTrial.swift): nothing outside this state may change.
+    var inTrial: Bool = false
 }

@@ -11,13 +11,16 @@ import LinuxHost
 /// window 2:  CPUState | TLB of context 1 in address space 0 | branch targets
 /// window 3:  CPUState | TLB of context 2 in address space 0 | branch targets
 /// ...        the same for the other address spaces
+/// last one:  CPUState | TLB of a trial (LockstepTrial.swift) | branch targets
 /// ```
 final class StateWindows: Sendable {
     /// Of the state, in whole pages.
     static let stateBytes = (MemoryLayout<CPUState>.size + 4095) & ~4095
     /// Address spaces whose translations are kept.
     static let slots = 8
-    static let count = 2 + 2 * slots
+    /// The window of trials.
+    static let trial = 2 + 2 * slots
+    static let count = trial + 1
     static let stride = stateBytes + TLB.contextBytes + BranchTargets.bytes
     private let mapping: MemoryMapping
 

@@ -11,15 +11,17 @@ final class TranslationCache {
     var arena: CodeArena
     let gates: GateCode
     private let gateBytes: Int
-    private var translator: Translator
-    private(set) var pages: TranslatedPages
+    var translator: Translator
+    var pages: TranslatedPages
     private(set) var farLinks = FarLinks()
     private let returnStacks: MemoryMapping
-    /// RSP of the kernel's and the user's return stack.
+    /// RSP of the kernel's and the user's return stack, and of the one for trials.
     var returns: [UInt]
     /// What the cache itself counts; `SoftVCPU.translationStatistics` adds the rest.
     var statistics = TranslationStatistics()
     var blocksTranslated: Int { statistics.blocks }
+    /// What a trial enters to return from the call that its block made.
+    let comesBack: UInt
 
     private static let returnStackBytes = 256 << 10
     /// Left free below the limit, for calls out of translated code and signal frames.
@@ -31,13 +33,17 @@ final class TranslationCache {
             preconditionFailure("an arena has room for its gates")
         }
         gates = GateCode(&code, hasAVX: HostFeatures.shared.contains(.avx, isVEX: true))
+        // MOV R10, [RSP + 8]; RET
+        comesBack = code.here
+        code.bytes(0x4C, 0x8B, 0x54, 0x24)
+        code.bytes(8, 0xC3)
         arena.commit(code)
         gateBytes = arena.used
         self.arena = arena
         translator = Translator(gates: gates, decoder: decoder, code: code, options: options)
         pages = try TranslatedPages()
-        returnStacks = try MemoryMapping(anonymous: 2 * Self.returnStackBytes)
-        returns = [0, 0]
+        returnStacks = try MemoryMapping(anonymous: 3 * Self.returnStackBytes)
+        returns = [0, 0, 0]
         resetReturns()
     }
 
@@ -55,12 +61,13 @@ final class TranslationCache {
             + Self.returnStackReserve
     }
 
-    func resetReturns(_ stack: Int) {
+    /// Empties a return stack; `address` is the one that its bottom matches.
+    func resetReturns(_ stack: Int, address: UInt64? = nil) {
         returns[stack] = top(stack)
         for word in 0..<16 as Range<UInt> {
             // SAFETY: the last 128 bytes of the stack.
             unsafe UnsafeMutablePointer<UInt64>(bitPattern: top(stack) + word * 8).unsafelyUnwrapped.pointee =
-                word & 1 == 0 ? UInt64(gates.bottom) : Self.bottomAddress
+                word & 1 == 0 ? UInt64(gates.bottom) : address ?? Self.bottomAddress
         }
     }
     func resetReturns() {
@@ -88,6 +95,7 @@ final class TranslationCache {
             let entry = translator.translate(block, page: page, place: place.number, linear: place.linear)
         else { return false }
         block.b.code = entry
+        block.b.checks = 0
         block.b.linear = place.linear
         block.b.linksPages = translator.linksPages
         precondition(

@@ -166,7 +166,7 @@ struct Translator {
     }
 
     /// Ends early where the page does not hold any more what the interpreter's block was made from.
-    private mutating func decodeBlock(_ view: BlockView) {
+    mutating func decodeBlock(_ view: BlockView) {
         block.removeAll(keepingCapacity: true)
         let start = Int(view.b.physical & 0xFFF)
         for position in 0..<Int(view.b.instructionCount) {
