@@ -52,7 +52,13 @@ extension SoftVCPU {
         cpu.noteExecutionUse(linear)
         unsafe entry.pointee = ExecutionTLBEntry(
             tag: linear & TLB.pageMask | (user ? cpu.s.userTag : 0), physical: found.page)
-        if !user, !found.isGlobal { cpu.s.kernelHasLocal = true }
+        if !user, !found.isGlobal {
+            cpu.s.kernelHasLocal = true
+            if !cpu.s.codeIsLocal {
+                cpu.s.codeIsLocal = true
+                cpu.s.staleReturns |= 4
+            }
+        }
         return found.page
     }
 

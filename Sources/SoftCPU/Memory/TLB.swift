@@ -154,7 +154,8 @@ extension CPU {
         flushFetches { _ in true }
         s.executionUsed = 0
         s.kernelHasLocal = false
-        s.staleReturns = 3
+        s.codeIsLocal = false
+        s.staleReturns = 7
         s.endBlock = true
         s.linkSlot = 0
     }
@@ -184,7 +185,7 @@ extension CPU {
         flushWindow(0)
         flushFetches { $0 & 0xFFF == 0 }
         s.kernelHasLocal = false
-        s.staleReturns |= 1
+        s.staleReturns |= s.codeIsLocal ? 5 : 1
     }
 
     /// INVLPG: forgets the translations of one linear address, in all address spaces.
@@ -196,7 +197,12 @@ extension CPU {
         }
         unsafe executionEntry(linear).pointee.tag = TLB.invalid
         flushTargets(ofPage: linear)
-        s.staleReturns |= linear >> 63 != 0 ? 1 : 3
+        if linear >> 63 != 0 {
+            s.staleReturns |= 1
+            owner.translations?.cutFarLinks(to: linear)
+        } else {
+            s.staleReturns |= 3
+        }
         s.endBlock = true
         s.linkSlot = 0
     }

@@ -163,6 +163,8 @@ struct CPUState: BitwiseCopyable {
     var lastUserTag: UInt64 = 8
     /// Supervisor translations that are not global may be cached.
     var kernelHasLocal: Bool = false
+    /// Supervisor code was fetched by such a translation: its branches to other pages are not linked.
+    var codeIsLocal: Bool = false
     /// An interrupt may have been held back by RFLAGS.IF: whoever sets it must look.
     var interruptHeld: Bool = true
     /// Protection-key rights of user and of supervisor pages (ProtectionKeys.swift).

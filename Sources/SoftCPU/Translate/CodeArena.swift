@@ -52,6 +52,9 @@ import LinuxHost
         unsafe (writable.base + Int(site &- start)).storeBytes(of: value, as: Int32.self)
     }
 
+    /// Bytes of a CALL with a word behind it.
+    static let callBytes: UInt = 9
+
     /// Writes a CALL with a word behind it over the code at executable address `site`.
     func patchCall(_ site: UInt, target: UInt, word: Int32) {
         precondition(contains(site) && contains(site + 8) && contains(target), "a call outside the arena")

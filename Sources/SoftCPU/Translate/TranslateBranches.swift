@@ -11,12 +11,19 @@ extension Translator {
 
     /// A jump to `pageOffset`, which may lie outside the page.
     mutating func emitLink(_ pageOffset: Int) {
+        keepEntranceFree()
         if isDirect(pageOffset) {
             addLink(code.pendingJump(), pageOffset)
         } else {
             emitTargetAddress(pageOffset)
             emitTargetJump(.target, 0)
         }
+    }
+
+    /// Puts no branch that may be linked where `TranslationCache.forget` writes: a branch of a forgotten block
+    /// may still be cut from its target.
+    private mutating func keepEntranceFree() {
+        while code.here &- entrance < CodeArena.callBytes { code.byte(0x90) }
     }
 
     /// Whether a branch to `pageOffset` needs no address: its target is in the page, or at a known address.
@@ -120,6 +127,7 @@ extension Translator {
         let target = targetOffset(item), live = item.liveAtTarget
         let condition = item.instruction.condition
         restoreFlags()
+        keepEntranceFree()
         let saves = live != 0
         let poll = isBackward(item.pageOffset, target)
         if !isDirect(target) {

@@ -205,7 +205,8 @@ extension SoftVCPU {
     /// Whether branches from supervisor code at `linear` to other pages may be linked: with SMEP no code that
     /// runs here runs in user mode too.
     private func mayLinkPages(_ linear: UInt64) -> Bool {
-        linear >> 63 != 0 && cpu.s.cpl == 0 && cpu.s.cr4 & CR4.supervisorExecutionPrevention != 0
+        linear >> 63 != 0 && cpu.s.cpl == 0 && !cpu.s.codeIsLocal
+            && cpu.s.cr4 & CR4.supervisorExecutionPrevention != 0
     }
 
     /// Whether the block's translation relies on an address or a privilege that is not the current one.
@@ -362,7 +363,8 @@ extension SoftVCPU {
     /// Supervisor mappings may have changed.
     private func checkFarLinks(_ cache: TranslationCache) {
         let cr2 = cpu.s.cr2
-        let holds = cpu.s.cr4 & CR4.supervisorExecutionPrevention != 0 && runsTranslated
+        let holds =
+            cpu.s.cr4 & CR4.supervisorExecutionPrevention != 0 && runsTranslated && !cpu.s.codeIsLocal
         cache.checkFarLinks { linear in
             holds ? (try? cpu.translate(linear, [.fetch]))?.page : nil
         }

@@ -53,6 +53,8 @@ struct Translator {
     /// The number of the page's place, and its linear address if the code is for that address only.
     var place: UInt32 = 0
     var linear: UInt64?
+    /// Executable address of the block's entry.
+    var entrance: UInt = 0
     /// Branches to other pages may be linked: supervisor code that user code cannot execute.
     var linksPages = false
     var stubs: [Stub] = []
@@ -127,6 +129,7 @@ struct Translator {
             code.store(HostRegister.address, .state(layout.codePage))
         }
         let entry = code.here
+        entrance = entry
         beginCounts()
         level = 0
         hasX87 = false

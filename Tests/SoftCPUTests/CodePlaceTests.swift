@@ -1,0 +1,102 @@
+import Testing
+import VCPUEngine
+import X86Architecture
+
+@testable import SoftCPU
+
+/// Code that translations take to be at one address, and branches that lead from page to page: what happens
+/// when the guest's mappings say otherwise.
+@Suite struct CodePlaceTests {
+    /// Where four pages of supervisor code are mapped, one after the other.
+    private static let pages: UInt64 = 0xFFFF_FFFF_8000_0000
+    /// The page table of them, and its entry for page `number`.
+    private static let table: UInt64 = 0xB000
+    private static func entry(_ physical: UInt64) -> UInt64 { physical | 0x103 }
+
+    /// A machine that starts in the first page, with what the four are mapped to; SMEP is on.
+    private func machine(_ physical: [UInt64]) throws -> TestMachine {
+        try #require(HostFeatures.shared.canTranslate, "this host cannot translate")
+        let machine = try TestMachine(.long64, threshold: 1) { state in
+            state.cr4 |= CR4.supervisorExecutionPrevention | CR4.pageGlobalEnable
+            state.rip = Self.pages
+            state.gpr[Register.rax] = 0
+        }
+        machine.platform.stopped = machine.vcpu
+        machine.store(0x4FF8, 0x9003)
+        machine.store(0x9000 + 510 * 8, 0xA003)
+        machine.store(0xA000, Self.table | 3)
+        for (number, page) in physical.enumerated() {
+            machine.store(Self.table + UInt64(number) * 8, Self.entry(page))
+        }
+        return machine
+    }
+
+    /// mov ecx, 100; 1: call `distance` from the page's start; dec ecx; jnz 1b
+    private func hundredCalls(_ code: inout [UInt8], to distance: Int) {
+        code += [0xB9, 100, 0, 0, 0]
+        let relative = UInt32(distance - code.count - 5)
+        code += [0xE8] + (0..<4).map { UInt8(truncatingIfNeeded: relative >> ($0 * 8)) }
+        code += [0xFF, 0xC9, 0x75, 0xF7]
+    }
+
+    /// mov qword [entry of page 1], the entry for `physical`
+    private func mapSecondPage(_ code: inout [UInt8], _ physical: UInt64) {
+        let value = UInt32(Self.entry(physical))
+        code += [0x48, 0xC7, 0x04, 0x25, 0x08, 0xB0, 0, 0]
+        code += (0..<4).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }
+    }
+
+    @Test func `a linked branch to another page follows the page when it is mapped anew`() throws {
+        let machine = try machine([0x12000, 0x13000])
+        var code: [UInt8] = []
+        hundredCalls(&code, to: 0x1000)
+        mapSecondPage(&code, 0x14000)
+        // mov rdx, page 1; invlpg [rdx]
+        code += [0x48, 0xC7, 0xC2, 0x00, 0x10, 0x00, 0x80, 0x0F, 0x01, 0x3A]
+        hundredCalls(&code, to: 0x1000)
+        mapSecondPage(&code, 0x15000)
+        // mov rdx, cr4; btr edx, 7; mov cr4, rdx; bts edx, 7; mov cr4, rdx
+        code += [0x0F, 0x20, 0xE2, 0x0F, 0xBA, 0xF2, 7, 0x0F, 0x22, 0xE2, 0x0F, 0xBA, 0xEA, 7]
+        code += [0x0F, 0x22, 0xE2]
+        hundredCalls(&code, to: 0x1000)
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        // add eax, 1; 100h; 10000h; ret
+        machine.write(0x13000, [0x05, 1, 0, 0, 0, 0xC3])
+        machine.write(0x14000, [0x05, 0, 1, 0, 0, 0xC3])
+        machine.write(0x15000, [0x05, 0, 0, 1, 0, 0xC3])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.get(Register.rax) == 100 + 100 << 8 + 100 << 16)
+        let links = try #require(machine.vcpu.translations).farLinks
+        // The second page's function was entered by a link in each of its places.
+        #expect(links.made >= 3)
+        #expect(links.cuts >= 2)
+    }
+
+    @Test func `code that runs at two addresses in turn finds itself at each`() throws {
+        let machine = try machine([0x12000, 0x13000, 0x13000])
+        var code: [UInt8] = []
+        for _ in 0..<3 {
+            hundredCalls(&code, to: 0x1000)
+            hundredCalls(&code, to: 0x2000)
+        }
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        // lea rdx, [rip + 0]; add rax, rdx; ret
+        machine.write(0x13000, [0x48, 0x8D, 0x15, 0, 0, 0, 0, 0x48, 0x01, 0xD0, 0xC3])
+        #expect(machine.vcpu.run() == .requested)
+        let once = (Self.pages + 0x1007) &+ (Self.pages + 0x2007)
+        #expect(machine.get(Register.rax) == once &* 300)
+    }
+
+    @Test func `a store to a page makes branches from other pages find its new code`() throws {
+        let machine = try machine([0x12000, 0x13000])
+        var code: [UInt8] = []
+        hundredCalls(&code, to: 0x1000)
+        // mov byte [13002h], 1: the addition's second byte
+        code += [0xC6, 0x04, 0x25, 0x02, 0x30, 0x01, 0x00, 1]
+        hundredCalls(&code, to: 0x1000)
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        machine.write(0x13000, [0x05, 1, 0, 0, 0, 0xC3])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.get(Register.rax) == 100 + 100 * 0x101)
+    }
+}
