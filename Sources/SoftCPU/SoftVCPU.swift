@@ -46,6 +46,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     var failure: String?
     /// Page-map indices of written code; one of `.max` means all.
     let stalePages = Mutex<[Int]>([])
+    /// Pages of code that this vCPU has no permission to store to, with their words of then.
+    var markedPages: [Int: UInt32] = [:]
     /// Guest-physical page of the xAPIC registers, or all ones when it is off or in x2APIC mode.
     var apicPage: UInt64 = 0xFEE0_0000
     private let windows: StateWindows
@@ -179,9 +181,18 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     /// Code in page `index` of the page map was written: what was made from it is stale.
     func forgetCode(inPage index: Int) {
         stalePages.withLock { pages in
+            if pages.last == index { return }
             if pages.count < 64 { pages.append(index) } else { pages = [.max] }
         }
         cpu.setAttention(Attention.codePages)
+    }
+
+    /// The same, if this vCPU has translations of the page; on its own thread.
+    func forgetOwnCode(inPage index: Int) {
+        guard let translations,
+            translations.pages.linear(unsafe UInt(bitPattern: pages.address(index))) != nil
+        else { return }
+        forgetCode(inPage: index)
     }
 
     /// IA32_APIC_BASE changed.

@@ -99,14 +99,30 @@ extension SoftVCPU {
             return CodePage(physical: physical, host: 0, word: 0, generation: 0)
         }
         let index = region.firstPage + Int((physical &- region.start) >> 12)
-        let (word, isNew) = pages.markCode(index)
-        if isNew {
-            cpu.flushWrites(toPhysicalPage: physical)
-            engine.announceCode(page: physical, from: self.index)
-        }
+        let word = markCode(index, physical, region)
         return CodePage(
             physical: physical, host: region.host &+ UInt(physical &- region.start),
             word: unsafe UInt(bitPattern: pages.address(index)), generation: word)
+    }
+
+    /// Marks a page as code; returns its word. From then on this vCPU has no permission to store to it:
+    /// another one that marked it first may not have come to telling us.
+    private func markCode(_ index: Int, _ physical: UInt64, _ region: MemoryMapEntry) -> UInt32 {
+        while true {
+            let (word, isNew) = pages.markCode(index)
+            if isNew {
+                cpu.flushWrites(toPhysicalPage: physical)
+                engine.announceCode(page: physical, from: self.index)
+            } else if vcpuCount > 1, markedPages[index] != word,
+                cpu.flushWrites(toPhysicalPage: physical)
+            {
+                // What we stored since then counts now.
+                cpu.noteStore(physical, region)
+                continue
+            }
+            if vcpuCount > 1 { markedPages[index] = word }
+            return word
+        }
     }
 
     /// Up to `count` bytes at `offset` of a page; ones where there is no memory.

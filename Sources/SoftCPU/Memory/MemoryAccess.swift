@@ -259,8 +259,12 @@ extension CPU {
         guard !hasBreakpoints, context != TLB.userAligned else { return }
         let entry = unsafe Self.entry(tlbBase(context), linear)
         let tag = linear & TLB.pageMask
-        let word = owner.pages.word(region.firstPage + Int((found.page &- region.start) >> 12))
-        let storable = found.storable && region.isRAM && word & 1 == 0
+        let index = region.firstPage + Int((found.page &- region.start) >> 12)
+        let word = owner.pages.word(index)
+        let storable = found.storable && region.isRAM && word & PageMap.codeBit == 0
+        // What was translated from the page is stale. Whoever stored to it tells us, maybe only after we
+        // stored to it too, unnoticed, and ran what we wrote.
+        if storable, word >= PageMap.generationStep { owner.forgetOwnCode(inPage: index) }
         noteUse(context, linear)
         if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
         unsafe entry.pointee = TLBEntry(
