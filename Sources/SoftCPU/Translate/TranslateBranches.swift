@@ -20,8 +20,8 @@ extension Translator {
         }
     }
 
-    /// Puts no branch that may be linked where `TranslationCache.forget` writes: a branch of a forgotten block
-    /// may still be cut from its target.
+    /// Puts no branch that may be linked where `TranslationCache.forget` writes: a branch of a forgotten
+    /// block may still be cut from its target.
     private mutating func keepEntranceFree() {
         while code.here &- entrance < CodeArena.callBytes { code.byte(0x90) }
     }
