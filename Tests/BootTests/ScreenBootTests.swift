@@ -52,7 +52,7 @@ extension BootTests {
             #expect(
                 try screen.wait(for: "(Hello) World").contains { $0.contains("echo (Hello) \"World\" #;{}") })
             #expect(screen.viewer.seen[encoding] ?? 0 > 0)
-            try screen.type("halt\n")
+            try screen.typeFarewell("halt\n")
             #expect(try machine.status() == 0, "\(machine.errorText)")
         }
 

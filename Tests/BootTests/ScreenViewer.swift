@@ -12,6 +12,8 @@ final class ScreenViewer {
 
     /// Waits for the socket of the machine of this name in the folder of the test.
     init(_ machine: String, in folder: ScratchFolder) throws {
+        // A machine that ends early must fail its test, not end the tests' process.
+        HostSignals.ignoreBrokenPipes()
         let path = "\(folder.path)/ospite/\(machine)/vnc"
         let end = Date(timeIntervalSinceNow: 20)
         var connected: Descriptor?
@@ -67,4 +69,9 @@ final class ScreenViewer {
 
     /// Slowly enough for a guest that polls its keyboard.
     func type(_ text: String) throws { try viewer.type(text) { usleep(25_000) } }
+
+    /// Types what ends the machine: it may be gone before the last key is released.
+    func typeFarewell(_ text: String) throws {
+        do { try type(text) } catch let error as HostError where error.code == EPIPE {}
+    }
 }
