@@ -22,15 +22,17 @@ enum LZ4Stream {
         guard file.indices.contains(range.lowerBound), range.upperBound <= file.count, size > 0 else {
             return nil
         }
-        var output = [UInt8](repeating: 0, count: size)
-        // SAFETY: the buffers are the arrays' own, and `Decoder` checks every access against their ends.
-        let done = unsafe file.withUnsafeBytes { source in
-            unsafe output.withUnsafeMutableBytes { target in
+        // SAFETY: the buffers are the arrays' own, and `Decoder` checks every access against their ends. What
+        // it has filled has content; only that becomes the array.
+        let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { room, filled in
+            unsafe file.withUnsafeBytes { source in
+                let target = unsafe UnsafeMutableRawBufferPointer(
+                    rebasing: UnsafeMutableRawBufferPointer(room)[..<size])
                 var decoder = unsafe Decoder(source: source, target: target)
-                return unsafe decoder.decodeFrame(range)
+                unsafe filled = decoder.decodeFrame(range) ?? 0
             }
         }
-        return done == size ? output : nil
+        return output.count == size ? output : nil
     }
 
     @unsafe private struct Decoder {
@@ -97,10 +99,8 @@ enum LZ4Stream {
         // SAFETY: the caller has checked `count` against both ends; the short ways check what they copy more.
         private mutating func copyLiterals(_ count: Int) {
             if count <= 16, unsafe position + 16 <= source.count, unsafe filled + 16 <= target.count {
-                for half in [0, 8] {
-                    let word = unsafe source.loadUnaligned(fromByteOffset: position + half, as: UInt64.self)
-                    unsafe target.storeBytes(of: word, toByteOffset: filled + half, as: UInt64.self)
-                }
+                let bytes = unsafe source.loadUnaligned(fromByteOffset: position, as: SIMD16<UInt8>.self)
+                unsafe target.storeBytes(of: bytes, toByteOffset: filled, as: SIMD16<UInt8>.self)
             } else if count > 0, let from = unsafe source.baseAddress, let to = unsafe target.baseAddress {
                 unsafe (to + filled).copyMemory(from: from + position, byteCount: count)
             }
@@ -111,15 +111,27 @@ enum LZ4Stream {
         // SAFETY: as above; `distance` bytes before `filled` belong to the block. A match may overlap itself.
         private mutating func copyMatch(_ distance: Int, _ count: Int) {
             let end = unsafe filled + count
-            if distance >= 8, unsafe end + 8 <= target.count {
-                var at = unsafe filled
-                while at < end {
-                    let word = unsafe target.loadUnaligned(fromByteOffset: at - distance, as: UInt64.self)
-                    unsafe target.storeBytes(of: word, toByteOffset: at, as: UInt64.self)
-                    at += 8
-                }
-            } else {
+            guard unsafe end + 32 <= target.count else {
                 for at in unsafe filled..<end { unsafe target[at] = target[at - distance] }
+                unsafe filled = end
+                return
+            }
+            // What repeats after a few bytes repeats after some times as many, too.
+            let period = distance >= 16 ? distance : distance * ((15 + distance) / distance)
+            var at = unsafe filled
+            let first = min(end, at + period - distance)
+            while at < first {
+                unsafe target[at] = target[at - distance]
+                at += 1
+            }
+            // Two at once: the length of most needs no guess then.
+            while at < end {
+                for part in 0..<2 {
+                    let from = at - period + part * 16
+                    let bytes = unsafe target.loadUnaligned(fromByteOffset: from, as: SIMD16<UInt8>.self)
+                    unsafe target.storeBytes(of: bytes, toByteOffset: at + part * 16, as: SIMD16<UInt8>.self)
+                }
+                at += 32
             }
             unsafe filled = end
         }

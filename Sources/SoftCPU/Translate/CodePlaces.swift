@@ -3,8 +3,10 @@ import LinuxHost
 /// Where a page of guest code is executed, as far as translated code relies on it.
 ///
 /// Code is translated for the linear address at which it was met ("placed"): addresses are constants, and a
-/// return address costs nothing to find. A page that turns up at a second address, as shared libraries do, is
-/// translated again for anywhere: such code finds the address of its page in `TranslatedState.codePage`.
+/// return address costs nothing to find. A page that turns up at a second address is translated again for
+/// that one: a kernel starts where it lies and goes on where it is mapped. A page that moves again and again,
+/// as those of shared libraries do, is translated for anywhere: such code finds the address of its page in
+/// `TranslatedState.codePage`.
 struct CodePlace: BitwiseCopyable {
     /// Linear address of the page, or `anywhere`.
     var linear: UInt64
@@ -48,8 +50,10 @@ extension CPU {
     }
     /// By the address of the page's word in the `PageMap`.
     private var pages: [UInt: Page] = [:]
-    /// Pages that were met at two addresses.
-    private var moved: Set<UInt> = []
+    /// How often pages were met at another address than before.
+    private var moves: [UInt: Int] = [:]
+    /// After so many moves a page's code is translated for anywhere.
+    private static let fewMoves = 4
     private let table: MemoryMapping
     private var used = 0
 
@@ -83,7 +87,7 @@ extension CPU {
         let number = UInt32(used)
         precondition(used < CodePlace.most, "the table of places is full")
         used += 1
-        let relied = moved.contains(word) ? CodePlace.anywhere : linear
+        let relied = moves[word, default: 0] >= Self.fewMoves ? CodePlace.anywhere : linear
         // SAFETY: inside the mapping: `used` is bounded.
         unsafe table.base.assumingMemoryBound(to: CodePlace.self)[Int(number)] =
             CodePlace(linear: relied, physical: physical)
@@ -112,7 +116,7 @@ extension CPU {
     /// an exit to its first instruction. `moves`: because the page turned up at another address, not because
     /// its contents changed.
     mutating func remove(_ word: UInt, moves: Bool, _ each: (BlockView, Int32) -> Void) {
-        if moves { moved.insert(word) } else { moved.remove(word) }
+        if moves { self.moves[word, default: 0] += 1 } else { self.moves[word] = nil }
         guard let page = pages.removeValue(forKey: word) else { return }
         var address = page.first
         while address != 0 {

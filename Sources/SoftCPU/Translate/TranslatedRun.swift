@@ -111,8 +111,7 @@ final class TranslationCache {
         return true
     }
 
-    /// Makes the entries of all blocks of a page lead out. `moves`: from now on its code is translated for
-    /// anywhere.
+    /// Makes the entries of all blocks of a page lead out. `moves`: because it turned up at another address.
     func invalidate(pageWord: UInt, moves: Bool = false) {
         // Branches from other pages would find the old entries for ever.
         if let linear = pages.linear(pageWord) { farLinks.cut(linear, arena) }

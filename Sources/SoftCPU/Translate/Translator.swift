@@ -34,7 +34,7 @@ enum FlagsPlace { case host, saved, dead }
 ///
 /// At a block's entry the guest's flags are in AX (`Assembler.saveFlags`) if the block reads any, and nowhere
 /// if not. Inside they are in the host's flags, or in AX when something of ours needs those.
-struct Translator {
+struct Translator: ~Copyable {
     static let status: UInt16 = 0x8D5
     /// Upper bound of what one block takes.
     static let mostBlockBytes = 64 << 10
