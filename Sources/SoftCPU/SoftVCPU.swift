@@ -60,7 +60,13 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     unowned let engine: SoftEngine
     private(set) var threshold: UInt16 = 16
     /// Pages of other vCPUs' new code that this one may still have permission to store to.
-    let newCodePages = Mutex<[UInt64]>([])
+    let newCodePages = Mutex(NewCodePages())
+    /// The last announcement that this vCPU has heeded.
+    let heeded = Atomic<UInt64>(0)
+    /// No guest code runs, nor will before announcements are heeded.
+    let isOutside = Atomic<Bool>(true)
+    /// The last announcement that every vCPU had heeded when this one looked.
+    var settledAnnouncement: UInt64 = 0
 
     /// Reasons in `CPUState.attention`.
     enum Attention {
@@ -169,11 +175,14 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         parker.unpark()
     }
 
-    /// Another vCPU decoded code from `page`: this one must not store to it unnoticed any more.
-    func forgetStores(toPage page: UInt64) {
-        newCodePages.withLock { pages in
+    /// Another vCPU decodes code from `page`, by announcement `number`: this one must not store to it
+    /// unnoticed any more. Nil: the announcement is its own, and only counts.
+    func forgetStores(toPage page: UInt64?, number: UInt64) {
+        newCodePages.withLock { new in
+            new.number = number
+            guard let page else { return }
             // Beyond this many the whole TLB goes, so that the list stays small.
-            if pages.count < 64 { pages.append(page) } else { pages = [.max] }
+            if new.pages.count < 64 { new.pages.append(page) } else { new.pages = [.max] }
         }
         cpu.setAttention(Attention.codePages)
     }
@@ -224,6 +233,8 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     let decoder = Decoder()
     /// Serialises locked accesses that cross a page or reach a device.
     let splitLock = Mutex<Void>(())
+    /// Number of the last announcement of code.
+    let announcement = Atomic<UInt64>(0)
     private let vcpus = Mutex<[SoftVCPU]>([])
 
     /// - Parameter codeCacheSize: bytes for decoded code, shared out among the vCPUs.
@@ -279,7 +290,16 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     func announceCode(page: UInt64, from source: Int) {
         guard vcpuCount > 1 else { return }
         vcpus.withLock { all in
-            for vcpu in all where vcpu.index != source { vcpu.forgetStores(toPage: page) }
+            // Under the lock: numbers reach each vCPU in order.
+            let number = announcement.wrappingAdd(1, ordering: .sequentiallyConsistent).newValue
+            for vcpu in all {
+                vcpu.forgetStores(toPage: vcpu.index == source ? nil : page, number: number)
+            }
         }
+    }
+
+    /// Calls `body` for every vCPU but one.
+    func forEachOther(than index: Int, _ body: (SoftVCPU) -> Void) {
+        for vcpu in vcpus.withLock({ $0 }) where vcpu.index != index { body(vcpu) }
     }
 }

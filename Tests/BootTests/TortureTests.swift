@@ -11,9 +11,6 @@ extension BootTests {
             "counters", "split counters", "store buffers", "messages", "futexes", "fork storm",
             "floating state", "protection", "remapping", "patched code", "own code", "aliased code",
         ]
-        /// What the software CPU gets wrong now and then: a locked operation across two pages is two
-        /// accesses, and another vCPU may run code for a moment after it was overwritten.
-        private static let known: Set = ["split counters", "patched code", "aliased code"]
 
         @Test func `the torture program passes on this processor`() throws {
             let run = try runTool([BootAssets.program("torture")], in: BootAssets.root)
@@ -35,11 +32,7 @@ extension BootTests {
             for part in Self.parts {
                 let failure = results.first { $0.hasPrefix("FAIL \(part):") }
                 let hasPassed = failure == nil && results.contains("PASS \(part)")
-                withKnownIssue(isIntermittent: true) {
-                    #expect(hasPassed, "\(failure ?? "no result of " + part)")
-                } when: {
-                    Self.known.contains(part)
-                }
+                #expect(hasPassed, "\(failure ?? "no result of " + part)")
             }
         }
     }

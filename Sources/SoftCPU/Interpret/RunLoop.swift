@@ -37,6 +37,8 @@ extension CPU {
 
 extension SoftVCPU {
     public func run() -> Exit {
+        isOutside.store(false, ordering: .sequentiallyConsistent)
+        defer { isOutside.store(true, ordering: .sequentiallyConsistent) }
         while true {
             if let failure { return .failed(reason: failure) }
             if cpu.s.shutdown {
@@ -185,7 +187,7 @@ extension SoftVCPU {
         while true {
             let bits = unsafe cpu.attentionWord.pointee.exchange(0, ordering: .acquiringAndReleasing)
             if bits & Attention.codePages != 0 {
-                dropStorePermissions()
+                heedAnnouncements()
                 dropStaleCode()
             }
             if bits & Attention.exit != 0 {
@@ -196,7 +198,9 @@ extension SoftVCPU {
             takeSignals()
             if cpu.s.activity != .waitingForStartup { deliverPending() }
             if cpu.s.shutdown || cpu.s.activity == .running { return nil }
+            isOutside.store(true, ordering: .sequentiallyConsistent)
             if !cpu.hasAttention { parker.park() }
+            isOutside.store(false, ordering: .sequentiallyConsistent)
         }
     }
 
@@ -256,21 +260,6 @@ extension SoftVCPU {
                 clearCode()
             } else {
                 unsafe translations.invalidate(pageWord: UInt(bitPattern: pages.address(page)))
-            }
-        }
-    }
-
-    /// Other vCPUs decoded pages that this one may have stored to since: those stores count now.
-    private func dropStorePermissions() {
-        let list = newCodePages.withLock { pages in
-            defer { pages = [] }
-            return pages
-        }
-        for page in list {
-            if page == .max {
-                cpu.flushTLB()
-            } else if cpu.flushWrites(toPhysicalPage: page), let region = region(at: page) {
-                cpu.noteStore(page, region)
             }
         }
     }

@@ -54,16 +54,31 @@ extension CPU {
         _: T.Type, _ linear: UInt64, _ segment: UInt8 = 3, locked: Bool = false, _ change: (T) -> T
     ) throws(Fault) -> T {
         let host = try writableHost(linear, MemoryLayout<T>.size, segment)
-        guard host != 0 else {
-            let old = try load(T.self, linear, segment)
-            try store(change(old), linear, segment)
-            return old
-        }
+        if host == 0 { return try updateSplit(T.self, linear, segment, locked, change) }
         if locked { return Self.compareAndSwap(host, change) }
         // SAFETY: `writableHost` proved the bytes.
         let pointer = unsafe UnsafeMutableRawPointer(bitPattern: host).unsafelyUnwrapped
         let old = unsafe pointer.loadUnaligned(as: T.self)
         unsafe pointer.storeBytes(of: change(old), as: T.self)
+        return old
+    }
+
+    /// Reads, changes and writes what is not one mapped run. All accesses to the same bytes come here, so that
+    /// a lock among vCPUs is enough.
+    @inline(never)
+    private func updateSplit<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
+        _: T.Type, _ linear: UInt64, _ segment: UInt8, _ locked: Bool, _ change: (T) -> T
+    ) throws(Fault) -> T {
+        var old: T = 0
+        func access() throws(Fault) {
+            old = try load(T.self, linear, segment)
+            try store(change(old), linear, segment)
+        }
+        if locked, owner.vcpuCount > 1 {
+            try owner.engine.splitLock.withLock { _ throws(Fault) in try access() }
+        } else {
+            try access()
+        }
         return old
     }
 

@@ -10,6 +10,16 @@ private func stepEnding(
     return stepAny(cpu, op, body)
 }
 
+/// The same, of an instruction that serialises the processor: what other vCPUs stored to code before is seen
+/// from here on.
+@inline(__always)
+private func stepSerialising(
+    _ cpu: UInt, _ op: UInt, _ body: (CPU, borrowing Instruction) throws(Fault) -> Void
+) -> UInt32 {
+    CPU(address: cpu).owner.awaitCodeAnnouncements()
+    return stepEnding(cpu, op, body)
+}
+
 /// The bodies of system instructions. MOV, PUSH and POP are here for segment, control and debug registers
 /// only (see `BodyTable`).
 enum SystemBodies {
@@ -20,6 +30,7 @@ enum SystemBodies {
             if kinds.0 == .segment || kinds.1 == .segment {
                 try cpu.moveSegment(i)
             } else if kinds.0 == .control || kinds.1 == .control {
+                if kinds.0 == .control { cpu.owner.awaitCodeAnnouncements() }
                 try cpu.moveControl(i)
             } else {
                 try cpu.moveDebug(i)
@@ -60,7 +71,7 @@ enum SystemBodies {
         (.jmpf, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.farJump(i) } }),
         (.callf, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.farCall(i) } }),
         (.retf, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.farReturn(i) } }),
-        (.iret, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.interruptReturn(i) } }),
+        (.iret, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.interruptReturn(i) } }),
         (.int, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.interrupt(i) } }),
         (.int3, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.breakpoint() } }),
         (.into, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.interruptOnOverflow() } }),
@@ -76,26 +87,26 @@ enum SystemBodies {
     // swift-format-ignore
     private static let control: [(Mnemonic, Handler)] = [
         (.clts, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.clearTaskSwitched() } }),
-        (.lmsw, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadMachineStatus(i) } }),
+        (.lmsw, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.loadMachineStatus(i) } }),
         (.smsw, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeMachineStatus(i) } }),
         (.rdmsr, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readModelSpecific() } }),
-        (.wrmsr, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.writeModelSpecific() } }),
+        (.wrmsr, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.writeModelSpecific() } }),
         (.xgetbv, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readExtendedControl() } }),
-        (.xsetbv, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.writeExtendedControl() } }),
-        (.invlpg, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidatePage(i) } }),
+        (.xsetbv, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.writeExtendedControl() } }),
+        (.invlpg, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.invalidatePage(i) } }),
         (.rdpkru, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readKeyRights() } }),
         (.wrpkru, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.writeKeyRights() } }),
-        (.invpcid, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidateContext(i) } }),
+        (.invpcid, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.invalidateContext(i) } }),
     ]
 
     // swift-format-ignore
     private static let tables: [(Mnemonic, Handler)] = [
-        (.lgdt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .gdt) } }),
-        (.lidt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .idt) } }),
+        (.lgdt, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .gdt) } }),
+        (.lidt, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.loadTable(i, .idt) } }),
         (.sgdt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTable(i, .gdt) } }),
         (.sidt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeTable(i, .idt) } }),
-        (.lldt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadLocalTable(i) } }),
-        (.ltr, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.loadTask(i) } }),
+        (.lldt, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.loadLocalTable(i) } }),
+        (.ltr, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.loadTask(i) } }),
         (.sldt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeSelector(i, Segment.ldtr) } }),
         (.str, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.storeSelector(i, Segment.tr) } }),
         (.lar, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.loadAccessRights(i) } }),
@@ -122,13 +133,13 @@ enum SystemBodies {
     // swift-format-ignore
     private static let processor: [(Mnemonic, Handler)] = [
         (.hlt, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.halt() } }),
-        (.cpuid, { stepAny($0, $1) { cpu, i throws(Fault) in cpu.identify() } }),
+        (.cpuid, { stepSerialising($0, $1) { cpu, i throws(Fault) in cpu.identify() } }),
         (.rdtsc, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readTimeStamp() } }),
         (.rdtscp, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readTimeStampAndProcessor() } }),
         (.rdpid, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readProcessorID(i) } }),
         (.rdpmc, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.readPerformanceCounter() } }),
-        (.invd, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
-        (.wbinvd, { stepEnding($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
+        (.invd, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
+        (.wbinvd, { stepSerialising($0, $1) { cpu, i throws(Fault) in try cpu.invalidateCaches() } }),
         (.clflush, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.flushLine(i) } }),
         (.clflushopt, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.flushLine(i) } }),
         (.clwb, { stepAny($0, $1) { cpu, i throws(Fault) in try cpu.flushLine(i) } }),
