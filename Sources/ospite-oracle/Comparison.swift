@@ -163,16 +163,15 @@ struct Comparison {
 
     private func registerDifferences() -> [Difference] {
         var found: [Difference] = []
+        // Upper halves need not outlive 64-bit mode (AMD APM vol. 1 §3.1.2).
+        let hasLeft = mode == .bits64 && host.selectors.1 != Setup.user64
         unsafe withUnsafeBytes(of: host.gpr) { a in
             unsafe withUnsafeBytes(of: ours.gpr) { b in
                 for number in 0..<16 {
                     // SAFETY: both have sixteen words.
-                    let left =
-                        unsafe a.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self)
-                        & mode.registerMask
-                    let right =
-                        unsafe b.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self)
-                        & mode.registerMask
+                    let mask = hasLeft && number < 8 ? 0xFFFF_FFFF : mode.registerMask
+                    let left = unsafe a.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self) & mask
+                    let right = unsafe b.loadUnaligned(fromByteOffset: number * 8, as: UInt64.self) & mask
                     if left == right || mode != .bits64 && number >= 8 { continue }
                     found.append(
                         Difference(

@@ -74,7 +74,8 @@ struct Setup {
     /// SS has 16-bit stack pointers.
     var narrowStack = false
 
-    private static let user32: UInt16 = 0x23, userData: UInt16 = 0x2B, user64: UInt16 = 0x33
+    static let user64: UInt16 = 0x33
+    private static let user32: UInt16 = 0x23, userData: UInt16 = 0x2B
 
     private static func local(_ mode: OracleMode, _ entries: [UInt16], narrowStack: Bool = false) -> Setup {
         Setup(

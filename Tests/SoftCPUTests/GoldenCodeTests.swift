@@ -10,8 +10,8 @@ import X86Architecture
     private static let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
         .appendingPathComponent("Golden")
     static let files = [
-        "avx", "branches", "flags", "integer", "locked", "memory", "memory-changes", "memory-groups", "stack",
-        "system", "vector",
+        "avx", "branches", "code32", "flags", "integer", "locked", "memory", "memory-changes",
+        "memory-groups", "stack", "system", "vector",
     ]
 
     private static func url(_ file: String) -> URL { folder.appendingPathComponent("\(file).txt") }
@@ -23,6 +23,7 @@ import X86Architecture
             case "counts": options.insert(.counts)
             case "exactFlags": options.insert(.exactFlags)
             case "ungrouped": isUngrouped = true
+            case "bits32": break
             default: throw GoldenFile.Malformed(line: "options: \(name)")
             }
         }
@@ -34,7 +35,8 @@ import X86Architecture
         _ block: GoldenFile.Block, _ formatter: ReferenceFormatter
     ) throws -> [String] {
         let (options, isUngrouped) = try options(block.options)
-        let machine = try TestMachine(.long64, threshold: 1, options: options)
+        let is32 = block.options.contains("bits32")
+        let machine = try TestMachine(is32 ? .protected32 : .long64, threshold: 1, options: options)
         let start = TestMachine.code + UInt64(block.pageOffset)
         machine.write(start, (block.code + block.behind).flatMap { $0 })
         machine.cpu.s.rip = start
@@ -69,7 +71,8 @@ import X86Architecture
         }
         let pinned = try String(contentsOf: Self.url(file), encoding: .utf8)
         let golden = try GoldenFile(pinned)
-        let actual = try golden.text(formatter) { try Self.hostCode($0, formatter) }
+        let guest = ReferenceFormatter(is32: file == "code32")
+        let actual = try golden.text(formatter, guest: guest) { try Self.hostCode($0, formatter) }
         if ProcessInfo.processInfo.environment["OSPITE_BLESS"] == "1" {
             try actual.write(to: Self.url(file), atomically: true, encoding: .utf8)
             if let difference = TextDifference.between(pinned, actual, named: "\(file).txt") {

@@ -69,7 +69,9 @@ struct GoldenFile {
     }
 
     /// The whole file, with host code from `host`.
-    func text(_ formatter: ReferenceFormatter, host: (Block) throws -> [String]) throws -> String {
+    func text(
+        _ formatter: ReferenceFormatter, guest: ReferenceFormatter? = nil, host: (Block) throws -> [String]
+    ) throws -> String {
         var result = introduction
         for block in blocks {
             result.append("== " + block.title)
@@ -84,7 +86,7 @@ struct GoldenFile {
             var offset = block.pageOffset
             for (number, bytes) in (block.code + block.behind).enumerated() {
                 let mark = number < block.code.count ? "    " : "  + "
-                result.append(mark + guestLine(bytes, at: offset, formatter))
+                result.append(mark + guestLine(bytes, at: offset, guest ?? formatter))
                 offset += bytes.count
             }
             result += ["----"] + (try host(block)) + [""]

@@ -76,7 +76,8 @@ struct HostCodeListing {
             var words = 0
             if text.hasPrefix("call"), let gate = line.target.flatMap({ gates[$0] }) {
                 switch gate {
-                case "exitGoOn", "exitInterpret", "exitBranch", "exitStale", "returnMiss": words = 1
+                case "exitGoOn", "exitInterpret", "exitBranch", "exitStale", "returnMiss", "returnMiss32":
+                    words = 1
                 case "exitLink": words = 2
                 case "exitFar": words = 3
                 case "fill": wordsBehindJump = kind & 0x2000 != 0 ? 2 : 1

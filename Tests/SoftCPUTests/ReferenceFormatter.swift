@@ -19,8 +19,8 @@ final class ReferenceFormatter {
     private let instruction = UnsafeMutableRawPointer.allocate(byteCount: 1024, alignment: 16)
     private let operands = UnsafeMutableRawPointer.allocate(byteCount: 2048, alignment: 16)
 
-    /// 64-bit code in Intel's notation; nil when the library or its version 4.0 is not installed.
-    init?() {
+    /// 64-bit or 32-bit code in Intel's notation; nil when the library or its version 4.0 is not installed.
+    init?(is32: Bool = false) {
         guard let library = dlopen("libZydis.so.4.0", RTLD_NOW),
             let version = dlsym(library, "ZydisGetVersion"), let start = dlsym(library, "ZydisDecoderInit"),
             let decode = dlsym(library, "ZydisDecoderDecodeFull"),
@@ -36,8 +36,10 @@ final class ReferenceFormatter {
             start, to: (@convention(c) (UnsafeMutableRawPointer, UInt32, UInt32) -> UInt32).self)
         let choose = unsafeBitCast(
             begin, to: (@convention(c) (UnsafeMutableRawPointer, UInt32) -> UInt32).self)
-        // Long mode, a stack of 64 bits; Intel's notation.
-        guard initialise(decoder, 0, 2) < 0x8000_0000, choose(formatter, 1) < 0x8000_0000 else { return nil }
+        // Long mode with a stack of 64 bits, or legacy mode with one of 32; Intel's notation.
+        guard initialise(decoder, is32 ? 3 : 0, is32 ? 1 : 2) < 0x8000_0000,
+            choose(formatter, 1) < 0x8000_0000
+        else { return nil }
     }
 
     deinit {

@@ -120,7 +120,8 @@ extension SoftVCPU {
                 return false
             }
         }
-        if let lockstep, holdsBack(block, translations, lockstep) {
+        // 32-bit code is compared with the host's processor only (`ospite-oracle --translated`).
+        if let lockstep, cpu.is64Bit, holdsBack(block, translations, lockstep) {
             followUp = TranslatedFollowUp()
             return false
         }

@@ -63,8 +63,8 @@ extension CPU {
         return old
     }
 
-    /// Reads, changes and writes what is not one mapped run. All accesses to the same bytes come here, so that
-    /// a lock among vCPUs is enough.
+    /// Reads, changes and writes what is not one mapped run. All accesses to the same bytes come here, so
+    /// that a lock among vCPUs is enough.
     @inline(never)
     private func updateSplit<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
         _: T.Type, _ linear: UInt64, _ segment: UInt8, _ locked: Bool, _ change: (T) -> T

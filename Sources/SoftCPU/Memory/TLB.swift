@@ -241,5 +241,6 @@ extension CPU {
         }
         s.tlb = tlbBase(context)
         s.tlbContext = context
+        selectTargets(window(context))
     }
 }

@@ -146,6 +146,10 @@ struct CPUState: BitwiseCopyable {
     var translated = TranslatedState()
     /// By window: which 64ths of the branch targets may be filled (BranchTargets.swift).
     var targetsUsed: InlineArray<19, UInt64> = .init(repeating: .max)
+    /// The upper halves of RAX to RDI have been zero since 64-bit mode was left.
+    var isNarrow: Bool = false
+    /// Windows whose targets are 32-bit code, a bit each.
+    var targetsAre32: UInt32 = 0
     /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong, and
     /// branches between the kernel's pages (4).
     var staleReturns: UInt8 = 0

@@ -4,20 +4,33 @@ import X86Architecture
 /// What addressing and decoding derive from segments, control registers and privilege.
 extension CPU {
     /// Bit of `modeKey`: no limit of CS needs a check.
-    private static let unlimitedCode: UInt32 = 8
+    static let unlimitedCode: UInt32 = 8
+    /// Bit of `modeKey`: 32-bit protected mode in which code, stack, DS and ES are the linear space.
+    static let flatData: UInt32 = 16
 
     /// Recomputes everything that hangs on segments, CR0.PE, EFER.LMA, CS.L, CS.D, SS.B and VM. Call after
     /// any change of them; the running block ends then.
     func modeChanged() {
         if !isProtected { s.cpl = 0 } else if isVirtual8086 { s.cpl = 3 }
         let code = s.segments[Segment.cs].attributes
+        let before = s.modeKey
         if isLongMode, code & SegmentAttributes.long != 0 {
             enter64BitAddressing()
         } else {
             enterSegmentedAddressing(code)
         }
+        if s.modeKey & 3 != before & 3 { s.isNarrow = false }
         updateTLBContext()
         s.endBlock = true
+    }
+
+    /// Upper halves of registers do not outlive 64-bit mode for sure (AMD APM vol. 1 §3.1.2). Translated code
+    /// of 32 bits wants them to be zero.
+    func narrowRegisters() {
+        s.isNarrow = true
+        for number in 0..<8 as Range<UInt16> {
+            setRegister(number * 8, register(UInt64.self, number * 8) & 0xFFFF_FFFF)
+        }
     }
 
     /// 64-bit mode ignores ES, CS, SS and DS, and checks no limits (SDM vol. 3 §3.2.4).
@@ -49,6 +62,12 @@ extension CPU {
             if segment != Segment.cs, isFlat(s.segments[segment]) { flat |= 1 << UInt32(segment) }
         }
         s.flatSegments = flat
+        let plain: UInt32 = 1 << UInt32(Segment.es) | 1 << UInt32(Segment.ss) | 1 << UInt32(Segment.ds)
+        if size == .bits32, unlimited != 0, s.segments[Segment.cs].base == 0, flat & plain == plain,
+            s.stackMask == 0xFFFF_FFFF, !isRealLike
+        {
+            s.modeKey |= Self.flatData
+        }
         s.effectiveBase[6] = 0
         s.effectiveBase[7] = 0
     }

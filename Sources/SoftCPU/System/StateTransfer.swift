@@ -62,6 +62,7 @@ extension CPU {
         forgetDeferredEnd()
         for number in 0..<16 { setGPR(number, number < state.gpr.count ? state.gpr[number] : 0) }
         setGPR(Register.zero, 0)
+        s.isNarrow = false
         loadControls(state)
         loadSegments(state)
         loadMSRs(state)

@@ -2,8 +2,8 @@
 /// translated code, behind the context's TLB.
 ///
 /// Translated code compares the tag and jumps; a miss ends in Swift, which fills the entry. Code of one
-/// address in another mode never shares a table with it: `SoftVCPU.enterTranslated` empties a table when the
-/// mode of its code changes.
+/// address in another mode never shares a table with it: `CPU.selectTargets` empties a table when the mode of
+/// its code changes.
 enum BranchTargets {
     static let entries = 4096
     static let bytes = entries * MemoryLayout<BranchTarget>.stride
@@ -57,6 +57,14 @@ extension CPU {
         for number in 0..<StateWindows.count where s.targetsUsed[number] & chunks != 0 {
             flushTargets(number, chunks)
         }
+    }
+
+    /// Window `number` is the current one: its targets must be code of the current mode.
+    @inline(__always) func selectTargets(_ number: Int) {
+        let is32 = s.modeKey & 3 == UInt32(CodeSize.bits32.rawValue)
+        guard (s.targetsAre32 >> UInt32(number) & 1 != 0) != is32, is32 || is64Bit else { return }
+        flushTargets(number)
+        s.targetsAre32 ^= 1 << UInt32(number)
     }
 
     func flushTargets() { for number in 0..<StateWindows.count { flushTargets(number) } }

@@ -35,6 +35,8 @@ struct GateCode {
     private(set) var exitStale: UInt = 0
     /// Called with a word behind the call, the address of a RET in R10, flags in AX.
     private(set) var returnMiss: UInt = 0
+    /// The same for 32-bit code.
+    private(set) var returnMiss32: UInt = 0
     /// Jumped to with the target in R10.
     private(set) var exitTarget: UInt = 0
     /// Where a return goes that matches the words at the bottom of a return stack.
@@ -71,7 +73,8 @@ struct GateCode {
         exitBranch = emitExit(&code, TranslatedExit.branch)
         exitStale = emitExit(&code, TranslatedExit.stale)
         emitTargets(&code)
-        emitReturnMiss(&code)
+        returnMiss = emitReturnMiss(&code, slot: 8)
+        returnMiss32 = emitReturnMiss(&code, slot: 4)
         emitEscape(&code)
         emitFills(&code)
         emitEnsure(&code)
@@ -235,9 +238,9 @@ struct GateCode {
 
     /// A RET to another address than its call's: one level further out, as after a call that never returned,
     /// else by the table of targets.
-    private mutating func emitReturnMiss(_ code: inout Assembler) {
-        let stack = HostRegister.guestRSP
-        returnMiss = code.here
+    private func emitReturnMiss(_ code: inout Assembler, slot: Int32) -> UInt {
+        let stack = HostRegister.guestRSP, start = code.here
+        let wide = slot == 8
         // POP R11
         code.bytes(0x41, 0x5B)
         code.store(HostRegister.index, .state(layout.exitData))
@@ -245,20 +248,21 @@ struct GateCode {
         code.bytes(0x4C, 0x3B, 0x54, 0x24)
         code.byte(24)
         let over = code.shortJumpIf(5)
-        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, 8, wide: true)
+        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, slot, wide: wide)
         code.arithmetic(0, .register(HostRegister.rsp), 16)
         code.byte(0xC3)
         code.land(over)
         code.encode(wide: true, 0x3B, HostRegister.rsp, .state(layout.callLimit))
         let attention = code.pendingJumpIf(2)
         let unknown = emitTargetProbe(&code)
-        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, 8, wide: true)
+        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, slot, wide: wide)
         emitTargetJump(&code)
         for (site, exit) in [(attention, TranslatedExit.goOn), (unknown, TranslatedExit.branch)] {
             code.resolve(site, to: code.here)
             code.constant(HostRegister.address, exit)
             code.jump(leave)
         }
+        return start
     }
 
     /// R11 = the table's entry for linear address R10; the branch at the returned site is taken when it is

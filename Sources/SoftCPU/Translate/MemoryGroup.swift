@@ -82,16 +82,16 @@ extension Translator {
 
     /// The memory operand of `item` if it may belong to a group in which RSP has moved by `moved`.
     private func reference(_ item: BlockInstruction, _ moved: Int) -> Reference? {
-        let i = item.instruction
+        let i = item.instruction, word = Int(slot)
         switch item.shape.treatment {
         case .push where !i.operand0.isMemory:
-            return Reference(base: 4, offset: moved - 8, size: 8, write: true, moves: -8)
+            return Reference(base: 4, offset: moved - word, size: word, write: true, moves: -word)
         case .pop where i.operand0.register != 4:
-            return Reference(base: 4, offset: moved, size: 8, write: false, moves: 8)
+            return Reference(base: 4, offset: moved, size: word, write: false, moves: word)
         case .copy: break
         default: return nil
         }
-        guard i.hasMemoryOperand, i.base < 16, i.index >= 16, i.addressSize == 8,
+        guard i.hasMemoryOperand, i.base < 16, i.index >= 16, i.addressSize == nativeAddress,
             HostRegister.of(i.base) != HostRegister.none, i.segment < SegmentNumber.fs, item.shape.level < 3,
             keepsIndex(item), abs(i.displacement) < 1 << 20
         else { return nil }

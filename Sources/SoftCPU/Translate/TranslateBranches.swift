@@ -40,7 +40,7 @@ extension Translator {
     /// that is known now. Branches that may be linked are, the first time.
     mutating func emitFar(_ pageOffset: Int, _ site: Assembler.Site) {
         guard let linear else { preconditionFailure("code for anywhere has no far branches") }
-        let target = linear &+ UInt64(bitPattern: Int64(pageOffset))
+        let target = address(linear, pageOffset)
         if !(linksPages && target >> 63 != 0) {
             let entry = BranchTargets.offset + Int32(target & UInt64(BranchTargets.mask))
             code.constant(HostRegister.address, target)
@@ -73,16 +73,22 @@ extension Translator {
         gates.emitTargetJump(&code)
     }
 
+    /// Linear address of `pageOffset` of the page at `linear`.
+    private func address(_ linear: UInt64, _ pageOffset: Int) -> UInt64 {
+        let sum = linear &+ UInt64(bitPattern: Int64(pageOffset))
+        return is32 ? sum & 0xFFFF_FFFF : sum
+    }
+
     /// R10 = linear address of `pageOffset`.
     private mutating func emitTargetAddress(_ pageOffset: Int) {
         if let linear {
-            code.constant(HostRegister.address, linear &+ UInt64(bitPattern: Int64(pageOffset)))
+            code.constant(HostRegister.address, address(linear, pageOffset))
             return
         }
         code.load(HostRegister.address, .state(layout.codePage))
         code.lea(
             HostRegister.address, base: HostRegister.address, index: HostRegister.none, scaleShift: 0,
-            Int32(truncatingIfNeeded: pageOffset), wide: true)
+            Int32(truncatingIfNeeded: pageOffset), wide: !is32)
     }
 
     /// The end of a block that goes on elsewhere.
@@ -110,8 +116,8 @@ extension Translator {
     private mutating func loadTarget(_ item: BlockInstruction) {
         let i = item.instruction
         if i.hasMemoryOperand {
-            let source = emitMemoryOperand(item, size: 8, write: false)
-            code.load(HostRegister.address, source)
+            let source = emitMemoryOperand(item, size: Int(slot), write: false)
+            code.load(HostRegister.address, source, wide: !is32)
         } else {
             code.move(HostRegister.address, inRegister(i.operand0.register))
         }
@@ -156,32 +162,32 @@ extension Translator {
 
     /// Pushes the return address on the guest's stack and, with where it is translated, on the return stack.
     private mutating func emitReturnAddress(_ item: BlockInstruction) {
-        if let linear { return pushKnownAddress(linear &+ UInt64(item.nextOffset), item) }
-        let target = emitStackOperand(-8, write: true, item, folds: true)
+        if let linear { return pushKnownAddress(address(linear, item.nextOffset), item) }
+        let target = emitStackOperand(-slot, write: true, item, folds: true)
         let index = HostRegister.index
         code.load(index, .state(layout.codePage))
         code.lea(
-            index, base: index, index: HostRegister.none, scaleShift: 0, Int32(item.nextOffset), wide: true)
-        code.store(index, target)
-        moveStack(-8)
+            index, base: index, index: HostRegister.none, scaleShift: 0, Int32(item.nextOffset), wide: !is32)
+        code.store(index, target, wide: !is32)
+        moveStack(-slot)
         // PUSH R11
         code.bytes(0x41, 0x53)
     }
 
     private mutating func pushKnownAddress(_ address: UInt64, _ item: BlockInstruction) {
-        _ = emitStackOperand(-8, write: true, item)
-        let target = HostOperand.indexed(HostRegister.guestRSP, HostRegister.index, -8)
+        _ = emitStackOperand(-slot, write: true, item)
+        let target = HostOperand.indexed(HostRegister.guestRSP, HostRegister.index, -slot)
         if let short = Int32(exactly: Int64(bitPattern: address)) {
-            code.encode(wide: true, 0xC7, 0, target)
+            code.encode(wide: !is32, 0xC7, 0, target)
             code.word32(short)
-            moveStack(-8)
+            moveStack(-slot)
             // PUSH imm32
             code.byte(0x68)
             code.word32(short)
         } else {
             code.constant(HostRegister.address, address)
-            code.store(HostRegister.address, target)
-            moveStack(-8)
+            code.store(HostRegister.address, target, wide: !is32)
+            moveStack(-slot)
             // PUSH R10
             code.bytes(0x41, 0x52)
         }
@@ -258,15 +264,15 @@ extension Translator {
     mutating func emitReturn(_ item: BlockInstruction) {
         saveFlagsIfLive(Self.status)
         let source = emitStackOperand(0, write: false, item)
-        code.load(HostRegister.address, source)
+        code.load(HostRegister.address, source, wide: !is32)
         // CMP R10, [RSP + 8]
         code.bytes(0x4C, 0x3B, 0x54, 0x24)
         code.byte(8)
-        let change = 8 + Int32(truncatingIfNeeded: item.instruction.immediate & 0xFFFF)
-        if change == 8 {
+        let change = slot + Int32(truncatingIfNeeded: item.instruction.immediate & 0xFFFF)
+        if change == slot {
             stubs.append(
                 Stub(kind: .returnMiss, from: code.pendingJumpIf(5), pageOffset: item.pageOffset))
-            moveStack(8)
+            moveStack(slot)
             code.byte(0xC3)
             flags = .dead
             return

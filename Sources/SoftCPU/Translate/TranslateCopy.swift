@@ -147,7 +147,7 @@ extension Translator {
     // MARK: Encoding
 
     private mutating func emitInstruction(_ i: Instruction, _ shape: RowShape, _ copy: CopyPlan) {
-        if i.prefixes.contains(.vex) { return emitVEX(i, copy) }
+        if i.prefixes.contains(.vex) { return emitVEX(i, shape, copy) }
         let row = InstructionRow(index: i.row)
         if row.attributes.contains(.x87) { return emitX87(i, copy) }
         if i.operandSize == 2, i.mandatoryPrefix != 0x66 { code.byte(0x66) }
@@ -194,7 +194,10 @@ extension Translator {
     }
 
     /// A VEX instruction, always with the three-byte prefix.
-    private mutating func emitVEX(_ i: Instruction, _ copy: CopyPlan) {
+    private mutating func emitVEX(_ i: Instruction, _ shape: RowShape, _ copy: CopyPlan) {
+        // Outside 64-bit mode W does not widen general operands (SDM vol. 2 §2.3.5.6).
+        let wide =
+            i.rexW && !(is32 && (shape.reg == .general || shape.rm == .general || shape.vvvv == .general))
         var base: UInt8 = 0, index: UInt8 = 0
         switch copy.rm {
         case .register(let number), .memory(let number, _), .cache(let number, _): base = number
@@ -205,7 +208,7 @@ extension Translator {
         code.byte(
             (copy.reg & 8 == 0 ? 0x80 : 0) | (index & 8 == 0 ? 0x40 : 0) | (base & 8 == 0 ? 0x20 : 0)
                 | i.opcodeMap)
-        code.byte((i.rexW ? 0x80 : 0) | (~copy.vvvv & 15) << 3 | i.vexL << 2 | i.vexPP)
+        code.byte((wide ? 0x80 : 0) | (~copy.vvvv & 15) << 3 | i.vexL << 2 | i.vexPP)
         code.byte(i.opcode)
         if i.modRMOffset != 0 { code.modRM(copy.reg & 7, copy.rm) }
         emitImmediate(i)

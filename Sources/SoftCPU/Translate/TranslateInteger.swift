@@ -5,18 +5,18 @@ extension Translator {
     mutating func emitPush(_ item: BlockInstruction) {
         let i = item.instruction, operand = i.operand0
         if operand.isMemory {
-            let source = emitMemoryOperand(item, size: 8, write: false)
-            code.load(HostRegister.address, source)
+            let source = emitMemoryOperand(item, size: Int(slot), write: false)
+            code.load(HostRegister.address, source, wide: !is32)
             code.store(HostRegister.address, .state(layout.spill))
-            let target = emitStackOperand(-8, write: true, item, folds: true)
+            let target = emitStackOperand(-slot, write: true, item, folds: true)
             code.load(HostRegister.index, .state(layout.spill))
-            code.store(HostRegister.index, target)
+            code.store(HostRegister.index, target, wide: !is32)
         } else {
             let host = operand.kind == .immediate ? 0 : HostRegister.of(operand.register)
             let isInMemory = host == HostRegister.none
-            let target = emitStackOperand(-8, write: true, item, folds: isInMemory)
+            let target = emitStackOperand(-slot, write: true, item, folds: isInMemory)
             if operand.kind == .immediate {
-                code.encode(wide: true, 0xC7, 0, target)
+                code.encode(wide: !is32, 0xC7, 0, target)
                 code.word32(Int32(truncatingIfNeeded: i.immediate))
             } else if isInMemory {
                 // In a group R11 is taken, else R10.
@@ -24,10 +24,10 @@ extension Translator {
                 code.load(spare, layout.register(operand.register))
                 code.store(spare, target)
             } else {
-                code.store(host, target)
+                code.store(host, target, wide: !is32)
             }
         }
-        moveStack(-8)
+        moveStack(-slot)
     }
 
     /// The host register of a guest register, or R11 with its value.
@@ -43,25 +43,25 @@ extension Translator {
         let guest = item.instruction.operand0.register
         let host = HostRegister.of(guest)
         if host == HostRegister.guestRSP {
-            code.load(host, source)
+            code.load(host, source, wide: !is32)
             return
         }
         if host == HostRegister.none {
             code.load(HostRegister.address, source)
             code.store(HostRegister.address, layout.register(guest))
         } else {
-            code.load(host, source)
+            code.load(host, source, wide: !is32)
         }
-        moveStack(8)
+        moveStack(slot)
     }
 
     mutating func emitLeave(_ item: BlockInstruction) {
         let rbp = HostRegister.of(5)
         saveFlagsIfLive(item.liveBefore)
-        emitProbe(Probe(linear: rbp, size: 8, write: false), item)
+        emitProbe(Probe(linear: rbp, size: Int(slot), write: false), item)
         code.lea(
-            HostRegister.guestRSP, base: rbp, index: HostRegister.none, scaleShift: 0, 8, wide: true)
-        code.load(rbp, .indexed(rbp, HostRegister.index, 0))
+            HostRegister.guestRSP, base: rbp, index: HostRegister.none, scaleShift: 0, slot, wide: !is32)
+        code.load(rbp, .indexed(rbp, HostRegister.index, 0), wide: !is32)
     }
 
     // MARK: Moves
@@ -73,7 +73,8 @@ extension Translator {
             code.constant(host, i.operandSize == 8 ? known : known & 0xFFFF_FFFF)
             return
         }
-        if i.operandSize != 2, host != HostRegister.none, i.addressSize == 8, i.base != Instruction.ripBase,
+        if i.operandSize != 2, host != HostRegister.none, i.addressSize >= i.operandSize,
+            i.base != Instruction.ripBase,
             i.base >= 16 || HostRegister.of(i.base) != HostRegister.none,
             i.index >= 16 || HostRegister.of(i.index) != HostRegister.none,
             Int32(exactly: i.displacement) != nil
@@ -151,6 +152,15 @@ extension Translator {
         code.move(isInMemory ? HostRegister.index : host, rax, wide: wide)
         if isInMemory { code.store(HostRegister.index, layout.register(other)) }
         code.move(rax, HostRegister.address, wide: wide)
+    }
+
+    /// INC and DEC of 32-bit code, with the register in the opcode: as in FE and FF.
+    mutating func emitShortIncrement(_ item: BlockInstruction) {
+        let i = item.instruction
+        placeFlags(item)
+        if i.operandSize == 2 { code.byte(0x66) }
+        code.encode(
+            wide: false, 0xFF, i.mnemonic == .inc ? 0 : 1, .register(HostRegister.of(i.operand0.register)))
     }
 
     mutating func emitByteSwap(_ item: BlockInstruction) {

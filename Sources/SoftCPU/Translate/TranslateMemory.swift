@@ -8,7 +8,7 @@ extension Translator {
     /// RIP-relative operands.
     mutating func emitLinearAddress(_ i: Instruction, _ nextOffset: Int) -> UInt8 {
         let hasSegment = i.segment == SegmentNumber.fs || i.segment == SegmentNumber.gs
-        if !hasSegment, i.base < 16, i.index >= 16, i.displacement == 0, i.addressSize == 8 {
+        if !hasSegment, i.base < 16, i.index >= 16, i.displacement == 0, i.addressSize == nativeAddress {
             let host = HostRegister.of(i.base)
             if host != HostRegister.none { return host }
         }
@@ -181,7 +181,8 @@ extension Translator {
         return .memory(address, 0)
     }
 
-    /// Eight bytes of the guest's stack at RSP + `displacement`.
+    /// A word of the guest's stack at RSP + `displacement`. An address of 32-bit code that wraps is found by
+    /// no probe.
     mutating func emitStackOperand(
         _ displacement: Int32, write: Bool, _ item: BlockInstruction, folds: Bool = false
     ) -> HostOperand {
@@ -194,14 +195,14 @@ extension Translator {
             code.lea(
                 linear, base: stack, index: HostRegister.none, scaleShift: 0, displacement, wide: true)
         }
-        emitProbe(Probe(linear: linear, size: 8, write: write), item)
+        emitProbe(Probe(linear: linear, size: Int(slot), write: write), item)
         return folds ? fold(linear) : .indexed(linear, HostRegister.index, 0)
     }
 
     /// Adds to the guest's RSP without touching flags.
     mutating func moveStack(_ change: Int32) {
         let stack = HostRegister.guestRSP
-        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, change, wide: true)
+        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, change, wide: !is32)
     }
 
     /// Emits a stub for a probe that missed.

@@ -59,10 +59,10 @@ extension Translator {
         let hidden = RFlags.virtual8086.rawValue | RFlags.resume.rawValue
         code.arithmetic(4, .register(image), ~Int32(hidden))
         code.store(image, .state(layout.spill))
-        let target = emitStackOperand(-8, write: true, item, folds: true)
+        let target = emitStackOperand(-slot, write: true, item, folds: true)
         code.load(overflow, .state(layout.spill))
-        code.store(overflow, target)
-        moveStack(-8)
+        code.store(overflow, target, wide: !is32)
+        moveStack(-slot)
     }
 
     /// REP MOVS and REP STOS: at once when all of it lies in one page, else by the interpreter's body.

@@ -81,7 +81,8 @@ extension CPU {
     /// Finds `size` bytes at `linear` for translated code, and remembers the translation. 1: there is no way.
     fileprivate func fillForTranslated(_ linear: UInt64, size: Int, write: Bool) -> UInt {
         s.translated.missCount &+= 1
-        guard linear & 0xFFF <= UInt64(0x1000 - size) else { return 1 }
+        // An address of 32-bit code that wraps is not where translated code would look for it.
+        guard linear & 0xFFF <= UInt64(0x1000 - size), linear & ~s.linearMask == 0 else { return 1 }
         do throws(Fault) {
             return try fillPage(linear, write: write) ?? 1
         } catch {

@@ -17,6 +17,8 @@ final class TranslationCache {
     private let returnStacks: MemoryMapping
     /// RSP of the kernel's and the user's return stack, and of the one for trials.
     var returns: [UInt]
+    /// Whether a return stack's addresses are those of 32-bit code.
+    var returnsAre32 = [false, false]
     /// What the cache itself counts; `SoftVCPU.translationStatistics` adds the rest.
     var statistics = TranslationStatistics()
     var blocksTranslated: Int { statistics.blocks }
@@ -179,8 +181,11 @@ extension SoftVCPU {
 
     /// Whether code of the current mode can be translated and run now.
     @inline(__always) var runsTranslated: Bool {
-        cpu.s.modeKey & 11 == 8 | Translator.bits64 && !cpu.directionFlag
+        let key = cpu.s.modeKey & ~4
+        return (key == Self.key64 || key == Self.key32) && !cpu.directionFlag
     }
+    private static let key64 = UInt32(CodeSize.bits64.rawValue) | CPU.unlimitedCode
+    private static let key32 = UInt32(CodeSize.bits32.rawValue) | CPU.unlimitedCode | CPU.flatData
 
     /// The block has run often enough: translates it. Returns whether it has code now.
     func translate(_ block: BlockView, _ cache: TranslationCache) -> Bool {
@@ -262,6 +267,12 @@ extension SoftVCPU {
     /// Prepares the return stack of the current privilege. False when something wants attention.
     private func selectReturns(_ cache: TranslationCache) -> Bool {
         let stack = cpu.s.cpl == 3 ? 1 : 0
+        if cache.returnsAre32[stack] == cpu.is64Bit {
+            // Return addresses of the other mode may look the same.
+            cache.returnsAre32[stack].toggle()
+            cpu.s.staleReturns |= 1 << UInt8(stack)
+        }
+        if !cpu.s.isNarrow, !cpu.is64Bit { cpu.narrowRegisters() }
         if cpu.s.staleReturns != 0 {
             if cpu.s.staleReturns & 1 != 0 { cache.resetReturns(0) }
             if cpu.s.staleReturns & 2 != 0 { cache.resetReturns(1) }
@@ -317,7 +328,8 @@ extension SoftVCPU {
             followUp.isUngrouped = exit == TranslatedExit.split
         case TranslatedExit.far:
             setPlace(cache.arena.word(data))
-            cpu.s.rip &+= UInt64(bitPattern: Int64(cache.arena.word(data + 8)))
+            cpu.s.rip =
+                (cpu.s.rip &+ UInt64(bitPattern: Int64(cache.arena.word(data + 8)))) & cpu.s.linearMask
             setSite(data, cache)
             followUp.farStub = data &- 5
             followUp.isTarget = true
@@ -328,7 +340,9 @@ extension SoftVCPU {
         }
     }
 
-    private func setPlace(_ word: Int32) { cpu.s.rip = cpu.address(ofPlace: UInt32(bitPattern: word)) }
+    private func setPlace(_ word: Int32) {
+        cpu.s.rip = cpu.address(ofPlace: UInt32(bitPattern: word)) & cpu.s.linearMask
+    }
 
     private func setSite(_ data: UInt, _ cache: TranslationCache) {
         followUp.site = data &+ 4 &+ UInt(bitPattern: Int(cache.arena.word(data + 4)))

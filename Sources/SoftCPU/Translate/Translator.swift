@@ -38,8 +38,6 @@ struct Translator: ~Copyable {
     static let status: UInt16 = 0x8D5
     /// Upper bound of what one block takes.
     static let mostBlockBytes = 64 << 10
-    static let bits64 = UInt32(CodeSize.bits64.rawValue)
-
     let layout = StateLayout.shared
     let shapes = RowShape.all
     let gates: GateCode
@@ -55,6 +53,12 @@ struct Translator: ~Copyable {
     var linear: UInt64?
     /// Executable address of the block's entry.
     var entrance: UInt = 0
+    /// The block is 32-bit code in flat segments, else 64-bit code.
+    var is32 = false
+    /// Bytes of a stack slot and of an address.
+    var slot: Int32 { is32 ? 4 : 8 }
+    /// Size of addresses that needs no prefix.
+    var nativeAddress: UInt8 { is32 ? 4 : 8 }
     /// Branches to other pages may be linked: supervisor code that user code cannot execute.
     var linksPages = false
     var stubs: [Stub] = []
@@ -165,12 +169,13 @@ struct Translator: ~Copyable {
             }
         }
         let bytes = InstructionBytes(low: low, high: high, count: count)
-        return try? decoder.decode(bytes, mode: .bits64)
+        return try? decoder.decode(bytes, mode: is32 ? .bits32 : .bits64)
     }
 
     /// Ends early where the page does not hold any more what the interpreter's block was made from.
     mutating func decodeBlock(_ view: BlockView) {
         block.removeAll(keepingCapacity: true)
+        is32 = view.b.mode & 3 == UInt32(CodeSize.bits32.rawValue)
         let start = Int(view.b.physical & 0xFFF)
         for position in 0..<Int(view.b.instructionCount) {
             let address = view.b.ops + UInt(position * MemoryLayout<MicroOp>.stride)
@@ -191,6 +196,7 @@ struct Translator: ~Copyable {
         let i = block[index].instruction
         var treatment = block[index].shape.treatment
         let row = InstructionRow(index: i.row)
+        if is32, !fits32(i) { treatment = .escape }
         switch treatment {
         case .copy:
             if row.attributes.contains(.bitString), i.hasMemoryOperand { treatment = .escape }
@@ -214,7 +220,7 @@ struct Translator: ~Copyable {
             if treatment == .divide || treatment == .signedDivide, i.operand0.size == 1 {
                 treatment = .escape
             }
-        case .pushFlags: if i.operandSize != 8 { treatment = .escape }
+        case .pushFlags: if i.operandSize != UInt8(slot) { treatment = .escape }
         case .repeatMove, .repeatStore:
             if i.prefixes.isDisjoint(with: [.rep, .repne]) || i.addressSize != 8
                 || i.segment >= SegmentNumber.fs
@@ -224,6 +230,17 @@ struct Translator: ~Copyable {
         default: break
         }
         block[index].shape.treatment = treatment
+    }
+
+    /// Whether 32-bit code is done like 64-bit code: no segment with a base or without permission to write,
+    /// no 16-bit address, no encoding that 64-bit mode lacks (82 is an alias of 80; SDM vol. 2 §B.1.4).
+    private func fits32(_ i: Instruction) -> Bool {
+        if i.hasMemoryOperand {
+            let isPlain = i.segment < SegmentNumber.fs && i.segment != SegmentNumber.cs
+            if !isPlain || i.addressSize == 2 { return false }
+        }
+        if i.mnemonic == .lea, i.addressSize == 2 { return false }
+        return i.opcodeMap != 0 || i.opcode != 0x82
     }
 
     private func usesHighByte(_ i: Instruction) -> Bool {
@@ -265,7 +282,7 @@ struct Translator: ~Copyable {
         case .moveImmediate: emitMoveImmediate(i)
         case .exchangeShort: emitExchangeShort(item)
         case .byteSwap: emitByteSwap(item)
-        case .shortIncrement: emitEscape(item)
+        case .shortIncrement: emitShortIncrement(item)
         case .accumulator: emitAccumulator(item)
         case .divide, .signedDivide: emitDivide(item)
         case .convert: emitConvert(i)
@@ -383,7 +400,7 @@ struct Translator: ~Copyable {
                 code.call(gates.exitBranch)
                 emitPlace(stub.pageOffset)
             case .returnMiss:
-                code.call(gates.returnMiss)
+                code.call(is32 ? gates.returnMiss32 : gates.returnMiss)
                 emitPlace(stub.pageOffset)
             case .target: code.resolve(stub.from, to: gates.exitTarget)
             case .goOn: emitGoOn(stub.pageOffset)
