@@ -37,8 +37,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let cpu: CPU
     let decoder: Decoder
     var cache: BlockCache
-    /// nil: the interpreter executes everything.
-    var translations: TranslationCache?
+    /// nil: the interpreter executes everything. Constant, so that no reference is counted when it is used.
+    let translations: TranslationCache?
     var followUp = TranslatedFollowUp()
     /// nil: translated code is not checked.
     private(set) var lockstep: Lockstep?
@@ -95,6 +95,9 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         storage = try MemoryMapping(anonymous: TLB.executionBytes + ExtendedState.allocationSize)
         let share = engine.codeCacheSize / max(1, engine.vcpuCount)
         cache = try BlockCache(size: share)
+        translations =
+            engine.translates
+            ? try TranslationCache(size: share / 2, decoder: engine.decoder, options: engine.options) : nil
         let regions = engine.memory.regions
         mapCount = regions.count
         mapStorage = try MemoryMapping(anonymous: 4096 + Self.draftBytes)
@@ -119,7 +122,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
             cpu.s.targetsUsed[StateWindows.trial] = 0
         }
         cpu.flushTLB()
-        if engine.translates { try startTranslation(size: share / 2, options: engine.options) }
+        if let translations { startTranslation(translations) }
         if engine.translates, engine.verifies { lockstep = try Lockstep() }
         load(VCPUState())
         if index != 0 { cpu.s.activity = .waitingForStartup }

@@ -54,7 +54,7 @@ struct Block: BitwiseCopyable {
     private var used = 0
     private(set) var flushes = 0
     private(set) var blocksBuilt = 0
-    static let tableBits = 17
+    static let tableBits = 18
     static let tableEntries = 1 << tableBits
 
     init(size: Int) throws(HostError) {
@@ -71,9 +71,11 @@ struct Block: BitwiseCopyable {
     @inline(__always)
     private static func slot(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt>
     {
+        // The blocks of a page lie in 64 slots next to each other, which are a few lines of the host's cache.
         // Fibonacci hashing: the product's top bits depend on every bit of the key.
-        let mixed = (physical ^ UInt64(mode) << 56) &* 0x9E37_79B9_7F4A_7C15
-        let index = UInt(truncatingIfNeeded: mixed >> UInt64(64 - tableBits))
+        let mixed = (physical >> 12 ^ UInt64(mode) << 56) &* 0x9E37_79B9_7F4A_7C15
+        let group = UInt(truncatingIfNeeded: mixed >> UInt64(64 - tableBits + 6)) << 6
+        let index = group | UInt(truncatingIfNeeded: physical ^ physical >> 6) & 63
         // SAFETY: the mapping holds `tableEntries` words, zero or addresses of blocks in the arena.
         return unsafe UnsafeMutablePointer<UInt>(bitPattern: table &+ index &* 8).unsafelyUnwrapped
     }

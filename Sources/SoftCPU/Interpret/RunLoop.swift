@@ -82,7 +82,7 @@ extension SoftVCPU {
                 link(block)
                 cpu.s.linkSlot = 0
             }
-            if let translations, runsTranslated, step(block, translations) { continue }
+            if runsTranslated, step(block) { continue }
             // What translated code left behind STI: the next instruction runs now.
             cpu.s.interruptShadow = false
             guard cpu.execute(block) else { break }
@@ -92,7 +92,8 @@ extension SoftVCPU {
     }
 
     /// Runs the block in translated code, if it has some or has deserved it by now.
-    private func step(_ address: UInt, _ translations: TranslationCache) -> Bool {
+    private func step(_ address: UInt) -> Bool {
+        guard let translations else { return false }
         let block = BlockView(address: address)
         if followUp.interpretsNext {
             followUp.interpretsNext = false

@@ -3,10 +3,10 @@ import LinuxHost
 /// Where a page of guest code is executed, as far as translated code relies on it.
 ///
 /// Code is translated for the linear address at which it was met ("placed"): addresses are constants, and a
-/// return address costs nothing to find. A page that turns up at a second address is translated again for
-/// that one: a kernel starts where it lies and goes on where it is mapped. A page that moves again and again,
-/// as those of shared libraries do, is translated for anywhere: such code finds the address of its page in
-/// `TranslatedState.codePage`.
+/// return address costs nothing to find. A page that turns up at a second address, as those of shared
+/// libraries do, is translated again for anywhere: such code finds the address of its page in
+/// `TranslatedState.codePage`. A kernel starts where it lies and goes on where it is mapped: in the upper
+/// half a page may move a few times before that.
 struct CodePlace: BitwiseCopyable {
     /// Linear address of the page, or `anywhere`.
     var linear: UInt64
@@ -52,7 +52,7 @@ extension CPU {
     private var pages: [UInt: Page] = [:]
     /// How often pages were met at another address than before.
     private var moves: [UInt: Int] = [:]
-    /// After so many moves a page's code is translated for anywhere.
+    /// After so many moves a kernel's code is translated for anywhere; a program's is after the first.
     private static let fewMoves = 4
     private let table: MemoryMapping
     private var used = 0
@@ -87,7 +87,8 @@ extension CPU {
         let number = UInt32(used)
         precondition(used < CodePlace.most, "the table of places is full")
         used += 1
-        let relied = moves[word, default: 0] >= Self.fewMoves ? CodePlace.anywhere : linear
+        let few = linear >> 63 != 0 ? Self.fewMoves : 1
+        let relied = moves[word, default: 0] >= few ? CodePlace.anywhere : linear
         // SAFETY: inside the mapping: `used` is bounded.
         unsafe table.base.assumingMemoryBound(to: CodePlace.self)[Int(number)] =
             CodePlace(linear: relied, physical: physical)

@@ -168,9 +168,7 @@ extension SoftVCPU {
         var interpretsNext = false
     }
 
-    func startTranslation(size: Int, options: TranslationOptions) throws(HostError) {
-        let cache = try TranslationCache(size: size, decoder: decoder, options: options)
-        translations = cache
+    func startTranslation(_ cache: TranslationCache) {
         nameGates(of: cache)
         cpu.s.translated.state = cpu.address
         cpu.s.translated.places = cache.pages.tableAddress
