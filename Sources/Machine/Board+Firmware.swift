@@ -55,6 +55,9 @@ extension Board {
     /// Virtio devices come after the screen, if there is one.
     static func firstVirtioSlot(_ spec: MachineSpec) -> Int { spec.firmware == nil ? 1 : screenSlot + 1 }
 
+    /// NVMe controllers fill the bus from above. With 24 disks at most there is always room.
+    static func nvmeSlot(_ number: Int) -> Int { 29 - number }
+
     static func memoryLayout(_ spec: MachineSpec, _ firmware: FirmwareImage?) -> [GuestMemory.Layout] {
         let ram = spec.memory.bytes & ~0xFFF
         guard let firmware else { return GuestMemory.pcLayout(ram: ram) }
@@ -225,15 +228,23 @@ extension BoardAssembly {
 
     /// Open Firmware paths of what may be booted, one a line, the first one first.
     private var bootOrder: String {
-        var slot = Board.firstVirtioSlot(spec), port = 0
+        var slot = Board.firstVirtioSlot(spec), port = 0, controller = 0
         func sata() -> String {
             defer { port += 1 }
             return "/pci@i0cf8/pci8086,2922@1f,2/drive@\(port)/disk@0"
         }
         let disks = spec.disks.map { disk in
-            guard disk.bus == .virtio else { return sata() }
-            defer { slot += 1 }
-            return "/pci@i0cf8/scsi@\(String(slot, radix: 16))/disk@0,0"
+            switch disk.bus {
+            case .nvme:
+                defer { controller += 1 }
+                // OVMF knows NVMe controllers by these numbers, whatever they have.
+                let slot = String(Board.nvmeSlot(controller), radix: 16)
+                return "/pci@i0cf8/pci8086,5845@\(slot)/namespace@1,0"
+            case .virtio:
+                defer { slot += 1 }
+                return "/pci@i0cf8/scsi@\(String(slot, radix: 16))/disk@0,0"
+            default: return sata()
+            }
         }
         let drives = spec.drives.map { _ in sata() }
         let first = spec.firmware?.bootsDrivesFirst == true

@@ -45,6 +45,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
     DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
+    DeviceEntry(NVMeController.kind)  { board throws(BoardError) in try board.addNVMe() },
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
     DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
@@ -126,15 +127,32 @@ extension BoardAssembly {
     }
 
     mutating func addDisks() throws(BoardError) {
-        for (index, disk) in spec.disks.enumerated() where disk.bus == .virtio {
-            let image: any DiskImage
-            do throws(HostError) {
-                image = try diskImage(disk, name: "disk\(index)")
-            } catch {
-                throw BoardError("Disk \(index + 1) cannot be used: \(error).")
-            }
-            let options = VirtioBlock.Options(serial: "ospite-disk\(index)")
-            try add(VirtioBlock(context, backend: DiskBackend(image), options: options), image)
+        for index in disks(on: .virtio) {
+            let options = VirtioBlock.Options(serial: Self.serial(ofDisk: index))
+            try add(VirtioBlock(context, backend: try diskBackend(index), options: options))
+        }
+    }
+
+    /// A controller for each disk.
+    mutating func addNVMe() throws(BoardError) {
+        for (number, index) in disks(on: .nvme).enumerated() {
+            let controller = NVMeController(
+                context, try diskBackend(index), serial: Self.serial(ofDisk: index))
+            add(controller, controller.function, slot: Board.nvmeSlot(number))
+        }
+    }
+
+    private func disks(on bus: DiskBus) -> [Int] { spec.disks.indices.filter { spec.disks[$0].bus == bus } }
+    private static func serial(ofDisk index: Int) -> String { "ospite-disk\(index)" }
+
+    /// What is behind disk `index`, which is closed with the machine.
+    private mutating func diskBackend(_ index: Int) throws(BoardError) -> DiskBackend {
+        do throws(HostError) {
+            let image = try diskImage(spec.disks[index], name: "disk\(index)")
+            keep(image)
+            return DiskBackend(image)
+        } catch {
+            throw BoardError("Disk \(index + 1) cannot be used: \(error).")
         }
     }
 
@@ -146,14 +164,8 @@ extension BoardAssembly {
     mutating func addSATA() throws(BoardError) {
         guard spec.hasSATA else { return }
         var attachments: [AHCIController.Attachment] = []
-        for (index, disk) in spec.disks.enumerated() where disk.bus == .sata {
-            do throws(HostError) {
-                let image = try diskImage(disk, name: "disk\(index)")
-                keep(image)
-                attachments.append(.disk(DiskBackend(image), serial: "ospite-disk\(index)"))
-            } catch {
-                throw BoardError("Disk \(index + 1) cannot be used: \(error).")
-            }
+        for index in disks(on: .sata) {
+            attachments.append(.disk(try diskBackend(index), serial: Self.serial(ofDisk: index)))
         }
         for (index, drive) in spec.drives.enumerated() {
             do throws(HostError) {

@@ -44,23 +44,22 @@ public struct DiskOption: Equatable, Sendable {
             guard let known = Self.buses.first(where: { $0.name == name }) else {
                 throw SpecError("--disk bus \(name.quoted) is unknown: use \(Self.buses.map(\.name).listed).")
             }
-            guard known.value == .virtio || known.value == .sata else {
-                throw SpecError("This version has virtio and SATA disks: leave out bus=\(name).")
+            guard known.value.isOffered else {
+                throw SpecError(
+                    "This version has disks on \(DiskBus.offeredNames.listed): leave out bus=\(name).")
             }
             bus = known.value
         default:
             throw SpecError(
-                "--disk does not know \(field.quoted): use format=raw, bus=virtio or sata, readonly or "
-                    + "snapshot, and write a comma in a file name twice.")
+                "--disk does not know \(field.quoted): use format=raw, bus=\(DiskBus.offeredNames.listed), "
+                    + "readonly or snapshot, and write a comma in a file name twice.")
         }
     }
 
     private static let formats: [(name: String, value: DiskFormat)] = [
         ("raw", .raw), ("qcow2", .qcow2), ("vmdk", .vmdk), ("vdi", .vdi), ("vhd", .vhd), ("vhdx", .vhdx),
     ]
-    private static let buses: [(name: String, value: DiskBus)] = [
-        ("virtio", .virtio), ("sata", .sata), ("ide", .ide), ("nvme", .nvme), ("scsi", .scsi),
-    ]
+    private static let buses: [(name: String, value: DiskBus)] = DiskBus.allCases.map { ($0.name, $0) }
 
     /// Splits at single commas; two commas are one comma of the text. Never empty.
     static func fields(of text: String) -> [String] {

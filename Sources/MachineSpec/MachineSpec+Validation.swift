@@ -33,8 +33,9 @@ extension MachineSpec {
             throw SpecError(
                 "A \(machineType) machine has at most \(mostDisks) disks: leave out some --disk options.")
         }
-        guard machineType == .pc || !hasSATA else {
-            throw SpecError("--machine micro has no SATA controller: use virtio disks, or --machine pc.")
+        guard machineType == .pc || drives.isEmpty && disks.allSatisfy({ $0.bus == .virtio }) else {
+            throw SpecError(
+                "--machine micro has virtio disks only: leave out bus= and CDs, or use --machine pc.")
         }
         let sataDevices = disks.count { $0.bus == .sata } + drives.count
         guard sataDevices <= Self.sataPorts else {
@@ -97,9 +98,9 @@ extension MachineSpec {
         guard disk.format == .raw else {
             throw SpecError("Disk \(number): this version reads raw images only; convert it to raw first.")
         }
-        guard disk.bus == .virtio || disk.bus == .sata else {
+        guard disk.bus.isOffered else {
             throw SpecError(
-                "Disk \(number): this version has virtio and SATA disks; use bus=virtio or bus=sata.")
+                "Disk \(number): this version has disks on \(DiskBus.offeredNames.listed): use one of them.")
         }
         guard disk.byteCount >= 512 else {
             throw SpecError("Disk \(number) is smaller than one sector of 512 bytes: give it a size first.")

@@ -86,7 +86,14 @@ public struct FirmwareSpec: Equatable, Sendable {
 public enum DiskFormat: UInt8, Sendable, CaseIterable { case raw = 0, qcow2, vmdk, vdi, vhd, vhdx }
 
 /// How the guest reaches a disk.
-public enum DiskBus: UInt8, Sendable, CaseIterable { case virtio = 0, sata, ide, nvme, scsi }
+public enum DiskBus: UInt8, Sendable, CaseIterable {
+    case virtio = 0, sata, ide, nvme, scsi
+
+    var name: String { "\(self)" }
+    /// Whether this version has it.
+    var isOffered: Bool { self != .ide && self != .scsi }
+    static var offeredNames: [String] { allCases.filter(\.isOffered).map(\.name) }
+}
 
 /// One disk of the machine, opened and locked by the starter.
 public struct DiskSpec: Equatable, Sendable {

@@ -264,15 +264,16 @@ final class AHCIPort: Sendable {
         else { return nil }
         let packet = flags & CommandHeader.atapi != 0 ? Array(head[CommandTable.packet...]) : []
         let command = SATACommand(
-            taskFile: ATATaskFile(head), packet: packet, regions: regions, memory: memory)
+            taskFile: ATATaskFile(head), packet: packet,
+            data: ScatterList(regions: regions, memory: memory))
         return Fetched(fis: head, command: command)
     }
 
     /// No command moves more: 65,536 sectors.
     private static let longestTransfer = 65_536 * 512
 
-    private func regions(_ table: UInt64, entries: Int) -> [(address: UInt64, count: Int)]? {
-        var regions: [(address: UInt64, count: Int)] = [], total = 0
+    private func regions(_ table: UInt64, entries: Int) -> [ScatterList.Region]? {
+        var regions: [ScatterList.Region] = [], total = 0
         for index in 0..<UInt64(entries) where total < Self.longestTransfer {
             let place = GuestAddress(table &+ CommandTable.regions &+ index * CommandTable.entrySize)
             guard let entry = try? memory.bytes(place, count: Int(CommandTable.entrySize)),

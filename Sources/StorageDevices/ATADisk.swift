@@ -116,7 +116,8 @@ final class ATADisk: SATADevice {
             finish(result)
         }
         guard isInside(sectors) else { return fail(Self.notFound) }
-        guard isRead || !backend.isReadOnly, let buffers = command.buffers(count, forWriting: isRead) else {
+        guard isRead || !backend.isReadOnly, let buffers = command.data.buffers(count, forWriting: isRead)
+        else {
             return fail(.aborted)
         }
         let request = BlockRequest(
@@ -126,7 +127,7 @@ final class ATADisk: SATADevice {
         failure.form = form == .queued ? .queued : .register
         submit(request) { [self, failure] succeeded in
             guard succeeded else { return finish(failure) }
-            if isRead { command.noteStore(count) }
+            if isRead { command.data.noteStore(count) }
             guard durably else { return finish(done) }
             submit(BlockRequest(.flush)) { finish($0 ? done : failure) }
         }
@@ -169,7 +170,7 @@ final class ATADisk: SATADevice {
         data.set(doubleWord: 60, UInt32(min(backend.capacity, 0xFFF_FFFF)))
         data.set(doubleWord: 100, UInt32(truncatingIfNeeded: backend.capacity))
         data.set(doubleWord: 102, UInt32(truncatingIfNeeded: backend.capacity >> 32))
-        guard let moved = command.store(data.bytes) else { return .aborted }
+        guard let moved = command.data.store(data.bytes) else { return .aborted }
         return SATAResult(form: .pio, bytesMoved: moved)
     }
 }

@@ -72,7 +72,7 @@ final class ATAPIDrive: SATADevice {
             (67, 120), (68, 120), (76, 0x0002), (80, 0x01F0), (82, 0x4010), (83, 0x4000), (84, 0x4000),
             (85, 0x4010), (87, 0x4000), (88, 0x203F), (222, 0x1010),
         ] as [(Int, UInt16)] { data.set(word, value) }
-        guard let moved = command.store(data.bytes) else { return .aborted }
+        guard let moved = command.data.store(data.bytes) else { return .aborted }
         return SATAResult(form: .pio, bytesMoved: moved)
     }
 
@@ -102,7 +102,7 @@ final class ATAPIDrive: SATADevice {
         case .nothing: finish(succeed(0))
         case .failure(let reason): finish(fail(reason))
         case .data(let bytes):
-            guard let moved = command.store(bytes) else { return finish(fail(.badField)) }
+            guard let moved = command.data.store(bytes) else { return finish(fail(.badField)) }
             finish(succeed(moved))
         case .blocks(let first, let count): read(first, count, command, finish)
         }
@@ -138,14 +138,14 @@ final class ATAPIDrive: SATADevice {
         guard first <= blocks, count <= blocks - first else { return finish(fail(.outOfRange)) }
         guard count > 0 else { return finish(succeed(0)) }
         let bytes = Int(count) * Self.blockSize
-        guard count <= 0x1_0000, let buffers = command.buffers(bytes, forWriting: true) else {
+        guard count <= 0x1_0000, let buffers = command.data.buffers(bytes, forWriting: true) else {
             return finish(fail(.badField))
         }
         let request = BlockRequest(
             .read, sector: first * Self.sectorsPerBlock, sectorCount: count * Self.sectorsPerBlock,
             buffers: buffers)
         disc.submit(request) { [self] succeeded in
-            command.noteStore(bytes)
+            command.data.noteStore(bytes)
             finish(succeeded ? succeed(bytes) : fail(.unreadable))
         }
         disc.commit()

@@ -80,6 +80,7 @@ enum BootAssets {
     static let root = URL(fileURLWithPath: #filePath)
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
     private static let folder = root + "/out/boot-tests"
+    static let fixedPath = folder + "/fixed"
 
     /// A file that the guest has as /fixed: every byte value, in an order without short periods.
     static let fixedFile = Data((0..<1_000_000).map { UInt8(truncatingIfNeeded: $0 &* $0 >> 7) })
@@ -95,27 +96,29 @@ enum BootAssets {
     /// The initial RAM disk of a kernel, around Scripts/guest/test-init or another init. `addition` is one
     /// more program, which the guest has in /bin.
     static func initialRAMDisk(
-        _ kernel: InstalledKernel, init program: String = "test-init", addition: String? = nil
+        _ kernel: InstalledKernel, init program: String = "test-init", modules more: [String] = [],
+        addition: String? = nil
     ) throws -> String {
-        var output = "\(folder)/\(program)-\(kernel.version)"
-        var more: [String] = []
+        var output = ([folder + "/" + program, kernel.version] + more).joined(separator: "-")
+        var additions: [String] = []
         if let addition {
             let name = URL(fileURLWithPath: addition).lastPathComponent
             output += "-" + name
-            more = ["--add", "\(addition):/bin/\(name)"]
+            additions = ["--add", "\(addition):/bin/\(name)"]
         }
-        let fixed = folder + "/fixed"
+        let fixed = fixedPath
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         try fixedFile.write(to: URL(fileURLWithPath: fixed))
-        let names = [
-            "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "button", "evdev", "ext4",
-        ]
+        let names =
+            [
+                "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "button", "evdev", "ext4",
+            ] + more
         let modules = names.flatMap { ["--module", $0] }
         try script(
             [
                 "Scripts/make-initramfs", "--output", output, "--init", "Scripts/guest/" + program,
                 "--kernel", kernel.version, "--add", fixed + ":/fixed",
-            ] + modules + more)
+            ] + modules + additions)
         return output
     }
 

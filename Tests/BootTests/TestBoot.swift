@@ -10,6 +10,8 @@ struct TestBoot {
     var disk: String?
     /// One more program in the guest's /bin.
     var program: String?
+    /// What drives `device`.
+    var modules: [String] = []
     /// Further words of the kernel's command line.
     var words = ""
 
@@ -18,7 +20,8 @@ struct TestBoot {
         var arguments = [
             "--accel", "soft", "--machine", machine, "--no-reboot", "--stats", "--cpus", "\(cpus)",
             "--memory", memory,
-            "--kernel", kernel.path, "--initrd", try BootAssets.initialRAMDisk(kernel, addition: program),
+            "--kernel", kernel.path, "--initrd",
+            try BootAssets.initialRAMDisk(kernel, modules: modules, addition: program),
             "--append", "console=ttyS0 quiet panic=-1 ospite.test=\(test) \(words)",
         ]
         if let disk { arguments += ["--disk", disk] }

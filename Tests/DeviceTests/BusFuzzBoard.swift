@@ -142,14 +142,14 @@ final class FuzzedBoard: Sendable {
         serialInput = inputWriter
         serialOutput = outputReader
         var spec = MachineSpec(name: try MachineName("fuzz"), uuid: .random())
-        spec.machineType = type
-        spec.cpuCount = 2
+        (spec.machineType, spec.cpuCount) = (type, 2)
         spec.memory = MemorySize(bytes: Self.ram)
         spec.options = [.debugExit]
         spec.disks = [
             DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
             DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
         ]
+        if type == .pc { try Self.addDisks(to: &spec) }
         // The disks of all machines come first.
         if hasFirmware {
             try Self.addFirmware(code, to: &spec)
@@ -202,6 +202,14 @@ final class FuzzedBoard: Sendable {
         }
         guard round % 1000 == 999, let screen = board.screen else { return }
         canvas.withLock { screen.draw(on: &$0) }
+    }
+
+    /// One on each other controller that needs no firmware.
+    private static func addDisks(to spec: inout MachineSpec) throws {
+        for bus in [DiskBus.nvme] {
+            let disk = try Descriptor.memory("\(bus) disk", size: diskSize)
+            spec.disks.append(DiskSpec(image: try resource(disk), byteCount: diskSize, bus: bus))
+        }
     }
 
     /// With a flash, and with a disk and a disc on the SATA controller.

@@ -26,7 +26,7 @@ import Testing
         (["--serial", "stdio", "--console", "stdio", "--kernel", "k"], "Only one"),
         (["--console", "tty", "--kernel", "k"], "--console"),
         (["--disk", "d,format=qcow2", "--kernel", "k"], "raw"),
-        (["--disk", "d,bus=ide", "--kernel", "k"], "virtio and SATA disks"),
+        (["--disk", "d,bus=scsi", "--kernel", "k"], "disks on virtio, sata"),
         (["--kernel", "k"] + [String](repeating: "--cdrom=none", count: 7), "6 places"),
         (["--net", "user", "--kernel", "k"], "no network devices yet"),
         (["--display", "auto", "--kernel", "k"], "has no screen"),

@@ -1,0 +1,44 @@
+import Foundation
+import Testing
+
+extension BootTests {
+    /// Linux's drivers with disks on each of our controllers.
+    @Suite(.enabled(if: InstalledKernel.standard.isThere, "\(InstalledKernel.standard.problem ?? "")"))
+    struct StorageBootTests {
+        struct Bus: Sendable, CustomTestStringConvertible {
+            let name: String, modules: [String], disk: String
+            var cpus = 1
+            var testDescription: String { "\(name), \(cpus) CPUs" }
+        }
+        static let buses = [
+            Bus(name: "nvme", modules: ["nvme"], disk: "/dev/nvme0n1"),
+            Bus(name: "nvme", modules: ["nvme"], disk: "/dev/nvme0n1", cpus: 3),
+        ]
+
+        @Test(arguments: buses)
+        func `Linux keeps files on a disk, gives blocks up, and reads what it wrote`(bus: Bus) throws {
+            let folder = try ScratchFolder()
+            var boot = TestBoot(kernel: .standard, test: "storage")
+            boot.cpus = bus.cpus
+            boot.modules = ["crc32c_generic"] + bus.modules
+            boot.words = "ospite.disk=" + bus.disk
+            let image = try BootAssets.emptyDisk(in: folder)
+            // Blocks behind the file system.
+            let file = try FileHandle(forUpdating: URL(fileURLWithPath: image))
+            try file.truncate(atOffset: 24 << 20)
+            boot.disk = image + ",bus=" + bus.name
+            let machine = try boot.start(in: folder)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+            let sum = try runTool(["sha256sum", BootAssets.fixedPath], in: folder.path).output.prefix(64)
+            let wanted = [
+                "sectors 49152, cache: write back", "boots 1", "sha256 \(sum)", "trimmed", "raw \(sum)",
+                "end",
+            ]
+            let results = machine.results.drop { !$0.hasPrefix("sectors") }
+            #expect(Array(results) == wanted, "\(GuestProblem("results", machine))")
+            try file.seek(toOffset: 20 << 20)
+            let written = try file.read(upToCount: BootAssets.fixedFile.count)
+            #expect(written == BootAssets.fixedFile, "the host reads other bytes")
+        }
+    }
+}
