@@ -59,7 +59,8 @@ let package = Package(
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
         library("BlockStorage", ["GuestMemory"]),
         library(
-            "StorageDevices", ["BlockStorage", "PCIBus", "DeviceModel", "GuestMemory", "ByteLayout"]),
+            "StorageDevices",
+            ["BlockStorage", "PCIBus", "DeviceModel", "GuestMemory", "LinuxHost", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
         library("CharacterBackends", ["LinuxHost"]),
         library("RFB", ["ScreenSurface", "Compression", "ByteLayout"]),

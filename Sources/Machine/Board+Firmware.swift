@@ -55,6 +55,7 @@ extension Board {
     /// Virtio devices come after the screen, if there is one.
     static func firstVirtioSlot(_ spec: MachineSpec) -> Int { spec.firmware == nil ? 1 : screenSlot + 1 }
 
+    static let ideSlot = 30
     /// NVMe controllers fill the bus from above. With 24 disks at most there is always room.
     static func nvmeSlot(_ number: Int) -> Int { 29 - number }
 
@@ -190,7 +191,7 @@ extension BoardAssembly {
         contents.add(FirmwareConfigKey.bootMenu, number: (firmware.hasBootMenu ? 1 : 0) as UInt16)
         contents.add(FirmwareConfigKey.timerOverride, number: 1 as UInt8)
         contents.add(file: "etc/e820", bytes: memoryMap)
-        contents.add(file: "bootorder", bytes: Array(bootOrder.utf8) + [0])
+        contents.add(file: "bootorder", bytes: Array(BootOrder(spec).text.utf8) + [0])
         // Milliseconds: a menu waits that long for a key; without a system to boot the machine stays.
         contents.add(file: "etc/boot-menu-wait", number: 3000 as UInt16)
         contents.add(file: "etc/boot-fail-wait", number: UInt32.max)
@@ -224,30 +225,5 @@ extension BoardAssembly {
             bytes.append(littleEndian: UInt32(1))
         }
         return bytes
-    }
-
-    /// Open Firmware paths of what may be booted, one a line, the first one first.
-    private var bootOrder: String {
-        var slot = Board.firstVirtioSlot(spec), port = 0, controller = 0
-        func sata() -> String {
-            defer { port += 1 }
-            return "/pci@i0cf8/pci8086,2922@1f,2/drive@\(port)/disk@0"
-        }
-        let disks = spec.disks.map { disk in
-            switch disk.bus {
-            case .nvme:
-                defer { controller += 1 }
-                // OVMF knows NVMe controllers by these numbers, whatever they have.
-                let slot = String(Board.nvmeSlot(controller), radix: 16)
-                return "/pci@i0cf8/pci8086,5845@\(slot)/namespace@1,0"
-            case .virtio:
-                defer { slot += 1 }
-                return "/pci@i0cf8/scsi@\(String(slot, radix: 16))/disk@0,0"
-            default: return sata()
-            }
-        }
-        let drives = spec.drives.map { _ in sata() }
-        let first = spec.firmware?.bootsDrivesFirst == true
-        return (first ? drives + disks : disks + drives).joined(separator: "\n")
     }
 }

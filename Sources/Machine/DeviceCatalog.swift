@@ -45,6 +45,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
     DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
+    DeviceEntry(IDEController.kind)  { board throws(BoardError) in try board.addIDE() },
     DeviceEntry(NVMeController.kind)  { board throws(BoardError) in try board.addNVMe() },
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
@@ -160,14 +161,34 @@ extension BoardAssembly {
         try add(VirtioEntropy(context) { Entropy.bytes($0) })
     }
 
-    /// The disks' ports come first, then the drives'.
     mutating func addSATA() throws(BoardError) {
         guard spec.hasSATA else { return }
-        var attachments: [AHCIController.Attachment] = []
-        for index in disks(on: .sata) {
+        let controller = AHCIController(context, try attachments(on: .sata))
+        add(
+            controller, controller.function, slot: AHCIController.slot,
+            // Nobody looks for a function in a slot without a function 0, where the ISA bridge is.
+            number: spec.firmware == nil ? 0 : AHCIController.functionNumber)
+    }
+
+    mutating func addIDE() throws(BoardError) {
+        let attachments = try attachments(on: .ide)
+        guard !attachments.isEmpty else { return }
+        do throws(HostError) {
+            let controller = try IDEController(context, attachments)
+            platform.ports.attach(controller)
+            add(controller, controller.function, slot: Board.ideSlot)
+        } catch {
+            throw BoardError("The IDE controller cannot have its memory: \(error).")
+        }
+    }
+
+    /// Disks, then drives.
+    private mutating func attachments(on bus: DiskBus) throws(BoardError) -> [SATAAttachment] {
+        var attachments: [SATAAttachment] = []
+        for index in disks(on: bus) {
             attachments.append(.disk(try diskBackend(index), serial: Self.serial(ofDisk: index)))
         }
-        for (index, drive) in spec.drives.enumerated() {
+        for (index, drive) in spec.drives.enumerated() where drive.bus == bus {
             do throws(HostError) {
                 let image = try drive.disc.map { disc throws(HostError) in
                     try RawImage(Descriptor(adopting: resources[disc]), readOnly: true, name: "cd\(index)")
@@ -178,11 +199,7 @@ extension BoardAssembly {
                 throw BoardError("CD \(index + 1) cannot be used: \(error).")
             }
         }
-        let controller = AHCIController(context, attachments)
-        add(
-            controller, controller.function, slot: AHCIController.slot,
-            // Nobody looks for a function in a slot without a function 0, where the ISA bridge is.
-            number: spec.firmware == nil ? 0 : AHCIController.functionNumber)
+        return attachments
     }
 
     /// With an overlay the image itself is only read.

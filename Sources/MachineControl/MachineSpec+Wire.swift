@@ -24,7 +24,10 @@ extension MachineSpec {
         writer.put(UInt8(clamping: disks.count))
         for disk in disks { disk.write(to: &writer) }
         writer.put(UInt8(clamping: drives.count))
-        for drive in drives { writer.put(drive.disc) }
+        for drive in drives {
+            writer.put(drive.disc)
+            writer.put(drive.bus.rawValue)
+        }
         writer.put(UInt8(clamping: serialPorts.count))
         for port in serialPorts { port.write(to: &writer) }
         writer.put(UInt8(console == nil ? 0 : 1))
@@ -61,8 +64,9 @@ extension MachineSpec {
         for _ in 0..<(try reader.takeCount(atMost: Self.mostDisks)) {
             disks.append(try DiskSpec(reading: &reader))
         }
-        for _ in 0..<(try reader.takeCount(atMost: Self.sataPorts)) {
-            drives.append(DriveSpec(disc: try reader.takeResource()))
+        for _ in 0..<(try reader.takeCount(atMost: Self.sataPorts + Self.idePlaces)) {
+            let disc = try reader.takeResource()
+            drives.append(DriveSpec(disc: disc, bus: try reader.takeCase(of: DiskBus.self)))
         }
         for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
             serialPorts.append(try SerialBackend(reading: &reader))

@@ -40,15 +40,7 @@ public struct DiskOption: Equatable, Sendable {
                     "This version reads raw disks only: convert the \(name) image to raw and use format=raw.")
             }
             format = known.value
-        case ("bus", let name?):
-            guard let known = Self.buses.first(where: { $0.name == name }) else {
-                throw SpecError("--disk bus \(name.quoted) is unknown: use \(Self.buses.map(\.name).listed).")
-            }
-            guard known.value.isOffered else {
-                throw SpecError(
-                    "This version has disks on \(DiskBus.offeredNames.listed): leave out bus=\(name).")
-            }
-            bus = known.value
+        case ("bus", let name?): bus = try DiskBus(parsing: name, option: "--disk")
         default:
             throw SpecError(
                 "--disk does not know \(field.quoted): use format=raw, bus=\(DiskBus.offeredNames.listed), "
@@ -59,7 +51,6 @@ public struct DiskOption: Equatable, Sendable {
     private static let formats: [(name: String, value: DiskFormat)] = [
         ("raw", .raw), ("qcow2", .qcow2), ("vmdk", .vmdk), ("vdi", .vdi), ("vhd", .vhd), ("vhdx", .vhdx),
     ]
-    private static let buses: [(name: String, value: DiskBus)] = DiskBus.allCases.map { ($0.name, $0) }
 
     /// Splits at single commas; two commas are one comma of the text. Never empty.
     static func fields(of text: String) -> [String] {
@@ -79,6 +70,46 @@ public struct DiskOption: Equatable, Sendable {
         }
         if pendingComma { fields.append("") }
         return fields
+    }
+}
+
+/// One `--cdrom` option: `FILE[,bus=B]`, or `none` in the place of the file for an empty drive.
+public struct DriveOption: Equatable, Sendable {
+    /// Nil: there is no disc in the drive.
+    public var path: String?
+    public var bus: DiskBus = .sata
+
+    public init(path: String) { self.path = path }
+
+    public init(parsing text: String) throws(SpecError) {
+        var fields = DiskOption.fields(of: text)
+        let file = fields.removeFirst()
+        guard !file.isEmpty else {
+            throw SpecError("--cdrom \(text.quoted) names no file: write --cdrom FILE, or none.")
+        }
+        path = file == "none" ? nil : file
+        for field in fields {
+            guard field.hasPrefix("bus=") else {
+                throw SpecError(
+                    "--cdrom does not know \(field.quoted): use bus=sata or bus=ide, and write a comma in a "
+                        + "file name twice.")
+            }
+            bus = try DiskBus(parsing: String(field.dropFirst(4)), option: "--cdrom")
+        }
+    }
+}
+
+extension DiskBus {
+    init(parsing name: String, option: String) throws(SpecError) {
+        guard let known = Self.allCases.first(where: { $0.name == name }) else {
+            throw SpecError(
+                "\(option) bus \(name.quoted) is unknown: use \(Self.allCases.map(\.name).listed).")
+        }
+        guard known.isOffered else {
+            throw SpecError(
+                "This version has disks on \(Self.offeredNames.listed): leave out bus=\(name).")
+        }
+        self = known
     }
 }
 

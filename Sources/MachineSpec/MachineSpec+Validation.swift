@@ -16,6 +16,8 @@ extension MachineSpec {
     public static let mostMicroDisks = 15
     /// Ports of the SATA controller.
     public static let sataPorts = 6
+    /// Two on each IDE channel.
+    public static let idePlaces = 4
     /// Descriptors that one machine may come with.
     public static let mostResources = 96
 
@@ -37,11 +39,14 @@ extension MachineSpec {
             throw SpecError(
                 "--machine micro has virtio disks only: leave out bus= and CDs, or use --machine pc.")
         }
-        let sataDevices = disks.count { $0.bus == .sata } + drives.count
-        guard sataDevices <= Self.sataPorts else {
-            throw SpecError(
-                "A machine has \(Self.sataPorts) places for SATA disks and CD drives: leave out some of them."
-            )
+        for (bus, places, name) in [(DiskBus.sata, Self.sataPorts, "SATA"), (.ide, Self.idePlaces, "IDE")] {
+            guard count(on: bus) <= places else {
+                throw SpecError(
+                    "A machine has \(places) places for \(name) disks and CD drives: leave out some of them.")
+            }
+        }
+        guard drives.allSatisfy(\.bus.takesDrives) else {
+            throw SpecError("CD drives are on SATA or IDE: use bus=sata or bus=ide.")
         }
         for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
         guard serialPorts.count <= Self.mostSerialPorts else {

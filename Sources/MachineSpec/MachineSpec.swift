@@ -91,7 +91,9 @@ public enum DiskBus: UInt8, Sendable, CaseIterable {
 
     var name: String { "\(self)" }
     /// Whether this version has it.
-    var isOffered: Bool { self != .ide && self != .scsi }
+    var isOffered: Bool { self != .scsi }
+    /// Whether CD drives can be on it.
+    var takesDrives: Bool { self == .sata || self == .ide }
     static var offeredNames: [String] { allCases.filter(\.isOffered).map(\.name) }
 }
 
@@ -119,10 +121,15 @@ public struct DiskSpec: Equatable, Sendable {
     }
 }
 
-/// A CD or DVD drive on the SATA controller, with or without a disc in it.
+/// A CD or DVD drive, with or without a disc in it.
 public struct DriveSpec: Equatable, Sendable {
     public var disc: ResourceIndex?
-    public init(disc: ResourceIndex? = nil) { self.disc = disc }
+    /// SATA or IDE.
+    public var bus: DiskBus
+    public init(disc: ResourceIndex? = nil, bus: DiskBus = .sata) {
+        self.disc = disc
+        self.bus = bus
+    }
 }
 
 /// The host's end of a serial port or of the virtio console. The descriptors may be shared with other
@@ -207,5 +214,10 @@ public struct MachineSpec: Equatable, Sendable {
     }
 
     /// Whether there is a SATA controller.
-    public var hasSATA: Bool { !drives.isEmpty || disks.contains { $0.bus == .sata } }
+    public var hasSATA: Bool { count(on: .sata) > 0 }
+
+    /// Disks and CD drives on a bus.
+    func count(on bus: DiskBus) -> Int {
+        disks.count { $0.bus == bus } + drives.count { $0.bus == bus }
+    }
 }

@@ -13,13 +13,6 @@ public final class AHCIController: Device {
     public static let slot = 31, functionNumber = 2
     public static let portCount = 6
 
-    /// What is plugged into a port.
-    public enum Attachment: Sendable {
-        /// `serial` has at most 20 ASCII characters.
-        case disk(any BlockBackend, serial: String)
-        case drive(CDTray)
-    }
-
     public struct Saved: Codable, Sendable, Equatable {
         var function: PCIFunction.Saved
         var control: UInt32
@@ -32,22 +25,12 @@ public final class AHCIController: Device {
     private let trays: [CDTray?]
     public let function: PCIFunction
 
-    public init(_ context: DeviceContext, _ attachments: [Attachment]) {
+    public init(_ context: DeviceContext, _ attachments: [SATAAttachment]) {
         precondition(attachments.count <= Self.portCount, "six ports")
         let interrupts = PCIInterrupts(vectors: 0, target: context.msi)
-        var devices: [(any SATADevice)?] = [], trays: [CDTray?] = []
-        for attachment in attachments {
-            switch attachment {
-            case .disk(let backend, let serial):
-                devices.append(ATADisk(backend, serial: serial))
-                trays.append(nil)
-            case .drive(let tray):
-                devices.append(ATAPIDrive(tray))
-                trays.append(tray)
-            }
-        }
+        var devices: [(any SATADevice)?] = attachments.map(\.device)
+        trays = attachments.map(\.tray)
         while devices.count < Self.portCount { devices.append(nil) }
-        self.trays = trays
         core = AHCICore(context.memory, devices, interrupts)
         core.connect()
         function = PCIFunction(

@@ -24,7 +24,8 @@ private enum ATACommand {
 ///
 /// Confinement: any thread.
 final class ATADisk: SATADevice {
-    let signature: UInt32 = 0x0000_0101
+    static let signature: UInt32 = 0x0000_0101
+    let signature: UInt32 = ATADisk.signature
     private let backend: any BlockBackend
     private let serial: String
 

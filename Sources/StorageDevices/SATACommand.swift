@@ -1,4 +1,4 @@
-/// A command as it came in a register FIS (Serial ATA 3.0 §10.3.4).
+/// A command, as a register FIS (Serial ATA 3.0 §10.3.4) or the registers of a drive hold it.
 struct ATATaskFile: Equatable, Sendable {
     var command: UInt8
     var features: UInt16
@@ -6,6 +6,16 @@ struct ATATaskFile: Equatable, Sendable {
     var address: UInt64
     var count: UInt16
     var device: UInt8
+
+    init(
+        command: UInt8, features: UInt16, address: UInt64, count: UInt16, device: UInt8
+    ) {
+        self.command = command
+        self.features = features
+        self.address = address
+        self.count = count
+        self.device = device
+    }
 
     init(_ fis: [UInt8]) {
         precondition(fis.count >= 16, "a register FIS")

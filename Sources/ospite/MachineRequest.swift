@@ -10,8 +10,7 @@ struct MachineRequest {
     /// Whether the guest reads our standard input.
     var usesStandardStreams: Bool { serial.contains(.standardStreams) || console == .standardStreams }
     private let disks: [DiskOption]
-    /// Paths of discs in CD drives; "none" is an empty drive.
-    private let discs: [String]
+    private let drives: [DriveOption]
     private let bootsDisc: Bool
     private let kernel: String?
     private let initialRAMDisk: String?
@@ -38,7 +37,9 @@ struct MachineRequest {
             display = try command.screen.option(usesFirmware: usesFirmware)
             let image = command.starting.image, isDisc = image.map { OpenedFiles.isDisc($0) } ?? false
             bootsDisc = isDisc
-            discs = (isDisc ? image.map { [$0] } ?? [] : []) + command.cdrom
+            drives =
+                (isDisc ? image.map { [DriveOption(path: $0)] } ?? [] : [])
+                + (try command.cdrom.map { text throws(SpecError) in try DriveOption(parsing: text) })
             disks =
                 (isDisc ? [] : image.map { [DiskOption(path: $0, bus: .sata)] } ?? [])
                 + (try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) })
@@ -94,7 +95,7 @@ struct MachineRequest {
             DiskSpec(
                 image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512, bus: disk.bus)
         }
-        rehearsal.drives = discs.map { _ in DriveSpec() }
+        rehearsal.drives = drives.map { DriveSpec(bus: $0.bus) }
         rehearsal.serialPorts = serial.map { _ in .none }
         rehearsal.console = console.map { _ in .none }
         if kernel != nil {
@@ -129,8 +130,11 @@ struct MachineRequest {
         opened.disks = try disks.map { disk throws(RunFailure) in
             try files.addDisk(disk, snapshot: isSnapshot)
         }
-        opened.drives = try discs.map { path throws(RunFailure) in
-            DriveSpec(disc: path == "none" ? nil : try files.addFile(path, option: "--cdrom"))
+        opened.drives = try drives.map { drive throws(RunFailure) in
+            let disc = try drive.path.map { path throws(RunFailure) in
+                try files.addFile(path, option: "--cdrom")
+            }
+            return DriveSpec(disc: disc, bus: drive.bus)
         }
         opened.serialPorts = try serial.map { option throws(RunFailure) in
             try files.addSerial(option, "--serial", keyboard: keyboard)

@@ -206,7 +206,7 @@ final class FuzzedBoard: Sendable {
 
     /// One on each other controller that needs no firmware.
     private static func addDisks(to spec: inout MachineSpec) throws {
-        for bus in [DiskBus.nvme] {
+        for bus in [DiskBus.nvme, .ide] {
             let disk = try Descriptor.memory("\(bus) disk", size: diskSize)
             spec.disks.append(DiskSpec(image: try resource(disk), byteCount: diskSize, bus: bus))
         }
