@@ -35,7 +35,8 @@ enum RTCControlD { static let valid: UInt8 = 0x80 }
 
 /// CMOS bytes that firmware reads for the memory size.
 enum CMOSByte {
-    static let equipment = 0x14
+    /// Drive types, the first drive's in the upper half; what else is there.
+    static let floppyDrives = 0x10, equipment = 0x14
     static let baseMemory = 0x15, extendedMemory = 0x17, extendedMemoryCopy = 0x30
     static let memoryAbove16MiB = 0x34
     static let memoryAbove4GiB = 0x5B

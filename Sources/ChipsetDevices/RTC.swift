@@ -17,6 +17,8 @@ public final class RTC: PortDevice {
         public var memoryBelow4GiB: UInt64
         public var memoryAbove4GiB: UInt64
         public var processorCount: Int
+        /// Types of the floppy drives, at most two.
+        public var floppyDrives: [UInt8] = []
         public init(memoryBelow4GiB: UInt64, memoryAbove4GiB: UInt64 = 0, processorCount: Int = 1) {
             self.memoryBelow4GiB = memoryBelow4GiB
             self.memoryAbove4GiB = memoryAbove4GiB

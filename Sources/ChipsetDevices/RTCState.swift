@@ -31,6 +31,12 @@ struct RTCState: Sendable {
         cmos[RTCRegister.b] = RTCControlB.hours24
         // Coprocessor present, no floppy, no PS/2 mouse.
         cmos[CMOSByte.equipment] = 0x02
+        let floppies = configuration.floppyDrives
+        if let first = floppies.first {
+            cmos[CMOSByte.floppyDrives] = first << 4 | (floppies.dropFirst().first ?? 0)
+            // Bit 0: there are drives; bits 7 and 6: how many, less one.
+            cmos[CMOSByte.equipment] |= 1 | (floppies.count > 1 ? 0x40 : 0)
+        }
         store16(640, at: CMOSByte.baseMemory)
         let megabyte: UInt64 = 1 << 20
         let below = configuration.memoryBelow4GiB

@@ -12,10 +12,17 @@ struct BootOrder {
     /// One path a line, the first one first.
     var text: String {
         var places = self
+        // On a controller disks come before CD drives.
         let disks = spec.disks.map { places.path(of: $0.bus) }
         let discs = spec.drives.map { places.path(of: $0.bus) }
-        let first = spec.firmware?.bootsDrivesFirst == true
-        return (first ? discs + disks : disks + discs).joined(separator: "\n")
+        let paths: [BootDevice: [String]] = [
+            .disk: disks, .cd: discs,
+            .floppy: spec.floppies.indices.map { "/pci@i0cf8/isa@1f/fdc@03f0/floppy@\($0)" },
+        ]
+        // What nobody has named comes last.
+        let named = spec.firmware?.bootOrder ?? []
+        let order = named + BootDevice.allCases.filter { !named.contains($0) }
+        return order.flatMap { paths[$0] ?? [] }.joined(separator: "\n")
     }
 
     /// The place of the next disk or CD drive on `bus`. Disks come before drives, as on the controllers.

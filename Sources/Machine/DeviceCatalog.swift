@@ -47,6 +47,8 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
     DeviceEntry(IDEController.kind)  { board throws(BoardError) in try board.addIDE() },
     DeviceEntry(NVMeController.kind)  { board throws(BoardError) in try board.addNVMe() },
+    DeviceEntry(DMA8237.kind)  { if !$0.spec.floppies.isEmpty { $0.add(DMA8237($0.context)) } },
+    DeviceEntry(FloppyController.kind)  { board throws(BoardError) in try board.addFloppyDrives() },
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
     DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
@@ -61,10 +63,14 @@ extension BoardAssembly {
 
     var clockConfiguration: RTC.Configuration {
         let ram = Board.memoryRanges(memory)
-        return RTC.Configuration(
+        var configuration = RTC.Configuration(
             memoryBelow4GiB: ram[0].upperBound,
             memoryAbove4GiB: ram.dropFirst().reduce(0) { $0 + UInt64($1.count) },
             processorCount: spec.cpuCount)
+        configuration.floppyDrives = spec.floppies.map { disk in
+            FloppyGeometry(sectorCount: disk.byteCount / DiskSpec.sectorSize)?.driveType ?? 0
+        }
+        return configuration
     }
 
     /// Its alarm wakes the machine.
@@ -179,6 +185,29 @@ extension BoardAssembly {
             add(controller, controller.function, slot: Board.ideSlot)
         } catch {
             throw BoardError("The IDE controller cannot have its memory: \(error).")
+        }
+    }
+
+    /// There is no DMA controller for anybody else.
+    mutating func addFloppyDrives() throws(BoardError) {
+        guard let dma = built(DMA8237.self), !spec.floppies.isEmpty else { return }
+        var drives: [FloppyController.Drive] = []
+        for (index, disk) in spec.floppies.enumerated() {
+            do throws(HostError) {
+                let image = try diskImage(disk, name: "floppy\(index)")
+                keep(image)
+                guard let drive = FloppyController.Drive(DiskBackend(image)) else {
+                    throw HostError("no floppy disk has its size", code: 0)
+                }
+                drives.append(drive)
+            } catch {
+                throw BoardError("Floppy disk \(index + 1) cannot be used: \(error).")
+            }
+        }
+        do throws(HostError) {
+            add(try FloppyController(context, drives, channel: dma.channel(2)))
+        } catch {
+            throw BoardError("The floppy controller cannot have its memory: \(error).")
         }
     }
 

@@ -28,6 +28,8 @@ extension MachineSpec {
             writer.put(drive.disc)
             writer.put(drive.bus.rawValue)
         }
+        writer.put(UInt8(clamping: floppies.count))
+        for disk in floppies { disk.write(to: &writer) }
         writer.put(UInt8(clamping: serialPorts.count))
         for port in serialPorts { port.write(to: &writer) }
         writer.put(UInt8(console == nil ? 0 : 1))
@@ -68,6 +70,9 @@ extension MachineSpec {
             let disc = try reader.takeResource()
             drives.append(DriveSpec(disc: disc, bus: try reader.takeCase(of: DiskBus.self)))
         }
+        for _ in 0..<(try reader.takeCount(atMost: Self.mostFloppies)) {
+            floppies.append(try DiskSpec(reading: &reader))
+        }
         for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
             serialPorts.append(try SerialBackend(reading: &reader))
         }
@@ -98,7 +103,8 @@ extension FirmwareSpec? {
         writer.put(firmware.log)
         writer.put(firmware.screenText)
         writer.put(UInt8(firmware.hasBootMenu ? 1 : 0))
-        writer.put(UInt8(firmware.bootsDrivesFirst ? 1 : 0))
+        writer.put(UInt8(clamping: firmware.bootOrder.count))
+        for device in firmware.bootOrder { writer.put(device.rawValue) }
     }
 
     fileprivate init(reading reader: inout WireReader) throws(WireError) {
@@ -111,7 +117,9 @@ extension FirmwareSpec? {
             variables: try reader.takeResource(), videoROM: try reader.takeResource(),
             log: try reader.takeResource(),
             screenText: try reader.takeResource(), hasBootMenu: try reader.takeFlag())
-        firmware.bootsDrivesFirst = try reader.takeFlag()
+        for _ in 0..<(try reader.takeCount(atMost: BootDevice.allCases.count)) {
+            firmware.bootOrder.append(try reader.takeCase(of: BootDevice.self))
+        }
         self = firmware
     }
 }

@@ -99,6 +99,44 @@ public struct DriveOption: Equatable, Sendable {
     }
 }
 
+/// One `--floppy` option: `FILE[,readonly][,snapshot]`.
+public struct FloppyOption: Equatable, Sendable {
+    /// How its file is opened.
+    public var file: DiskOption
+
+    public init(parsing text: String) throws(SpecError) {
+        var fields = DiskOption.fields(of: text)
+        file = DiskOption(path: fields.removeFirst())
+        guard !file.path.isEmpty else {
+            throw SpecError("--floppy \(text.quoted) names no file: write --floppy FILE.")
+        }
+        for field in fields {
+            switch field {
+            case "readonly": file.isReadOnly = true
+            case "snapshot": file.isSnapshot = true
+            default:
+                throw SpecError(
+                    "--floppy does not know \(field.quoted): use readonly or snapshot, and write a comma in "
+                        + "a file name twice.")
+            }
+        }
+    }
+}
+
+extension [BootDevice] {
+    /// The `--boot` option: names with commas between them.
+    public init(parsing text: String) throws(SpecError) {
+        self = []
+        for name in text.split(separator: ",", omittingEmptySubsequences: false) {
+            guard let device = BootDevice.allCases.first(where: { "\($0)" == name }), !contains(device) else {
+                let names = BootDevice.allCases.map { "\($0)" }.listed
+                throw SpecError("--boot \(text.quoted) is no order: name each of \(names) at most once.")
+            }
+            append(device)
+        }
+    }
+}
+
 extension DiskBus {
     init(parsing name: String, option: String) throws(SpecError) {
         guard let known = Self.allCases.first(where: { $0.name == name }) else {

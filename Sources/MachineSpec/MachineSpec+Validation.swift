@@ -18,6 +18,8 @@ extension MachineSpec {
     public static let sataPorts = 6
     /// Two on each IDE channel.
     public static let idePlaces = 4
+    public static let mostFloppies = 2
+    public static let floppySizes: Set<UInt64> = Set([360, 720, 1200, 1440, 2880].map { $0 << 10 })
     /// Descriptors that one machine may come with.
     public static let mostResources = 96
 
@@ -44,6 +46,14 @@ extension MachineSpec {
                 throw SpecError(
                     "A machine has \(places) places for \(name) disks and CD drives: leave out some of them.")
             }
+        }
+        guard floppies.count <= Self.mostFloppies, machineType == .pc || floppies.isEmpty else {
+            throw SpecError(
+                "Only a pc has floppy drives, and at most \(Self.mostFloppies): leave out --floppy.")
+        }
+        guard floppies.allSatisfy({ Self.floppySizes.contains($0.byteCount) && $0.format == .raw }) else {
+            throw SpecError(
+                "A floppy disk has 360, 720, 1200, 1440 or 2880 KiB: give --floppy an image of such a size.")
         }
         guard drives.allSatisfy(\.bus.takesDrives) else {
             throw SpecError("CD drives are on SATA or IDE: use bus=sata or bus=ide.")
@@ -139,7 +149,7 @@ extension MachineSpec {
             kvm, perfMap, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.variables,
             firmware?.videoROM, firmware?.log, firmware?.screenText, display?.surface, display?.link,
         ]
-        for disk in disks { all += [disk.image, disk.overlay] }
+        for disk in disks + floppies { all += [disk.image, disk.overlay] }
         for drive in drives { all.append(drive.disc) }
         for port in serialPorts + (console.map { [$0] } ?? []) {
             switch port {

@@ -50,6 +50,11 @@ public enum FirmwareKind: UInt8, Sendable, CaseIterable {
     case uefi = 1
 }
 
+/// Kinds of what may be booted, in the usual order.
+public enum BootDevice: UInt8, Sendable, CaseIterable {
+    case disk = 0, cd, floppy
+}
+
 /// The firmware that a machine starts, as an image of its ROM.
 public struct FirmwareSpec: Equatable, Sendable {
     public var kind: FirmwareKind
@@ -64,8 +69,8 @@ public struct FirmwareSpec: Equatable, Sendable {
     public var screenText: ResourceIndex?
     /// The firmware waits for a key and offers its boot menu.
     public var hasBootMenu: Bool
-    /// The drives come before the disks in the order of booting.
-    public var bootsDrivesFirst = false
+    /// What is tried first; kinds that are not named come after those that are.
+    public var bootOrder: [BootDevice] = []
 
     public init(
         kind: FirmwareKind = .bios, image: ResourceIndex, variables: ResourceIndex? = nil,
@@ -107,6 +112,8 @@ public struct DiskSpec: Equatable, Sendable {
     public var format: DiskFormat
     public var bus: DiskBus
     public var isReadOnly: Bool
+
+    public static let sectorSize: UInt64 = 512
 
     public init(
         image: ResourceIndex, overlay: ResourceIndex? = nil, byteCount: UInt64, format: DiskFormat = .raw,
@@ -193,6 +200,8 @@ public struct MachineSpec: Equatable, Sendable {
     public var firmware: FirmwareSpec?
     public var disks: [DiskSpec] = []
     public var drives: [DriveSpec] = []
+    /// Each in a drive of its own kind; their bus says nothing.
+    public var floppies: [DiskSpec] = []
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []
     /// The host's end of the virtio console; nil: the guest has none.

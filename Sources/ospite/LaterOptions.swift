@@ -3,12 +3,6 @@ internal import ArgumentParser
 /// Options whose names are settled and that this version does not have yet: each is refused by name, so that
 /// nobody runs a machine that lacks what was asked for.
 struct LaterOptions: ParsableArguments {
-    @Option(help: .hidden)
-    var boot: String?
-
-    @Option(help: .hidden)
-    var floppy: [String] = []
-
     @Option(help: "The network: this version has only none.")
     var net: [String] = []
 
@@ -20,10 +14,6 @@ struct LaterOptions: ParsableArguments {
 
     /// The sentence for the first option that is not there yet.
     var refusal: String? {
-        if boot != nil {
-            return "This version boots the disks in the order in which they are given: leave out --boot."
-        }
-        if !floppy.isEmpty { return "This version has no floppy drives yet: leave out --floppy." }
         if net.contains(where: { $0 != "none" }) {
             return "This version has no network devices yet: leave out --net, or use --net none."
         }

@@ -11,7 +11,8 @@ struct MachineRequest {
     var usesStandardStreams: Bool { serial.contains(.standardStreams) || console == .standardStreams }
     private let disks: [DiskOption]
     private let drives: [DriveOption]
-    private let bootsDisc: Bool
+    private let floppies: [FloppyOption]
+    private let bootOrder: [BootDevice]
     private let kernel: String?
     private let initialRAMDisk: String?
     private let commandLine: String
@@ -36,7 +37,11 @@ struct MachineRequest {
             spec = try Self.spec(command)
             display = try command.screen.option(usesFirmware: usesFirmware)
             let image = command.starting.image, isDisc = image.map { OpenedFiles.isDisc($0) } ?? false
-            bootsDisc = isDisc
+            // An image of a disc was given to be booted.
+            bootOrder =
+                try command.starting.boot.map { text throws(SpecError) in try [BootDevice](parsing: text) }
+                ?? (isDisc ? [.cd] : [])
+            floppies = try command.floppy.map { text throws(SpecError) in try FloppyOption(parsing: text) }
             drives =
                 (isDisc ? image.map { [DriveOption(path: $0)] } ?? [] : [])
                 + (try command.cdrom.map { text throws(SpecError) in try DriveOption(parsing: text) })
@@ -75,13 +80,14 @@ struct MachineRequest {
         }
         let asksForFirmware =
             starting.image != nil || starting.firmware != nil || starting.bootMenu
-            || starting.firmwareLog != nil || starting.screenText != nil
+            || starting.firmwareLog != nil || starting.screenText != nil || starting.boot != nil
         guard command.kernel == nil || !asksForFirmware else {
-            throw .usage("IMAGE, --firmware and --boot-menu do not go with --kernel: choose one way to boot.")
+            throw .usage(
+                "IMAGE, --firmware, --boot and --boot-menu do not go with --kernel: choose one way to boot.")
         }
         guard
             command.kernel != nil || command.idle || asksForFirmware || !command.disk.isEmpty
-                || !command.cdrom.isEmpty
+                || !command.cdrom.isEmpty || !command.floppy.isEmpty
         else {
             throw .usage("There is nothing to boot: give an IMAGE or a --disk, or a kernel with --kernel.")
         }
@@ -96,6 +102,11 @@ struct MachineRequest {
                 image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512, bus: disk.bus)
         }
         rehearsal.drives = drives.map { DriveSpec(bus: $0.bus) }
+        rehearsal.floppies = floppies.enumerated().map { place, _ in
+            DiskSpec(
+                image: ResourceIndex(UInt8(truncatingIfNeeded: 64 + place)),
+                byteCount: MachineSpec.floppySizes.min() ?? 0)
+        }
         rehearsal.serialPorts = serial.map { _ in .none }
         rehearsal.console = console.map { _ in .none }
         if kernel != nil {
@@ -125,7 +136,7 @@ struct MachineRequest {
         }
         if usesFirmware {
             opened.firmware = try starting.open(into: &files)
-            opened.firmware?.bootsDrivesFirst = bootsDisc
+            opened.firmware?.bootOrder = bootOrder
         }
         opened.disks = try disks.map { disk throws(RunFailure) in
             try files.addDisk(disk, snapshot: isSnapshot)
@@ -135,6 +146,9 @@ struct MachineRequest {
                 try files.addFile(path, option: "--cdrom")
             }
             return DriveSpec(disc: disc, bus: drive.bus)
+        }
+        opened.floppies = try floppies.map { disk throws(RunFailure) in
+            try files.addDisk(disk.file, snapshot: isSnapshot, option: "--floppy")
         }
         opened.serialPorts = try serial.map { option throws(RunFailure) in
             try files.addSerial(option, "--serial", keyboard: keyboard)

@@ -121,7 +121,9 @@ struct OpenedFiles {
     }
 
     /// A disk image or a block device, locked against other machines.
-    mutating func addDisk(_ option: DiskOption, snapshot: Bool) throws(RunFailure) -> DiskSpec {
+    mutating func addDisk(
+        _ option: DiskOption, snapshot: Bool, option name: String = "--disk"
+    ) throws(RunFailure) -> DiskSpec {
         let keepsImage = option.isReadOnly || option.isSnapshot || snapshot
         do throws(HostError) {
             let file = try Descriptor.open(
@@ -142,7 +144,7 @@ struct OpenedFiles {
                 bus: option.bus, isReadOnly: option.isReadOnly)
         } catch {
             throw .host(
-                "--disk cannot be used: \(error). Give an image that no other machine uses and that you may "
+                "\(name) cannot be used: \(error). Give an image that no other machine uses and that you may "
                     + (keepsImage ? "read." : "write, or add ,readonly or ,snapshot."))
         }
     }

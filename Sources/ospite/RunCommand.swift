@@ -48,6 +48,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A CD drive with a disc in it: FILE[,bus=sata|ide], or none for an empty drive.")
     var cdrom: [String] = []
 
+    @Option(help: "A floppy disk: FILE[,readonly][,snapshot], of 720, 1440 or 2880 KiB. Up to two.")
+    var floppy: [String] = []
+
     @Option(
         help: """
             A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio, or none when \

@@ -14,6 +14,24 @@ enum InstalledFirmware {
 extension BootTests {
     @Suite(.enabled(if: InstalledFirmware.hasBIOS, InstalledFirmware.missingBIOS))
     struct FirmwareBootTests {
+        /// 720 KiB, 1440 KiB, 2880 KiB.
+        @Test(arguments: [720, 1440, 2880])
+        func `SeaBIOS starts the boot sector of a floppy disk`(size: Int) throws {
+            let folder = try ScratchFolder()
+            let sector = try Data(contentsOf: URL(fileURLWithPath: AccelRun.guest("bootsector")))
+            let image = try folder.file("floppy", sector + Data(count: (size << 10) - sector.count))
+            let machine = try GuestMachine(
+                [
+                    "--floppy", image, "--accel", "soft", "--memory", "32M", "--debug-exit",
+                    "--firmware-log", folder.path + "/log",
+                ], in: folder, patience: 60)
+            // Drive 0.
+            #expect(try machine.status() == 1, "\(machine.errorText)")
+            #expect(machine.consoleText == "The boot sector runs.\r\n")
+            let log = try String(contentsOfFile: folder.path + "/log", encoding: .utf8)
+            #expect(log.contains("Booting from Floppy..."), "\(log)")
+        }
+
         private func disk(in folder: ScratchFolder) throws -> String {
             let sector = try Data(contentsOf: URL(fileURLWithPath: AccelRun.guest("bootsector")))
             return try folder.file("disk", sector + Data(count: (4 << 20) - sector.count))

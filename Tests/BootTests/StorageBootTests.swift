@@ -18,6 +18,25 @@ extension BootTests {
             Bus(name: "sata", modules: ["ahci", "sd_mod"], disk: "/dev/sda", trims: false),
         ]
 
+        @Test func `Linux reads and writes a floppy disk`() throws {
+            let folder = try ScratchFolder()
+            let bytes = Data((0..<1440 << 10).map { UInt8(truncatingIfNeeded: $0 &* $0 >> 5) })
+            let image = try folder.file("floppy", bytes)
+            var boot = TestBoot(kernel: .standard, test: "floppy")
+            boot.modules = ["floppy"]
+            let machine = try GuestMachine(try boot.arguments() + ["--floppy", image], in: folder)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+            let copy = try folder.file("copy", bytes)
+            let sum = try runTool(["sha256sum", copy], in: folder.path).output.prefix(64)
+            #expect(
+                machine.results.suffix(3) == ["sha256 \(sum)", "sectors 2880", "end"],
+                "\(GuestProblem("results", machine))")
+            let written = try Data(contentsOf: URL(fileURLWithPath: image))
+            #expect(written.count == bytes.count && written.prefix(5120) == bytes.prefix(5120))
+            #expect(written[5120..<105_120] == BootAssets.fixedFile.prefix(100_000))
+            #expect(written.suffix(bytes.count - 105_472) == bytes.suffix(bytes.count - 105_472))
+        }
+
         @Test(arguments: buses)
         func `Linux keeps files on a disk, gives blocks up, and reads what it wrote`(bus: Bus) throws {
             let folder = try ScratchFolder()

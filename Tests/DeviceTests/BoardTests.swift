@@ -114,7 +114,8 @@ import Testing
         let pc = try BoardBench.full(at: BoardFiles.first)
         let micro = try BoardBench.full(.micro, at: BoardFiles.first + 20)
         let kinds = { (board: Board) in Set(board.devices.map { BoardBench.kind($0) }) }
-        let old: Set = ["pic", "pit", "hpet", "i8042"], firmware: Set = ["fw-cfg", "firmware-log", "flash"]
+        let old: Set = ["pic", "pit", "hpet", "i8042", "dma", "floppy"]
+        let firmware: Set = ["fw-cfg", "firmware-log", "flash"]
         let pci: Set = ["pci-host-bridge", "shadow-memory", "lpc-bridge", "ahci", "nvme", "ide", "vga"]
         #expect(kinds(pc).subtracting(kinds(micro)) == old.union(firmware).union(pci))
         #expect(kinds(micro).isSubset(of: kinds(pc)))

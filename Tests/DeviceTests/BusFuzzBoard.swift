@@ -210,6 +210,9 @@ final class FuzzedBoard: Sendable {
             let disk = try Descriptor.memory("\(bus) disk", size: diskSize)
             spec.disks.append(DiskSpec(image: try resource(disk), byteCount: diskSize, bus: bus))
         }
+        let size: UInt64 = 720 << 10
+        let floppy = try Descriptor.memory("floppy disk", size: size)
+        spec.floppies = [DiskSpec(image: try resource(floppy), byteCount: size)]
     }
 
     /// With a flash, and with a disk and a disc on the SATA controller.

@@ -217,6 +217,7 @@ let chipsetCatalog: [ChipsetEntry] = [
     },
     plainEntry(ResetControl.self) { ResetControl($0.context) },
     ChipsetEntry(kind: I8042.kind, timerCount: 0) { DeviceSubject(I8042($0.context), pokeI8042) },
+    plainEntry(DMA8237.self) { DMA8237($0.context) },
     plainEntry(PanicNotifier.self) { PanicNotifier($0.context) },
     plainEntry(DebugExit.self) { DebugExit($0.context) },
     ChipsetEntry(kind: TestDevice.kind, timerCount: 0) {

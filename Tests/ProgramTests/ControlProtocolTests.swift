@@ -36,7 +36,7 @@ import Testing
         firmware.firmware = FirmwareSpec(
             image: ResourceIndex(0), videoROM: ResourceIndex(2), log: ResourceIndex(1),
             screenText: ResourceIndex(3), hasBootMenu: true)
-        firmware.firmware?.bootsDrivesFirst = true
+        firmware.firmware?.bootOrder = [.cd, .floppy]
         firmware.drives = [DriveSpec(disc: ResourceIndex(4)), DriveSpec()]
         let commands: [MachineCommand] = [
             .configure(try Self.fullSpec(), resourceCount: 13), .configure(plain, resourceCount: 0),
