@@ -41,7 +41,11 @@ struct BootOrder {
         case .ide:
             let place = next(on: bus)
             return "/pci@i0cf8/ide@\(hexadecimal(Board.ideSlot))/drive@\(place / 2)/disk@\(place % 2)"
-        case .sata, .scsi: return "/pci@i0cf8/pci8086,2922@1f,2/drive@\(next(on: bus))/disk@0"
+        case .scsi:
+            // The controller comes after the virtio disks.
+            let slot = Board.firstVirtioSlot(spec) + spec.disks.count { $0.bus == .virtio }
+            return "/pci@i0cf8/scsi@\(hexadecimal(slot))/channel@0/disk@\(hexadecimal(next(on: bus))),0"
+        case .sata: return "/pci@i0cf8/pci8086,2922@1f,2/drive@\(next(on: bus))/disk@0"
         }
     }
 

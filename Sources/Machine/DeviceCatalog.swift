@@ -1,3 +1,4 @@
+internal import BlockStorage
 internal import CharacterBackends
 internal import ChipsetDevices
 internal import DeviceModel
@@ -44,6 +45,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
     DeviceEntry(VirtioBlock.kind)  { board throws(BoardError) in try board.addDisks() },
+    DeviceEntry(VirtioSCSI.kind)  { board throws(BoardError) in try board.addSCSI() },
     DeviceEntry(AHCIController.kind)  { board throws(BoardError) in try board.addSATA() },
     DeviceEntry(IDEController.kind)  { board throws(BoardError) in try board.addIDE() },
     DeviceEntry(NVMeController.kind)  { board throws(BoardError) in try board.addNVMe() },
@@ -138,6 +140,13 @@ extension BoardAssembly {
             let options = VirtioBlock.Options(serial: Self.serial(ofDisk: index))
             try add(VirtioBlock(context, backend: try diskBackend(index), options: options))
         }
+    }
+
+    /// Each disk is a target.
+    mutating func addSCSI() throws(BoardError) {
+        var targets: [(backend: any BlockBackend, serial: String)] = []
+        for index in disks(on: .scsi) { targets.append((try diskBackend(index), Self.serial(ofDisk: index))) }
+        if !targets.isEmpty { try add(VirtioSCSI(context, targets)) }
     }
 
     /// A controller for each disk.

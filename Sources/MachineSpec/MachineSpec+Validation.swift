@@ -113,10 +113,6 @@ extension MachineSpec {
         guard disk.format == .raw else {
             throw SpecError("Disk \(number): this version reads raw images only; convert it to raw first.")
         }
-        guard disk.bus.isOffered else {
-            throw SpecError(
-                "Disk \(number): this version has disks on \(DiskBus.offeredNames.listed): use one of them.")
-        }
         guard disk.byteCount >= 512 else {
             throw SpecError("Disk \(number) is smaller than one sector of 512 bytes: give it a size first.")
         }

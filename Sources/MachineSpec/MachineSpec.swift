@@ -95,11 +95,9 @@ public enum DiskBus: UInt8, Sendable, CaseIterable {
     case virtio = 0, sata, ide, nvme, scsi
 
     var name: String { "\(self)" }
-    /// Whether this version has it.
-    var isOffered: Bool { self != .scsi }
     /// Whether CD drives can be on it.
     var takesDrives: Bool { self == .sata || self == .ide }
-    static var offeredNames: [String] { allCases.filter(\.isOffered).map(\.name) }
+    static var names: [String] { allCases.map(\.name) }
 }
 
 /// One disk of the machine, opened and locked by the starter.

@@ -20,7 +20,7 @@ private enum ATACommand {
     static let nothing: Set<UInt8> = [0x10, 0x91, 0xE0, 0xE1, 0xE2, 0xE3, 0xE6]
 }
 
-/// A SATA disk. It says that it is solid and has a volatile write cache.
+/// An ATA disk. It says that it is solid and has a volatile write cache.
 ///
 /// Confinement: any thread.
 final class ATADisk: SATADevice {

@@ -33,6 +33,7 @@ public struct VirtioEntry: Sendable {
 // swift-format-ignore
 public let virtioCatalog: [VirtioEntry] = [
     VirtioEntry(VirtioBlock.self)   { VirtioBlock($0, backend: $1.block) },
+    VirtioEntry(VirtioSCSI.self)    { VirtioSCSI($0, [($1.block, "disk")]) },
     VirtioEntry(VirtioConsole.self) { VirtioConsole($0, sink: $1.sink) },
     VirtioEntry(VirtioEntropy.self) { VirtioEntropy($0, source: $1.entropy) },
     VirtioEntry(VirtioBalloon.self) { context, _ in VirtioBalloon(context) },

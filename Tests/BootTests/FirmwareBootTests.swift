@@ -37,7 +37,7 @@ extension BootTests {
             return try folder.file("disk", sector + Data(count: (4 << 20) - sector.count))
         }
 
-        @Test(arguments: [("virtio", 1), ("sata", 1), ("sata", 3), ("nvme", 1), ("ide", 1)])
+        @Test(arguments: [("virtio", 1), ("sata", 1), ("sata", 3), ("nvme", 1), ("ide", 1), ("scsi", 1)])
         func `SeaBIOS starts the boot sector of a disk`(bus: String, cpus: Int) throws {
             let folder = try ScratchFolder()
             let machine = try GuestMachine(

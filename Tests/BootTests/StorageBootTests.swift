@@ -15,6 +15,7 @@ extension BootTests {
             Bus(name: "nvme", modules: ["nvme"], disk: "/dev/nvme0n1"),
             Bus(name: "nvme", modules: ["nvme"], disk: "/dev/nvme0n1", cpus: 3),
             Bus(name: "ide", modules: ["ata_piix", "sd_mod"], disk: "/dev/sda", trims: false),
+            Bus(name: "scsi", modules: ["virtio_scsi", "sd_mod"], disk: "/dev/sda"),
             Bus(name: "sata", modules: ["ahci", "sd_mod"], disk: "/dev/sda", trims: false),
         ]
 

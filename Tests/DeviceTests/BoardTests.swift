@@ -116,7 +116,9 @@ import Testing
         let kinds = { (board: Board) in Set(board.devices.map { BoardBench.kind($0) }) }
         let old: Set = ["pic", "pit", "hpet", "i8042", "dma", "floppy"]
         let firmware: Set = ["fw-cfg", "firmware-log", "flash"]
-        let pci: Set = ["pci-host-bridge", "shadow-memory", "lpc-bridge", "ahci", "nvme", "ide", "vga"]
+        let pci: Set = [
+            "pci-host-bridge", "shadow-memory", "lpc-bridge", "ahci", "nvme", "ide", "virtio-scsi", "vga",
+        ]
         #expect(kinds(pc).subtracting(kinds(micro)) == old.union(firmware).union(pci))
         #expect(kinds(micro).isSubset(of: kinds(pc)))
         BoardBench.close(pc)

@@ -44,6 +44,7 @@ struct FuzzedFunction: Sendable {
         case let generator as VirtioMMIO<VirtioEntropy>: self.init(known: generator)
         case let balloon as VirtioMMIO<VirtioBalloon>: self.init(known: balloon)
         case let console as VirtioMMIO<VirtioConsole>: self.init(known: console)
+        case let host as VirtioPCI<VirtioSCSI>: self.init(known: host)
         case let disk as VirtioPCI<VirtioBlock>: self.init(known: disk)
         case let generator as VirtioPCI<VirtioEntropy>: self.init(known: generator)
         case let balloon as VirtioPCI<VirtioBalloon>: self.init(known: balloon)
@@ -206,7 +207,7 @@ final class FuzzedBoard: Sendable {
 
     /// One on each other controller that needs no firmware.
     private static func addDisks(to spec: inout MachineSpec) throws {
-        for bus in [DiskBus.nvme, .ide] {
+        for bus in [DiskBus.nvme, .ide, .scsi] {
             let disk = try Descriptor.memory("\(bus) disk", size: diskSize)
             spec.disks.append(DiskSpec(image: try resource(disk), byteCount: diskSize, bus: bus))
         }

@@ -56,7 +56,7 @@ extension VirtioEntry: CustomTestStringConvertible {
         let rig = try Rig(entry)
         let queues = rig.driver.start()
         for (queue, count) in zip(queues, 3...) {
-            for _ in 0..<count { queue.add([.out(0x20_0000, 64), .into(0x21_0000, 64)]) }
+            for _ in 0..<count { queue.add([.out(0x20_0000, 64), .into(0x21_0000, 128)]) }
             queue.kick()
         }
         rig.device.pause()

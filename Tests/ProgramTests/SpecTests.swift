@@ -62,7 +62,7 @@ import Testing
 
     @Test(arguments: [
         ("", "names no file"), ("x,format=qcow2", "raw disks only"), ("x,format=zip", "use raw, qcow2"),
-        ("x,bus=scsi", "disks on virtio, sata"), ("x,bus=usb", "is unknown"), ("x,speed=9", "does not know"),
+        ("x,bus=usb", "is unknown"), ("x,speed=9", "does not know"),
         ("x,readonly=1", "does not know"), ("x,", "does not know"),
     ])
     func `a disk option that we lack is refused by name`(text: String, words: String) {
@@ -124,10 +124,15 @@ import Testing
             "raw images only",
             { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 512, format: .qcow2)] }
         ),
+        ("SATA or IDE", { $0.drives = [DriveSpec(bus: .nvme)] }),
         (
-            "disks on virtio, sata",
-            { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 512, bus: .scsi)] }
+            "floppy drives",
+            {
+                $0.floppies = [DiskSpec](
+                    repeating: DiskSpec(image: ResourceIndex(0), byteCount: 737_280), count: 3)
+            }
         ),
+        ("360, 720, 1200", { $0.floppies = [DiskSpec(image: ResourceIndex(0), byteCount: 512)] }),
         ("one sector", { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 511)] }),
         ("larger", { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 1 << 63)] }),
         ("serial ports", { $0.serialPorts = Array(repeating: .none, count: 5) }),

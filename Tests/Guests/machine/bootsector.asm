@@ -9,9 +9,15 @@
         mov     dx, 0x3FB
         mov     al, 3
         out     dx, al
-        ; INT 13h function 8: the geometry proves that the firmware's services work from here.
+        ; INT 13h function 8: the geometry proves that the firmware's services work from here. A CD has none,
+        ; and gets function 41h: are there extensions.
         mov     ah, 8
         mov     dl, [drive]
+        cmp     dl, 0xE0
+        jb      ask
+        mov     ah, 0x41
+        mov     bx, 0x55AA
+ask:
         xor     di, di
         int     0x13
         mov     si, failed
