@@ -51,9 +51,10 @@ public final class TimerQueue: Sendable {
     private let parker = Parker()
     /// `now` is `HostTime.monotonic - origin` while the clock runs ...
     private let origin: Atomic<UInt64>
-    /// ... and this while it stands still; `running` means that it runs.
+    /// ... and this while it stands still; `running` means that it runs, `stopping` that it is about to
+    /// stand still.
     private let frozen = Atomic<UInt64>(TimerQueue.running)
-    private static let running = UInt64.max
+    private static let running = UInt64.max, stopping = UInt64.max - 1
 
     /// Starts the thread; `now` begins at 0.
     public init(name: String = "timers") throws(HostError) {
@@ -66,6 +67,10 @@ public final class TimerQueue: Sendable {
     public var now: UInt64 {
         while true {
             let stopped = frozen.load(ordering: .acquiring)
+            guard stopped != Self.stopping else {
+                sched_yield()
+                continue
+            }
             let from = origin.load(ordering: .acquiring)
             let time = stopped == Self.running ? HostTime.monotonic &- from : stopped
             // Unchanged around the reading of the host's clock: the three belong together.
@@ -87,6 +92,9 @@ public final class TimerQueue: Sendable {
         let thread = state.withLock { state -> HostThread? in
             if !state.isPaused {
                 state.isPaused = true
+                // Whoever reads the host's clock later than we do sees that and waits: nobody has seen a time
+                // after the one at which the clock stands.
+                frozen.store(Self.stopping, ordering: .sequentiallyConsistent)
                 frozen.store(HostTime.monotonic &- origin.load(ordering: .acquiring), ordering: .releasing)
             }
             return state.thread
