@@ -19,6 +19,22 @@ extension BootTests {
             Bus(name: "sata", modules: ["ahci", "sd_mod"], disk: "/dev/sda", trims: false),
         ]
 
+        @Test(arguments: [("ide", "ata_piix"), ("sata", "ahci")])
+        func `Linux reads a disc`(bus: String, driver: String) throws {
+            let folder = try ScratchFolder()
+            let bytes = Data((0..<3000 * 2048).map { UInt8(truncatingIfNeeded: $0 &* $0 >> 6) })
+            let image = try folder.file("disc", bytes)
+            var boot = TestBoot(kernel: .standard, test: "disc")
+            boot.modules = [driver, "sr_mod"]
+            boot.words = "ospite.disk=/dev/sr0"
+            let machine = try GuestMachine(
+                try boot.arguments() + ["--cdrom", image + ",bus=" + bus], in: folder)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+            let sum = try runTool(["sha256sum", image], in: folder.path).output.prefix(64)
+            #expect(
+                machine.results.suffix(2) == ["sha256 \(sum)", "end"], "\(GuestProblem("results", machine))")
+        }
+
         @Test func `Linux reads and writes a floppy disk`() throws {
             let folder = try ScratchFolder()
             let bytes = Data((0..<1440 << 10).map { UInt8(truncatingIfNeeded: $0 &* $0 >> 5) })
