@@ -30,7 +30,7 @@ final class IDEChannel: Sendable {
     private let line: InterruptLine
     private let state = Mutex(State())
 
-    /// `drives` are two, the first of which is there.
+    /// `drives` are two.
     init(_ context: DeviceContext, _ drives: [(any SATADevice)?], line: Int, scratch: GuestMemory) {
         precondition(drives.count == 2, "a channel has two places")
         self.drives = drives

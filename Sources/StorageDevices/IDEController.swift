@@ -23,11 +23,12 @@ public final class IDEController: PortDevice {
     private let trays: [CDTray?]
     public let function: PCIFunction
 
-    /// The first two are on the first channel. A channel without drives is not there.
+    /// The first two are on the first channel. A channel without drives is there: software that waits for one
+    /// that is busy for ever waits long.
     public init(_ context: DeviceContext, _ attachments: [SATAAttachment]) throws(HostError) {
         precondition((1...Self.mostDrives).contains(attachments.count), "one to four drives")
         var drives: [(any SATADevice)?] = attachments.map(\.device)
-        if drives.count % 2 == 1 { drives.append(nil) }
+        while drives.count < Self.mostDrives { drives.append(nil) }
         trays = attachments.map(\.tray)
         var channels: [IDEChannel] = []
         for first in stride(from: 0, to: drives.count, by: 2) {

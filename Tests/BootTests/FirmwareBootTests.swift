@@ -123,6 +123,26 @@ extension BootTests {
             return machine
         }
 
+        @Test func `OVMF finds disks on every bus, in the order in which they are given`() throws {
+            let folder = try ScratchFolder()
+            var arguments = ["--firmware", "uefi", "--accel", "soft", "--memory", "256M"]
+            let buses = [
+                ("nvme", "NVMe(0x1,"), ("ide", "Ata("), ("scsi", "Scsi(0x0,0x0)"), ("sata", "Sata(0x0,"),
+                ("virtio", "Pci(0x2,0x0)"),
+            ]
+            for (bus, _) in buses {
+                arguments += ["--disk", try folder.file(bus, Data(count: 1 << 20)) + ",bus=" + bus]
+            }
+            let machine = try GuestMachine(arguments, in: folder, patience: 300)
+            for (_, path) in buses {
+                try machine.wait(for: "failed to load Boot000")
+                try machine.wait(for: path)
+            }
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
         /// The firmware asks for characters a hundred times a second and takes sixteen each time.
         private func type(_ text: String, _ machine: GuestMachine) {
             machine.type(text + "\r")

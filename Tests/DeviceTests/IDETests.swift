@@ -119,7 +119,7 @@ final class IDETestDriver {
 
     // MARK: Drives
 
-    @Test func `drives say who they are after a reset, and a place without one is silent`() {
+    @Test func `drives say who they are after a reset, and a place without one is silent`() throws {
         func signature(_ base: UInt16, _ drive: UInt8) -> [UInt8] {
             driver.write(base + 6, 0xA0 | drive << 4)
             return (2...5).map { driver.read(base + $0) } + [driver.read(base + 7)]
@@ -133,6 +133,13 @@ final class IDETestDriver {
         #expect(signature(0x170, 1) == [0, 0, 0, 0, 0])
         driver.write(0x177, 0xEC)
         #expect(driver.read(0x177) == 0)
+        let context = DeviceContext(
+            memory: driver.memory, clock: FakeClock(now: 0), msi: RecordingMSITarget(),
+            lines: RecordingInterruptSink(), report: { _ in })
+        let alone = try IDEController(context, [.drive(CDTray(nil))])
+        for port in [0x177, 0x376] as [UInt16] {
+            #expect(alone.read(port: port, width: .byte) & 0xFF == 0, "not busy: there is no drive")
+        }
     }
 
     @Test func `identification is read by words, and its interrupt ends with the status`() {

@@ -117,6 +117,36 @@ final class Holder: Sendable {
         queue.stop()
     }
 
+    /// What a thread has seen of a clock.
+    private final class Sightings: Sendable {
+        let latest = Atomic<UInt64>(0), count = Atomic(0), isEnding = Atomic(false)
+
+        func read(_ queue: TimerQueue) {
+            while !isEnding.load(ordering: .acquiring) {
+                latest.max(queue.now, ordering: .acquiringAndReleasing)
+                count.wrappingAdd(1, ordering: .acquiringAndReleasing)
+            }
+        }
+    }
+
+    @Test func `nobody has seen a time after the one at which a clock stands`() throws {
+        let queue = try TimerQueue(), seen = Sightings()
+        let reader = try HostThread(name: "reader") { seen.read(queue) }
+        var late = 0
+        for _ in 0..<20_000 {
+            queue.pause()
+            let time = queue.now, count = seen.count.load(ordering: .acquiring)
+            // What was read before is told by then.
+            while seen.count.load(ordering: .acquiring) < count + 2 {}
+            if seen.latest.load(ordering: .acquiring) > time { late += 1 }
+            queue.resume()
+        }
+        seen.isEnding.store(true, ordering: .releasing)
+        reader.join()
+        queue.stop()
+        #expect(late == 0)
+    }
+
     @Test func `a disarmed timer does not fire and re-arming replaces the deadline`() throws {
         let queue = try TimerQueue(), box = Box(), fired = Semaphore()
         let never = queue.makeTimer { box.append(1) }
