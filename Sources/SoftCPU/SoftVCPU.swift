@@ -193,8 +193,9 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     /// Code in page `index` of the page map was written: what was made from it is stale.
     func forgetCode(inPage index: Int) {
         stalePages.withLock { pages in
-            if pages.last == index { return }
-            if pages.count < 64 { pages.append(index) } else { pages = [.max] }
+            if pages.last == index || pages.first == .max { return }
+            // A vCPU that sleeps comes to it late. Emptying the cache costs more than a long list.
+            if pages.count < 2048 { pages.append(index) } else { pages = [.max] }
         }
         cpu.setAttention(Attention.codePages)
     }

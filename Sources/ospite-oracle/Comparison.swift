@@ -98,10 +98,10 @@ struct Comparison {
     private func isIntels(_ hostVector: UInt32, _ ourVector: UInt32) -> Bool {
         let known = test.instructions.compactMap(\.known)
         if known.contains(where: { ModelSpecific.isOnlyAMD($0, mode) }) { return true }
-        // A locked operand in two cache lines: the host's kernel may hold the process up for so long that it
-        // counts as hung (split_lock_detect).
+        // A locked operand in two cache lines: the host's kernel, or the hypervisor below, may hold either
+        // side up for so long that it counts as hung (split_lock_detect).
         let isLocked = known.contains { $0.prefixes.contains(.lock) || $0.mnemonic == .xchg }
-        if hostVector == UInt32(ORACLE_HUNG), isLocked { return true }
+        if [hostVector, ourVector].contains(UInt32(ORACLE_HUNG)), isLocked { return true }
         // An operand that goes on at the start of its segment: AMD's raise #GP or #SS, Intel's go on there.
         if mode != .bits64, hostVector == 14, ourVector == 12 || ourVector == 13 { return true }
         return [(hostVector, host.rip), (ourVector, ours.rip)].contains { vector, rip in
