@@ -235,7 +235,7 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     /// Where translated code gets its names.
     let perfMap: PerfMap?
     let decoder = Decoder()
-    /// Serialises locked accesses that cross a page or reach a device.
+    /// Serialises locked accesses that cross a page or reach a device, and stores that cross a page.
     let splitLock = Mutex<Void>(())
     /// Number of the last announcement of code.
     let announcement = Atomic<UInt64>(0)

@@ -237,30 +237,32 @@ final class NVMeCore: PCIFunctionHandler {
 
     /// Returns how many commands wait.
     private func moveTail(of queue: Int, to value: UInt32, _ state: inout State) -> Int {
-        guard let size = state.registers.submissions[queue]?.size else {
-            note(NVMeEvents.Kind.invalidDoorbellRegister, &state)
-            return 0
-        }
-        guard value < UInt32(size) else {
-            note(NVMeEvents.Kind.invalidDoorbellValue, &state)
-            return 0
-        }
+        let size = state.registers.submissions[queue]?.size
+        guard isDoorbell(value, ofSize: size, &state) else { return 0 }
         state.registers.submissions[queue]?.tail = UInt16(value)
         return state.registers.submissions[queue]?.count ?? 0
     }
 
     private func moveHead(of queue: Int, to value: UInt32, _ state: inout State) -> Int {
-        guard let size = state.registers.completions[queue]?.size else {
-            note(NVMeEvents.Kind.invalidDoorbellRegister, &state)
-            return 0
-        }
-        guard value < UInt32(size) else {
-            note(NVMeEvents.Kind.invalidDoorbellValue, &state)
-            return 0
-        }
+        let size = state.registers.completions[queue]?.size
+        guard isDoorbell(value, ofSize: size, &state) else { return 0 }
         state.registers.completions[queue]?.head = UInt16(value)
         post(to: queue, &state)
         return 0
+    }
+
+    /// Whether a queue of `size` entries, nil for one that is not there, may go to entry `value`; else that
+    /// is an event.
+    private func isDoorbell(_ value: UInt32, ofSize size: UInt16?, _ state: inout State) -> Bool {
+        guard let size else {
+            note(NVMeEvents.Kind.invalidDoorbellRegister, &state)
+            return false
+        }
+        guard value < UInt32(size) else {
+            note(NVMeEvents.Kind.invalidDoorbellValue, &state)
+            return false
+        }
+        return true
     }
 
     // MARK: Commands

@@ -8,7 +8,7 @@ extension BootTests {
         .enabled(if: BootAssets.hasCompiler, "gcc is not installed: apt-get install gcc libc6-dev"))
     struct TortureTests {
         private static let parts = [
-            "counters", "split counters", "store buffers", "messages", "futexes", "fork storm",
+            "counters", "split counters", "split lock", "store buffers", "messages", "futexes", "fork storm",
             "floating state", "protection", "remapping", "patched code", "own code", "aliased code",
         ]
 

@@ -63,8 +63,8 @@ extension CPU {
         return old
     }
 
-    /// Reads, changes and writes what is not one mapped run. All accesses to the same bytes come here, so
-    /// that a lock among vCPUs is enough.
+    /// Reads, changes and writes what is not one mapped run. Others that change the same bytes, locked or by
+    /// a plain store, take the same lock; a store to one page's part of them alone does not.
     @inline(never)
     private func updateSplit<T: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(
         _: T.Type, _ linear: UInt64, _ segment: UInt8, _ locked: Bool, _ change: (T) -> T
@@ -72,7 +72,9 @@ extension CPU {
         var old: T = 0
         func access() throws(Fault) {
             old = try load(T.self, linear, segment)
-            try store(change(old), linear, segment)
+            try storeSlow(
+                UInt64(truncatingIfNeeded: change(old)), linear, MemoryLayout<T>.size, segment, s.tlbContext,
+                isLocked: true)
         }
         if locked, owner.vcpuCount > 1 {
             try owner.engine.splitLock.withLock { _ throws(Fault) in try access() }
@@ -153,10 +155,12 @@ extension CPU {
         return low | high << UInt64(inPage * 8)
     }
 
+    /// - Parameter isLocked: the caller holds the lock for accesses across pages.
     @inline(never)
-    func storeSlow(_ value: UInt64, _ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32)
-        throws(Fault)
-    {
+    func storeSlow(
+        _ value: UInt64, _ linear: UInt64, _ size: Int, _ segment: UInt8, _ context: UInt32,
+        isLocked: Bool = false
+    ) throws(Fault) {
         try checkCanonical(linear, segment)
         try checkAlignment(linear, size, context)
         let inPage = Int(0x1000 &- (linear & 0xFFF))
@@ -168,8 +172,16 @@ extension CPU {
             let access = pageAccess(context, .write)
             _ = try translate(linear, access)
             _ = try translate(second, access)
-            try storeBytes(value, linear, inPage, context)
-            try storeBytes(value >> UInt64(inPage * 8), second, size - inPage, context)
+            func storeParts() throws(Fault) {
+                try storeBytes(value, linear, inPage, context)
+                try storeBytes(value >> UInt64(inPage * 8), second, size - inPage, context)
+            }
+            if isLocked || owner.vcpuCount == 1 {
+                try storeParts()
+            } else {
+                // It must not fall between the load and the store of a locked operation.
+                try owner.engine.splitLock.withLock { _ throws(Fault) in try storeParts() }
+            }
         }
         if hasBreakpoints { noteDataBreakpoints(linear, size, isWrite: true) }
     }

@@ -33,6 +33,7 @@ enum SystemBodies {
                 if kinds.0 == .control { cpu.owner.awaitCodeAnnouncements() }
                 try cpu.moveControl(i)
             } else {
+                if kinds.0 == .debug { cpu.owner.awaitCodeAnnouncements() }
                 try cpu.moveDebug(i)
             }
         }

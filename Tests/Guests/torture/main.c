@@ -41,8 +41,8 @@ void *pages(int count, int protection) {
 }
 
 static const struct { const char *name; part *run; } parts[] = {
-    {"counters", counters}, {"split counters", split_counters}, {"store buffers", store_buffers},
-    {"messages", messages}, {"futexes", futexes}, {"fork storm", fork_storm},
+    {"counters", counters}, {"split counters", split_counters}, {"split lock", split_lock},
+    {"store buffers", store_buffers}, {"messages", messages}, {"futexes", futexes}, {"fork storm", fork_storm},
     {"floating state", floating_state}, {"protection", protection}, {"remapping", remapping},
     {"patched code", patched_code}, {"own code", own_code}, {"aliased code", aliased_code},
 };

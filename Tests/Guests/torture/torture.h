@@ -16,7 +16,7 @@ enum { page_size = 4096, threads = 4 };
 
 /* Returns NULL when all is well, else what is wrong. */
 typedef const char *part(void);
-part counters, split_counters, store_buffers, messages;
+part counters, split_counters, split_lock, store_buffers, messages;
 part futexes, fork_storm, floating_state;
 part protection, remapping;
 part patched_code, own_code, aliased_code;
