@@ -23,8 +23,6 @@ struct Block: BitwiseCopyable {
     var code: UInt = 0
     /// Linear page address that it was translated for, or `CodePlace.anywhere`.
     var linear: UInt64 = CodePlace.anywhere
-    /// The next block with the same slot in the table.
-    var nextInSlot: UInt = 0
     /// The next translated block of the page.
     var nextOnPage: UInt = 0
     /// Runs by the interpreter, until it is translated.
@@ -44,8 +42,8 @@ struct Block: BitwiseCopyable {
     var targetEntry: UInt { linear == CodePlace.anywhere ? code &- Translator.pageStoreBytes : code }
 }
 
-/// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with a hash
-/// table by physical address and mode in front of it.
+/// A vCPU's decoded blocks: an arena filled from the bottom and emptied as a whole when full, with an open
+/// hash table by physical address and mode in front of it.
 ///
 /// Confinement: the vCPU's thread.
 @safe struct BlockCache: ~Copyable {
@@ -56,10 +54,15 @@ struct Block: BitwiseCopyable {
     private(set) var blocksBuilt = 0
     static let tableBits = 18
     static let tableEntries = 1 << tableBits
+    /// Slots in use. One in four stays free, so that a search ends soon.
+    private var filled = 0
+    /// Bits of a slot that hold a block's address: all that programs have (SDM vol. 3 §4.5).
+    private static let addressBits: UInt = 48
+    private static let addressMask: UInt = (1 << addressBits) - 1
 
     init(size: Int) throws(HostError) {
-        let arena = try MemoryMapping(anonymous: max(size, 1 << 20))
-        let table = try MemoryMapping(anonymous: Self.tableEntries * 8)
+        let arena = try MemoryMapping(anonymous: max(size, 1 << 20), hugePages: true)
+        let table = try MemoryMapping(anonymous: Self.tableEntries * 8, hugePages: true)
         self.arena = arena
         self.table = table
     }
@@ -67,54 +70,62 @@ struct Block: BitwiseCopyable {
     /// Address of the table, for `CPUState.blockTable`.
     var tableAddress: UInt { unsafe UInt(bitPattern: table.base) }
 
-    /// The slot for a key in the table at `table`.
+    /// Where to look for a key, and what its slot holds above the block's address.
     @inline(__always)
-    private static func slot(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UnsafeMutablePointer<UInt>
-    {
+    private static func place(_ physical: UInt64, _ mode: UInt32) -> (index: UInt, tag: UInt) {
         // The blocks of a page lie in 64 slots next to each other, which are a few lines of the host's cache.
         // Fibonacci hashing: the product's top bits depend on every bit of the key.
         let mixed = (physical >> 12 ^ UInt64(mode) << 56) &* 0x9E37_79B9_7F4A_7C15
         let group = UInt(truncatingIfNeeded: mixed >> UInt64(64 - tableBits + 6)) << 6
         let index = group | UInt(truncatingIfNeeded: physical ^ physical >> 6) & 63
-        // SAFETY: the mapping holds `tableEntries` words, zero or addresses of blocks in the arena.
-        return unsafe UnsafeMutablePointer<UInt>(bitPattern: table &+ index &* 8).unsafelyUnwrapped
+        return (index, UInt(truncatingIfNeeded: mixed >> 32 ^ physical << 4) << addressBits)
+    }
+
+    @inline(__always)
+    private static func slot(_ table: UInt, _ index: UInt) -> UnsafeMutablePointer<UInt> {
+        // SAFETY: the mapping holds `tableEntries` words; the index is masked to that.
+        unsafe UnsafeMutablePointer<UInt>(bitPattern: table &+ (index & UInt(tableEntries - 1)) &* 8)
+            .unsafelyUnwrapped
+    }
+
+    /// Index of the slot of a key, and the address of its block; 0 and the slot where it would go when there
+    /// is none. Blocks of other keys are hardly ever touched: their tags differ.
+    @inline(__always)
+    private static func locate(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> (
+        index: UInt, block: UInt
+    ) {
+        var (index, tag) = place(physical, mode)
+        while true {
+            let entry = unsafe slot(table, index).pointee
+            if entry == 0 { return (index, 0) }
+            if entry & ~addressMask == tag {
+                let block = BlockView(address: entry & addressMask)
+                if block.b.physical == physical, block.b.mode == mode { return (index, block.address) }
+            }
+            index &+= 1
+        }
     }
 
     /// Address of the cached block for a key, whether still valid or not; 0 when there is none.
     @inline(__always)
     static func find(_ table: UInt, _ physical: UInt64, _ mode: UInt32) -> UInt {
-        var address = unsafe slot(table, physical, mode).pointee
-        while address != 0 {
-            let block = BlockView(address: address)
-            if block.b.physical == physical, block.b.mode == mode { return address }
-            address = block.b.nextInSlot
-        }
-        return 0
+        locate(table, physical, mode).block
     }
 
     /// Puts a block in the table, in the place of the one that had its key.
     mutating func enter(_ address: UInt) {
         let block = BlockView(address: address)
-        let slot = unsafe Self.slot(tableAddress, block.b.physical, block.b.mode)
-        let first = unsafe slot.pointee
-        unsafe slot.pointee = address
-        block.b.nextInSlot = first
-        var before = block
-        while before.b.nextInSlot != 0 {
-            let other = BlockView(address: before.b.nextInSlot)
-            if other.b.physical == block.b.physical, other.b.mode == block.b.mode {
-                before.b.nextInSlot = other.b.nextInSlot
-                break
-            }
-            before = other
-        }
+        let (index, before) = Self.locate(tableAddress, block.b.physical, block.b.mode)
+        let (_, tag) = Self.place(block.b.physical, block.b.mode)
+        unsafe Self.slot(tableAddress, index).pointee = address | tag
+        if before == 0 { filled += 1 }
         blocksBuilt += 1
     }
 
-    /// `size` bytes of arena, 64-byte aligned; nil when it is full.
+    /// `size` bytes of arena, 64-byte aligned; nil when it or the table is full.
     mutating func allocate(_ size: Int) -> UInt? {
         let rounded = (size + 63) & ~63
-        guard rounded <= arena.size - used else { return nil }
+        guard rounded <= arena.size - used, filled < Self.tableEntries / 4 * 3 else { return nil }
         defer { used += rounded }
         return unsafe UInt(bitPattern: arena.base) + UInt(used)
     }
@@ -122,6 +133,7 @@ struct Block: BitwiseCopyable {
     /// Forgets everything.
     mutating func clear() {
         used = 0
+        filled = 0
         flushes += 1
         table.discard(offset: 0, count: table.size)
     }

@@ -9,6 +9,10 @@ import LinuxHost
     private let executable: MemoryMapping
     /// Bytes in use.
     private(set) var used = 0
+    /// Huge pages from the bottom that are in one piece, or were refused.
+    private var collapsed = 0
+    /// Bytes of a huge page that are used before it is made one piece.
+    private static let worthwhile = 512 << 10
     let size: Int
 
     init(size: Int) throws(HostError) {
@@ -39,6 +43,12 @@ import LinuxHost
     mutating func commit(_ assembler: Assembler) {
         used = Int(assembler.here &- start)
         precondition(used <= size, "emitted code left its arena")
+        // Translated code is spread over megabytes: with small pages the host looks for their addresses all
+        // the time.
+        while used >= collapsed * MemoryMapping.hugePage + Self.worthwhile {
+            executable.collapse(hugePage: collapsed)
+            collapsed += 1
+        }
     }
 
     /// Forgets all code from `offset` on.
@@ -63,6 +73,14 @@ import LinuxHost
         patch(site + 1, target: target)
         // SAFETY: as above.
         unsafe (writable.base + Int(site &- start) + 5).storeBytes(of: word, as: Int32.self)
+    }
+
+    /// Writes a JMP over the code at executable address `site`.
+    func patchJump(_ site: UInt, target: UInt) {
+        precondition(contains(site) && contains(site + 4) && contains(target), "a jump outside the arena")
+        // SAFETY: five bytes inside the writable mapping.
+        unsafe (writable.base + Int(site &- start)).storeBytes(of: 0xE9, as: UInt8.self)
+        patch(site + 1, target: target)
     }
 
     /// A 32-bit word that emitted code carries for us.
