@@ -87,6 +87,37 @@ import VCPUEngine
         #expect(machine.get(Register.rsp) == stack)
     }
 
+    @Test func `branches to a block that lost its memory groups find the one without`() throws {
+        // mov ecx, 1000; 1: mov rsp, rdx; push rcx, rbx; pop rdi, rsi; jmp 2f; 2: sub rdx, 8; dec ecx; jnz 1b
+        let code: [UInt8] = [
+            0xB9, 0xE8, 3, 0, 0, 0x48, 0x89, 0xD4, 0x51, 0x53, 0x5F, 0x5E, 0xEB, 0, 0x48, 0x83, 0xEA, 8,
+            0xFF, 0xC9, 0x75, 0xEF,
+        ]
+        let machine = try run(code) { machine in
+            machine.set(Register.rdx, 0x1F_0800)
+            machine.set(Register.rbx, 11)
+        }
+        #expect([Register.rdi, Register.rsi].map { machine.get($0) } == [11, 1])
+        let exits = try #require(machine.vcpu.translations, "this host cannot translate").statistics.exits
+        #expect(exits[Int(TranslatedExit.split)] == 1)
+        #expect(exits[Int(TranslatedExit.stale)] < 10)
+    }
+
+    @Test(arguments: [0x80FFC, 0x80FF8, 0x81000, 0x81078, 0x7FFFC] as [UInt64])
+    func `an operand in another page than its base is found without a walk`(base: UInt64) throws {
+        // mov ecx, 1000; 1: mov rax, [rbx+8]; add [rbx-120], rax; dec ecx; jnz 1b
+        let code: [UInt8] = [
+            0xB9, 0xE8, 3, 0, 0, 0x48, 0x8B, 0x43, 8, 0xEB, 0, 0x48, 0x01, 0x43, 0x88, 0xFF, 0xC9, 0x75, 0xF2,
+        ]
+        let machine = try run(code) { machine in
+            machine.store(base + 8, 3, size: 8)
+            machine.store(base - 120, 5, size: 8)
+            machine.set(Register.rbx, base)
+        }
+        #expect(machine.load(base - 120, size: 8) == 3005)
+        #expect(machine.cpu.s.fillCount < 50)
+    }
+
     @Test func `an NMI between STI and the next instruction waits for that`() throws {
         // sti; inc rax; jmp to itself
         let machine = try TestMachine(.long64, threshold: 1)

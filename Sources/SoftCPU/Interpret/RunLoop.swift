@@ -99,10 +99,11 @@ extension SoftVCPU {
             followUp.interpretsNext = false
             return false
         }
-        if followUp.isUngrouped, !block.b.isUngrouped {
-            block.b.isUngrouped = true
-            if block.b.code != 0 { translations.forget(block) }
+        if followUp.isUngrouped, block.b.code != 0, !block.b.isUngrouped, !ungroup(block, translations) {
+            followUp = TranslatedFollowUp()
+            return false
         }
+        if followUp.isUngrouped { block.b.isUngrouped = true }
         if block.b.code != 0, isMisplaced(block) {
             moveCode(block, translations)
             block.b.runs = threshold &- 1

@@ -394,6 +394,7 @@ struct GateCode {
     private mutating func emitFills(_ code: inout Assembler) {
         emitFailure(&code)
         fill = code.here
+        emitSecondLook(&code)
         storePinned(&code)
         code.store(HostRegister.address, .state(layout.fillLinear))
         callIfVectors(&code, saveVectors)
@@ -417,6 +418,40 @@ struct GateCode {
         // SHR R10D, 1
         code.bytes(0x41, 0xD1, 0xEA)
         code.jump(failed)
+    }
+
+    /// Returns with the addend if the cache knows the page of R10: a probe looks where its base's page is.
+    private func emitSecondLook(_ code: inout Assembler) {
+        let rax = HostRegister.rax, rcx: UInt8 = 1
+        let address = HostRegister.address, index = HostRegister.index
+        // PUSH RAX; PUSH RCX; MOV ECX, [RSP + 24]
+        code.bytes(0x50, 0x51)
+        code.bytes(0x8B, 0x4C, 0x24)
+        code.byte(24)
+        // EAX = offset of the tag: 8 for stores, bit 12 of the kind.
+        code.move(rax, rcx, wide: false)
+        code.encode(wide: false, 0xC1, 5, .register(rax))
+        code.byte(9)
+        code.arithmetic(4, .register(rax), 8, wide: false)
+        code.rotateRight(index, address, 7)
+        code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
+        code.encode(wide: false, 0x03, index, .register(rax))
+        code.move(rax, address)
+        code.encode(wide: true, 0x33, rax, .cache(index, 0))
+        code.arithmetic(7, .register(rax), 0xFFF)
+        let other = code.shortJumpIf(7)
+        code.arithmetic(4, .register(rcx), 0xFFF, wide: false)
+        code.encode(wide: false, 0x03, rcx, .register(rax))
+        code.arithmetic(7, .register(rcx), 0x1000, wide: false)
+        let crossing = code.shortJumpIf(7)
+        code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
+        code.load(index, .cache(index, 16))
+        // POP RCX; POP RAX; RET 8
+        code.bytes(0x59, 0x58)
+        code.bytes(0xC2, 8, 0)
+        code.land(other)
+        code.land(crossing)
+        code.bytes(0x59, 0x58)
     }
 
     private mutating func emitEnsure(_ code: inout Assembler) {

@@ -58,14 +58,16 @@ extension Translator {
     private mutating func begin(_ bytes: Range<Int>, write: Bool, base: UInt8, last: Int, at index: Int) {
         let item = block[index]
         saveFlagsIfLive(item.liveBefore)
-        var linear = HostRegister.of(base)
-        if bytes.lowerBound != 0 {
+        var probe = Probe(linear: HostRegister.of(base), size: bytes.count, write: write, isGroup: true)
+        if abs(bytes.lowerBound) <= Int(Self.nearby) {
+            probe.displacement = Int32(bytes.lowerBound)
+        } else {
             code.lea(
-                HostRegister.address, base: linear, index: HostRegister.none, scaleShift: 0,
+                HostRegister.address, base: probe.linear, index: HostRegister.none, scaleShift: 0,
                 Int32(bytes.lowerBound), wide: true)
-            linear = HostRegister.address
+            probe.linear = HostRegister.address
         }
-        emitProbe(Probe(linear: linear, size: bytes.count, write: write, isGroup: true), item)
+        emitProbe(probe, item)
         group = MemoryGroup(base: base, last: last)
     }
 

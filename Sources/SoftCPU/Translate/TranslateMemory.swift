@@ -81,8 +81,10 @@ extension Translator {
 
     /// What a probe asks the translation cache for.
     struct Probe {
-        /// The register with the linear address.
+        /// The register with the linear address, or what `displacement` is added to.
         var linear: UInt8
+        /// At most `Translator.nearby` either way.
+        var displacement: Int32 = 0
         /// Bytes, at most 2,048.
         var size: Int
         var write: Bool
@@ -94,9 +96,13 @@ extension Translator {
         var known: UInt64?
     }
 
+    /// How far an operand may lie from its base for the base's page to be taken for its own. When it is not,
+    /// the gate looks once more: some nanoseconds, for one in 32 bases at most.
+    static let nearby: Int32 = 128
+
     /// Looks up the page of `probe`: R11 becomes its addend. Destroys the host's flags, and RAX unless the
-    /// guest's flags are in it. What the cache does not know goes by a stub; what is no plain memory, by the
-    /// interpreter.
+    /// guest's flags are in it; R10 keeps the address if that is there. What the cache does not know goes by
+    /// a stub; what is no plain memory, by the interpreter.
     mutating func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
         let index = HostRegister.index
         let isFree = flags != .saved
@@ -104,7 +110,13 @@ extension Translator {
         code.rotateRight(index, probe.linear, 7)
         code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
         let compared = isFree ? HostRegister.rax : HostRegister.address
-        if compared != probe.linear { code.move(compared, probe.linear) }
+        if probe.displacement != 0 {
+            code.lea(
+                compared, base: probe.linear, index: HostRegister.none, scaleShift: 0, probe.displacement,
+                wide: true)
+        } else if compared != probe.linear {
+            code.move(compared, probe.linear)
+        }
         code.encode(wide: true, 0x33, compared, tag)
         code.arithmetic(7, .register(compared), Int32(0x1000 - probe.size))
         let miss = code.pendingJumpIf(7)
@@ -137,9 +149,31 @@ extension Translator {
         {
             return emitKnownOperand(known, size: size, write: write, item, folds: folds)
         }
-        let linear = emitLinearAddress(item.instruction, item.nextOffset)
-        emitProbe(Probe(linear: linear, size: size, write: write, alignmentMask: alignmentMask), item)
-        return folds ? fold(linear) : .indexed(linear, HostRegister.index, 0)
+        var probe = Probe(linear: 0, size: size, write: write, alignmentMask: alignmentMask)
+        if let base = nearbyBase(item.instruction, alignmentMask) {
+            probe.linear = base
+            probe.displacement = Int32(truncatingIfNeeded: item.instruction.displacement)
+        } else {
+            probe.linear = emitLinearAddress(item.instruction, item.nextOffset)
+        }
+        emitProbe(probe, item)
+        return operand(of: probe, folds: folds)
+    }
+
+    /// The host register of a base from which the operand is at a small distance, of which the alignment
+    /// is not affected.
+    private func nearbyBase(_ i: Instruction, _ alignmentMask: UInt8) -> UInt8? {
+        guard !is32, i.base < 16, i.index >= 16, i.addressSize == 8, i.segment < SegmentNumber.fs,
+            abs(i.displacement) <= Int64(Self.nearby), i.displacement & Int64(alignmentMask) == 0
+        else { return nil }
+        let host = HostRegister.of(i.base)
+        return host == HostRegister.none ? nil : host
+    }
+
+    /// What the operand of `probe` is after it.
+    private mutating func operand(of probe: Probe, folds: Bool) -> HostOperand {
+        guard folds else { return .indexed(probe.linear, HostRegister.index, probe.displacement) }
+        return fold(probe.linear, probe.displacement)
     }
 
     /// An operand at a known linear address, all in one page: its place in the translation cache is known.
@@ -174,10 +208,11 @@ extension Translator {
         return folds ? fold(HostRegister.address) : .indexed(HostRegister.address, HostRegister.index, 0)
     }
 
-    /// R10 = linear + R11.
-    private mutating func fold(_ linear: UInt8) -> HostOperand {
+    /// R10 = linear + displacement + R11.
+    private mutating func fold(_ linear: UInt8, _ displacement: Int32 = 0) -> HostOperand {
         let address = HostRegister.address
-        code.lea(address, base: linear, index: HostRegister.index, scaleShift: 0, 0, wide: true)
+        code.lea(
+            address, base: linear, index: HostRegister.index, scaleShift: 0, displacement, wide: true)
         return .memory(address, 0)
     }
 
@@ -189,14 +224,9 @@ extension Translator {
         let stack = HostRegister.guestRSP
         if isInGroup { return .indexed(stack, HostRegister.index, displacement) }
         saveFlagsIfLive(item.liveBefore)
-        var linear = stack
-        if displacement != 0 {
-            linear = HostRegister.address
-            code.lea(
-                linear, base: stack, index: HostRegister.none, scaleShift: 0, displacement, wide: true)
-        }
-        emitProbe(Probe(linear: linear, size: Int(slot), write: write), item)
-        return folds ? fold(linear) : .indexed(linear, HostRegister.index, 0)
+        let probe = Probe(linear: stack, displacement: displacement, size: Int(slot), write: write)
+        emitProbe(probe, item)
+        return operand(of: probe, folds: folds)
     }
 
     /// Adds to the guest's RSP without touching flags.
@@ -212,6 +242,10 @@ extension Translator {
         } else if isFolded {
             code.encode(
                 wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, probe.write ? 8 : 0))
+        } else if probe.displacement != 0 {
+            code.lea(
+                HostRegister.address, base: probe.linear, index: HostRegister.none, scaleShift: 0,
+                probe.displacement, wide: true)
         } else if probe.linear != HostRegister.address {
             code.move(HostRegister.address, probe.linear)
         }

@@ -132,6 +132,10 @@ final class TranslationCache {
         statistics.invalidations += 1
     }
 
+    /// Makes the `entry` of a forgotten translation lead to the one of `block` that took its place: branches
+    /// that were linked to it would come out each time, and never be linked anew.
+    func redirect(_ entry: UInt, to block: BlockView) { arena.patchJump(entry, target: block.b.code) }
+
     /// Links the branch at `site`, which led to `stub`, to the block in another page.
     func linkFar(_ site: UInt, _ stub: UInt, to block: BlockView) {
         let physical = block.b.physical & TLB.pageMask
@@ -184,6 +188,19 @@ extension SoftVCPU {
     }
     private static let key64 = UInt32(CodeSize.bits64.rawValue) | CPU.unlimitedCode
     private static let key32 = UInt32(CodeSize.bits32.rawValue) | CPU.unlimitedCode | CPU.flatData
+
+    /// Translates `block` again, without memory groups. Returns whether it has code now.
+    func ungroup(_ block: BlockView, _ cache: TranslationCache) -> Bool {
+        block.b.isUngrouped = true
+        let entry = block.b.code, linear = block.b.linear, linksPages = block.b.linksPages
+        cache.forget(block)
+        guard translate(block, cache) else { return false }
+        // Nothing may lead to code that is still being compared.
+        if lockstep == nil, block.b.linear == linear, block.b.linksPages == linksPages {
+            cache.redirect(entry, to: block)
+        }
+        return true
+    }
 
     /// The block has run often enough: translates it. Returns whether it has code now.
     func translate(_ block: BlockView, _ cache: TranslationCache) -> Bool {
