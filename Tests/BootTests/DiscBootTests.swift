@@ -1,0 +1,134 @@
+import Foundation
+import Testing
+
+/// CDs that grub-mkrescue makes here, for a BIOS.
+private enum BootDisc {
+    /// Makes the CD `name`, with `files` (names on the CD, below /boot, and where they are) and what GRUB
+    /// does when the CD starts.
+    static func make(_ name: String, files: [String: String], commands: String) throws -> String {
+        let folder = BootAssets.root + "/out/boot-tests", disc = "\(folder)/\(name).iso"
+        let tree = "\(folder)/\(name).tree"
+        try? FileManager.default.removeItem(atPath: tree)
+        defer { try? FileManager.default.removeItem(atPath: tree) }
+        try FileManager.default.createDirectory(
+            atPath: tree + "/boot/grub", withIntermediateDirectories: true)
+        for (file, source) in files {
+            try FileManager.default.copyItem(atPath: source, toPath: "\(tree)/boot/\(file)")
+        }
+        try Data(("set timeout=0\n" + commands).utf8).write(
+            to: URL(fileURLWithPath: tree + "/boot/grub/grub.cfg"))
+        let run = try runTool(["grub-mkrescue", "-o", disc, tree], in: folder)
+        guard run.status == 0 else { throw AssetProblem(description: "grub-mkrescue: \(run.output)") }
+        return disc
+    }
+
+    private static let parts = [
+        "/usr/bin/grub-mkrescue", "/usr/bin/xorriso", "/usr/bin/mformat", "/usr/lib/grub/i386-pc/modinfo.sh",
+        InstalledFirmware.bios,
+    ]
+    /// Why no CD with `files` can be made and started here.
+    static func problem(_ files: [String]) -> String? {
+        let missing = (parts + files).filter { !FileManager.default.isReadableFile(atPath: $0) }
+        return missing.isEmpty ? nil : "Missing: \(missing.joined(separator: ", ")); see Scripts/packages"
+    }
+}
+
+private enum MemoryTester {
+    static let bios = "/boot/memtest86+x64.bin"
+    static let problem = BootDisc.problem([bios])
+}
+
+private enum Installer {
+    static let folder =
+        "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64"
+    static let files = ["linux": folder + "/linux", "initrd.gz": folder + "/initrd.gz"]
+    static let problem = BootDisc.problem(Array(files.values))
+}
+
+extension BootTests {
+    /// A memory tester, which runs without an operating system.
+    @Suite(.enabled(if: MemoryTester.problem == nil, "\(MemoryTester.problem ?? "")"))
+    struct MemoryTesterBootTests {
+        /// The number of the test that runs, of "Test #4  [Moving inversions...]".
+        private func test(_ rows: [String]) -> Int? {
+            for row in rows {
+                guard let mark = row.range(of: "Test #") else { continue }
+                return Int(row[mark.upperBound...].prefix { $0.isNumber })
+            }
+            return nil
+        }
+
+        @Test func `memtest86+ runs its first tests from a CD and finds no errors`() throws {
+            let disc = try BootDisc.make(
+                "memtest", files: ["memtest.bin": MemoryTester.bios],
+                commands: "linux /boot/memtest.bin\nboot\n")
+            let folder = try ScratchFolder()
+            let machine = try GuestMachine(
+                [
+                    disc, "--firmware", "bios", "--name", "tester", "--accel", "soft", "--memory", "48M",
+                    "--serial", "none",
+                ], in: folder)
+            let screen = try ScreenViewer("tester", in: folder)
+            // With the sizes that the screen takes.
+            try screen.viewer.setEncodings([0, -223, -308])
+            try screen.wait(for: "Memtest86+ v")
+            let end = Date(timeIntervalSinceNow: 300)
+            var rows: [String] = []
+            while test(rows) ?? 0 < 4, Date() < end {
+                usleep(300_000)
+                rows = try screen.text()
+            }
+            #expect(test(rows) ?? 0 >= 4, "\(rows)")
+            #expect(
+                rows.contains { $0.hasSuffix("Errors: 0") } && !rows.contains { $0.contains("FAIL") },
+                "\(rows)")
+            #expect(rows.contains { $0.contains("Ospite") && $0.contains("virtual machine") }, "\(rows)")
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+    }
+
+    /// Debian's installer, as a CD like its smallest.
+    @Suite(.enabled(if: Installer.problem == nil, "\(Installer.problem ?? "")"))
+    struct InstallerBootTests {
+        @Test func `Debian's installer starts from a CD, and keys lead to the choice of the keyboard`() throws
+        {
+            // With "fb=false" the installer draws with the letters of the console as it finds it.
+            let disc = try BootDisc.make(
+                "installer", files: Installer.files,
+                commands: "linux /boot/linux nomodeset fb=false\ninitrd /boot/initrd.gz\nboot\n")
+            let folder = try ScratchFolder()
+            let machine = try GuestMachine(
+                [
+                    disc, "--firmware", "bios", "--name", "installer", "--accel", "soft", "--memory", "1G",
+                    "--serial", "none",
+                ], in: folder)
+            let screen = try ScreenViewer("installer", in: folder)
+            // With the sizes that the screen takes.
+            try screen.viewer.setEncodings([0, -223, -308])
+            let languages = try screen.wait(for: "Select a language", seconds: 180)
+            #expect(languages.contains { $0.contains("Dutch") && $0.contains("Nederlands") }, "\(languages)")
+            // Down and up again: a language before the last key would show in the next screen.
+            try press([0xFF54, 0xFF52, 0xFF0D], on: screen)
+            let places = try screen.wait(for: "Select your location")
+            #expect(places.contains { $0.contains("United Kingdom") }, "\(places)")
+            try press([0xFF0D], on: screen)
+            let keyboards = try screen.wait(for: "Configure the keyboard")
+            #expect(keyboards.contains { $0.contains("American English") }, "\(keyboards)")
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
+        /// Keys by their X11 numbers, slowly enough for a program that draws between them.
+        private func press(_ keys: [UInt32], on screen: ScreenViewer) throws {
+            for key in keys {
+                for isDown in [true, false] {
+                    try screen.viewer.key(key, isDown: isDown)
+                    usleep(100_000)
+                }
+            }
+        }
+    }
+}
