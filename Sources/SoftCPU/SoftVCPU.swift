@@ -203,7 +203,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     /// The same, if this vCPU has translations of the page; on its own thread.
     func forgetOwnCode(inPage index: Int) {
         guard let translations,
-            translations.pages.linear(unsafe UInt(bitPattern: pages.address(index))) != nil
+            translations.pages.hasCode(unsafe UInt(bitPattern: pages.address(index)))
         else { return }
         forgetCode(inPage: index)
     }

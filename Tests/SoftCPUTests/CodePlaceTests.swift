@@ -99,4 +99,72 @@ import X86Architecture
         #expect(machine.vcpu.run() == .requested)
         #expect(machine.get(Register.rax) == 100 + 100 * 0x101)
     }
+
+    /// add eax, imm32; ret: the constant's last three bytes lie in the page behind.
+    private static let addition = 0xFFE
+    private func writeAddition(_ machine: TestMachine, _ page: UInt64, _ tails: [(UInt64, UInt8)]) {
+        machine.write(page + UInt64(Self.addition), [0x05, 1])
+        for (second, value) in tails { machine.write(second, [value, 0, 0, 0xC3]) }
+    }
+
+    @Test func `an instruction in two pages follows the second one when that is mapped anew`() throws {
+        let machine = try machine([0x12000, 0x13000])
+        var code: [UInt8] = []
+        hundredCalls(&code, to: Self.addition)
+        mapSecondPage(&code, 0x14000)
+        // mov rdx, page 1; invlpg [rdx]
+        code += [0x48, 0xC7, 0xC2, 0x00, 0x10, 0x00, 0x80, 0x0F, 0x01, 0x3A]
+        hundredCalls(&code, to: Self.addition)
+        mapSecondPage(&code, 0x15000)
+        // mov rdx, cr4; btr edx, 7; mov cr4, rdx; bts edx, 7; mov cr4, rdx
+        code += [0x0F, 0x20, 0xE2, 0x0F, 0xBA, 0xF2, 7, 0x0F, 0x22, 0xE2, 0x0F, 0xBA, 0xEA, 7]
+        code += [0x0F, 0x22, 0xE2]
+        hundredCalls(&code, to: Self.addition)
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        writeAddition(machine, 0x12000, [(0x13000, 0), (0x14000, 1), (0x15000, 2)])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.get(Register.rax) == 100 * 1 + 100 * 0x101 + 100 * 0x201)
+        expectFewExits(machine)
+    }
+
+    @Test func `an instruction in two pages is a new one after a store to either`() throws {
+        let machine = try machine([0x12000, 0x13000])
+        var code: [UInt8] = []
+        hundredCalls(&code, to: Self.addition)
+        // mov byte [13000h], 1
+        code += [0xC6, 0x04, 0x25, 0x00, 0x30, 0x01, 0x00, 1]
+        hundredCalls(&code, to: Self.addition)
+        // mov byte [12FFFh], 2
+        code += [0xC6, 0x04, 0x25, 0xFF, 0x2F, 0x01, 0x00, 2]
+        hundredCalls(&code, to: Self.addition)
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        writeAddition(machine, 0x12000, [(0x13000, 0)])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.get(Register.rax) == 100 * 1 + 100 * 0x101 + 100 * 0x102)
+        expectFewExits(machine)
+    }
+
+    @Test func `an instruction in two pages runs at two addresses in turn`() throws {
+        // Twice the same first page, with another one behind it each time.
+        let machine = try machine([0x12000, 0x13000, 0x14000, 0x13000])
+        var code: [UInt8] = []
+        for _ in 0..<3 {
+            hundredCalls(&code, to: 0x1000 + Self.addition)
+            hundredCalls(&code, to: 0x3000 + Self.addition)
+        }
+        machine.store(Self.table + 4 * 8, Self.entry(0x15000))
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        writeAddition(machine, 0x13000, [(0x14000, 1), (0x15000, 2)])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.get(Register.rax) == 300 * 0x101 + 300 * 0x201)
+    }
+
+    /// The instruction was translated: else it would have led out a hundred times for each of its forms.
+    private func expectFewExits(_ machine: TestMachine) {
+        var exits: UInt64 = 0
+        if let counts = machine.vcpu.translations?.statistics.exits {
+            for kind in counts.indices { exits += UInt64(counts[kind]) }
+        }
+        #expect((1..<100).contains(exits))
+    }
 }

@@ -51,9 +51,10 @@ extension CPU {
         }
     }
 
-    /// Forgets the targets in one page: they share four 64ths with those of few other pages.
+    /// Forgets the targets in one page, and those in front of it that may end there: they share five 64ths
+    /// with those of few other pages.
     func flushTargets(ofPage linear: UInt64) {
-        let chunks: UInt64 = 0xF &<< (linear >> 10 & 60)
+        let chunks: UInt64 = 0xF &<< (linear >> 10 & 60) | 1 &<< ((linear >> 10 & 60) &- 1 & 63)
         for number in 0..<StateWindows.count where s.targetsUsed[number] & chunks != 0 {
             flushTargets(number, chunks)
         }

@@ -50,6 +50,8 @@ extension CPU {
     }
     /// By the address of the page's word in the `PageMap`.
     private var pages: [UInt: Page] = [:]
+    /// Blocks of other pages that end in a page, by the address of its word. Some may be forgotten by now.
+    private var endingBlocks: [UInt: [UInt]] = [:]
     /// How often pages were met at another address than before.
     private var moves: [UInt: Int] = [:]
     /// After so many moves a kernel's code is translated for anywhere; a program's is after the first.
@@ -105,8 +107,12 @@ extension CPU {
         CodePlace.word(page.place, Int(block.b.physical & 0xFFF))
     }
 
-    /// Puts a block in the list of its page.
+    /// Whether any translated code comes from the page at `word`.
+    func hasCode(_ word: UInt) -> Bool { pages[word] != nil || endingBlocks[word] != nil }
+
+    /// Puts a block in the lists of its pages.
     mutating func list(_ block: BlockView) {
+        if block.b.secondWord != 0 { endingBlocks[block.b.secondWord, default: []].append(block.address) }
         guard !block.b.isListed else { return }
         block.b.isListed = true
         block.b.nextOnPage = pages[block.b.pageWord]?.first ?? 0
@@ -118,6 +124,10 @@ extension CPU {
     /// its contents changed.
     mutating func remove(_ word: UInt, moves: Bool, _ each: (BlockView, Int32) -> Void) {
         if moves { self.moves[word, default: 0] += 1 } else { self.moves[word] = nil }
+        for address in endingBlocks.removeValue(forKey: word) ?? [] {
+            let block = BlockView(address: address)
+            if block.b.code != 0 { each(block, self.word(of: block)) }
+        }
         guard let page = pages.removeValue(forKey: word) else { return }
         var address = page.first
         while address != 0 {
@@ -131,6 +141,7 @@ extension CPU {
     /// Forgets all translated code. The table stays readable: code may still be on its way out.
     mutating func clear() {
         pages.removeAll(keepingCapacity: true)
+        endingBlocks.removeAll(keepingCapacity: true)
         used = 0
     }
 }

@@ -26,24 +26,24 @@ extension SoftVCPU {
 
     /// A translation in the part of the arena that is still free, good until the next one.
     private func translateAside(_ block: BlockView, _ cache: TranslationCache) -> UInt? {
-        let page = cpu.hostPage(block.b.physical & TLB.pageMask)
-        guard page != 0, let code = cache.arena.assembler(room: Translator.mostBlockBytes) else { return nil }
+        guard let source = source(of: block),
+            let code = cache.arena.assembler(room: Translator.mostBlockBytes)
+        else { return nil }
         guard cache.pages.linear(block.b.pageWord) == block.b.linear else { return nil }
         let place = cache.pages.place(
             block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: block.b.linear)
         cache.translator.code = code
         cache.translator.linksPages = block.b.linksPages
-        return cache.translator.translate(block, page: page, place: place.number, linear: place.linear)
+        return cache.translator.translate(block, source, place: place.number, linear: place.linear)
     }
 
     /// One check; true when it had a conclusion. A difference that stays becomes `failure`.
     private func check(
         _ block: BlockView, _ cache: TranslationCache, _ lockstep: Lockstep, code: UInt, variant: Int
     ) -> Bool {
-        let page = cpu.hostPage(block.b.physical & TLB.pageMask)
         var verdict = LockstepVerdict.doubt(.changed)
-        if page != 0 {
-            lockstep.plan = cache.translator.plan(block, page: page)
+        if let source = source(of: block) {
+            lockstep.plan = cache.translator.plan(block, source)
             for _ in 0..<Lockstep.attempts {
                 verdict = inTrials(lockstep) { compare(cache, lockstep, code: code, variant: variant) }
                 guard case .differs = verdict else { break }

@@ -55,9 +55,9 @@ struct LockstepPlan {
 }
 
 extension Translator {
-    /// The plan of the block at `view`, whose page is at host address `page`.
-    mutating func plan(_ view: BlockView, page: UInt) -> LockstepPlan {
-        self.page = page
+    /// The plan of the block at `view`.
+    mutating func plan(_ view: BlockView, _ source: CodeSource) -> LockstepPlan {
+        self.source = source
         decodeBlock(view)
         analyseFlags()
         var plan = LockstepPlan()

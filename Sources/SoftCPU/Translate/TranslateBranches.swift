@@ -27,21 +27,28 @@ extension Translator {
     }
 
     /// Whether a branch to `pageOffset` needs no address: its target is in the page, or at a known address.
-    private func isDirect(_ pageOffset: Int) -> Bool { linear != nil || isInPage(pageOffset) }
+    private func isDirect(_ pageOffset: Int) -> Bool { linear != nil || isLinkable(pageOffset) }
     private func isInPage(_ pageOffset: Int) -> Bool { (0..<4096).contains(pageOffset) }
+
+    /// Whether a branch to `pageOffset` may lead there without a look at a table. What lies there may go on
+    /// in the next page, which is not always mapped where it was: the table of targets forgets it then.
+    private func isLinkable(_ pageOffset: Int) -> Bool {
+        isInPage(pageOffset) && (pageOffset <= 4096 - 15 || instruction(at: pageOffset) != nil)
+    }
 
     /// The branch at `site` leads to `pageOffset`.
     private mutating func addLink(_ site: Assembler.Site, _ pageOffset: Int) {
-        let kind = isInPage(pageOffset) ? Stub.Kind.link(site: site) : .far(site: site)
+        let kind = isLinkable(pageOffset) ? Stub.Kind.link(site: site) : .far(site: site)
         stubs.append(Stub(kind: kind, from: site, pageOffset: pageOffset))
     }
 
-    /// What a branch to another page leads to as long as it is not linked: the table of targets, at an entry
-    /// that is known now. Branches that may be linked are, the first time.
+    /// What a branch to another page, or to an instruction that goes on there, leads to as long as it is not
+    /// linked: the table of targets, at an entry that is known now. Branches that may be linked are, the
+    /// first time.
     mutating func emitFar(_ pageOffset: Int, _ site: Assembler.Site) {
         guard let linear else { preconditionFailure("code for anywhere has no far branches") }
         let target = address(linear, pageOffset)
-        if !(linksPages && target >> 63 != 0) {
+        if !(linksPages && target >> 63 != 0) || isInPage(pageOffset) {
             let entry = BranchTargets.offset + Int32(target & UInt64(BranchTargets.mask))
             code.constant(HostRegister.address, target)
             code.encode(wide: true, 0x3B, HostRegister.address, .state(entry))

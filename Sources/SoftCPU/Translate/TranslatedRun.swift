@@ -84,7 +84,7 @@ final class TranslationCache {
 
     /// Translates `block`, which is met in the page at `linear`; false when it cannot be. The arena must not
     /// be full. `linksPages`: branches to other pages may be linked.
-    func translate(_ block: BlockView, page: UInt, linear: UInt64, linksPages: Bool) -> Bool {
+    func translate(_ block: BlockView, _ source: CodeSource, linear: UInt64, linksPages: Bool) -> Bool {
         guard let code = arena.assembler(room: Translator.mostBlockBytes) else {
             preconditionFailure("the arena is full")
         }
@@ -94,7 +94,7 @@ final class TranslationCache {
             block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: linear)
         translator.linksPages = linksPages && place.linear != CodePlace.anywhere
         guard
-            let entry = translator.translate(block, page: page, place: place.number, linear: place.linear)
+            let entry = translator.translate(block, source, place: place.number, linear: place.linear)
         else { return false }
         block.b.code = entry
         block.b.checks = 0
@@ -202,11 +202,21 @@ extension SoftVCPU {
         return true
     }
 
+    /// Where the code of `block` is; nil when it is not in memory.
+    func source(of block: BlockView) -> CodeSource? {
+        guard block.b.physical != .max else { return nil }
+        var source = CodeSource(page: cpu.hostPage(block.b.physical & TLB.pageMask))
+        guard source.page != 0 else { return nil }
+        if block.b.secondWord != 0 {
+            source.secondPage = cpu.hostPage(block.b.secondPhysical)
+            guard source.secondPage != 0 else { return nil }
+        }
+        return source
+    }
+
     /// The block has run often enough: translates it. Returns whether it has code now.
     func translate(_ block: BlockView, _ cache: TranslationCache) -> Bool {
-        guard block.b.secondWord == 0, block.b.physical != .max else { return false }
-        let host = cpu.hostPage(block.b.physical & TLB.pageMask)
-        guard host != 0 else { return false }
+        guard let source = source(of: block) else { return false }
         if cache.isFull {
             // The block's own memory goes too.
             clearCode()
@@ -214,7 +224,7 @@ extension SoftVCPU {
         }
         let linear = cpu.s.rip & TLB.pageMask
         if cache.pages.isElsewhere(block.b.pageWord, linear) { moveCode(block, cache) }
-        guard cache.translate(block, page: host, linear: linear, linksPages: mayLinkPages(linear)) else {
+        guard cache.translate(block, source, linear: linear, linksPages: mayLinkPages(linear)) else {
             return false
         }
         nameCode(of: block, cache)
@@ -383,7 +393,7 @@ extension SoftVCPU {
     private func linkFar(_ block: BlockView, _ cache: TranslationCache, from place: CodePlace) {
         let linear = cpu.s.rip & TLB.pageMask
         guard mayLinkPages(linear), place.linear >> 63 != 0, place.linear != CodePlace.anywhere,
-            block.b.linear == linear
+            block.b.linear == linear, block.b.secondWord == 0
         else { return }
         cache.linkFar(followUp.site, followUp.farStub, to: block)
     }

@@ -16,6 +16,14 @@ struct BlockInstruction {
     var nextOffset: Int { pageOffset + Int(instruction.length) }
 }
 
+/// Where the code of a block is in the host's memory.
+struct CodeSource {
+    /// The page that it starts in.
+    var page: UInt = 0
+    /// The page that its only instruction goes on in, 0 if it ends in its own.
+    var secondPage: UInt = 0
+}
+
 /// How blocks are translated.
 public struct TranslationOptions: OptionSet, Sendable {
     public let rawValue: UInt8
@@ -46,8 +54,7 @@ struct Translator: ~Copyable {
     var code: Assembler
     var flags = FlagsPlace.dead
     var block: [BlockInstruction] = []
-    /// Host address of the page that the code comes from.
-    var page: UInt = 0
+    var source = CodeSource()
     /// The number of the page's place, and its linear address if the code is for that address only.
     var place: UInt32 = 0
     var linear: UInt64?
@@ -116,10 +123,10 @@ struct Translator: ~Copyable {
     /// Bytes in front of the entry of code for anywhere: an indirect branch comes with its target in R10.
     static let pageStoreBytes: UInt = 16
 
-    /// Translates the block at `view`, whose page is at host address `page`, for place number `place`;
-    /// returns its entry, or nil when its first instruction is undefined.
-    mutating func translate(_ view: BlockView, page: UInt, place: UInt32, linear: UInt64) -> UInt? {
-        self.page = page
+    /// Translates the block at `view` for place number `place`; returns its entry, or nil when its first
+    /// instruction is undefined.
+    mutating func translate(_ view: BlockView, _ source: CodeSource, place: UInt32, linear: UInt64) -> UInt? {
+        self.source = source
         self.place = place
         self.linear = linear == CodePlace.anywhere ? nil : linear
         stubs.removeAll(keepingCapacity: true)
@@ -152,24 +159,32 @@ struct Translator: ~Copyable {
 
     /// Decodes what lies at `offset` of the page; nil when that does not end in the page or is undefined.
     func instruction(at offset: Int) -> Instruction? {
-        let count = min(15, 4096 - offset)
-        guard count > 0 else { return nil }
-        var low: UInt64 = 0, high: UInt64 = 0
-        if offset <= 4096 - 16 {
-            low = CPU.loadHost(page &+ UInt(offset), 8)
-            high = CPU.loadHost(page &+ UInt(offset + 8), 8)
-        } else {
-            for index in 0..<count {
-                let byte = CPU.loadHost(page &+ UInt(offset + index), 1)
-                if index < 8 {
-                    low |= byte << UInt64(index * 8)
-                } else {
-                    high |= byte << UInt64(index * 8 - 64)
-                }
-            }
+        guard offset > 4096 - 16 else {
+            return decode(
+                InstructionBytes(
+                    low: CPU.loadHost(source.page &+ UInt(offset), 8),
+                    high: CPU.loadHost(source.page &+ UInt(offset + 8), 8), count: 15))
         }
-        let bytes = InstructionBytes(low: low, high: high, count: count)
-        return try? decoder.decode(bytes, mode: is32 ? .bits32 : .bits64)
+        return decode(bytes(source.page, offset..<4096))
+    }
+
+    /// Decodes what starts at `offset` of the page and ends in the second one.
+    private func crossing(at offset: Int) -> Instruction? {
+        var all = bytes(source.page, offset..<4096)
+        all.append(contentsOf: bytes(source.secondPage, 0..<max(15 - all.count, 0)))
+        return decode(all)
+    }
+
+    private func bytes(_ page: UInt, _ range: Range<Int>) -> [UInt8] {
+        range.map { UInt8(CPU.loadHost(page &+ UInt($0), 1)) }
+    }
+
+    private func decode(_ bytes: [UInt8]) -> Instruction? {
+        bytes.isEmpty ? nil : decode(InstructionBytes(bytes))
+    }
+
+    private func decode(_ bytes: InstructionBytes) -> Instruction? {
+        try? decoder.decode(bytes, mode: is32 ? .bits32 : .bits64)
     }
 
     /// Ends early where the page does not hold any more what the interpreter's block was made from.
@@ -181,7 +196,8 @@ struct Translator: ~Copyable {
             let address = view.b.ops + UInt(position * MemoryLayout<MicroOp>.stride)
             let op = Op(address: address)
             let offset = start + Int(op.o.offset)
-            guard let decoded = instruction(at: offset), decoded.length == op.o.length else { break }
+            let found = source.secondPage == 0 ? instruction(at: offset) : crossing(at: offset)
+            guard let decoded = found, decoded.length == op.o.length else { break }
             block.append(
                 BlockInstruction(
                     instruction: decoded, shape: shapes[Int(decoded.row)], op: address, pageOffset: offset))
