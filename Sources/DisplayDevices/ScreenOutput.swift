@@ -22,6 +22,9 @@ public final class ScreenOutput: Sendable {
         var isPrompt = false
         /// In `HostTime.monotonic` nanoseconds.
         var nextFrame: UInt64 = 0
+        var isPointerAbsolute = false
+        /// The viewer does not know that yet: there was no room for the message.
+        var owesPointer = false
     }
     private let state: Mutex<State>
     private let socket: ScreenSocket
@@ -49,6 +52,28 @@ public final class ScreenOutput: Sendable {
         }
     }
 
+    /// The guest wants positions of the pointer, or distances. Any thread; the screen's own says it to the
+    /// viewer.
+    public func setPointer(isAbsolute: Bool) {
+        let isNew = state.withLock { state in
+            guard state.isPointerAbsolute != isAbsolute else { return false }
+            state.isPointerAbsolute = isAbsolute
+            state.owesPointer = true
+            return true
+        }
+        guard isNew else { return }
+        _ = loop.post { [weak self] in
+            guard let self else { return }
+            state.withLock { self.tellPointer(&$0) }
+        }
+    }
+
+    private func tellPointer(_ state: inout State) {
+        guard state.owesPointer else { return }
+        let report = ScreenReport.pointer(isAbsolute: state.isPointerAbsolute)
+        state.owesPointer = !socket.send(ScreenLink.bytes(report))
+    }
+
     /// Starts the screen's thread.
     public func start() throws(HostError) {
         let timed = try loop.watch(timer.descriptor, .read) { [weak self] _ in self?.tick() }
@@ -68,6 +93,7 @@ public final class ScreenOutput: Sendable {
             guard let request = ScreenLink.request(bytes) else { return }
             guard case .refresh(let promptly) = request else { return input(request) }
             let next: UInt64? = state.withLock { state in
+                tellPointer(&state)
                 state.isPrompt = state.isPrompt || promptly
                 guard !state.isWanted else { return nil }
                 state.isWanted = true
@@ -84,7 +110,7 @@ public final class ScreenOutput: Sendable {
             let start = HostTime.monotonic
             source.draw(on: &state.canvas)
             if let frame = state.canvas.takeFrame(evenWithoutDamage: state.isPrompt) {
-                socket.send(ScreenLink.bytes(frame))
+                socket.send(ScreenLink.bytes(.frame(frame)))
                 state.isWanted = false
                 state.isPrompt = false
             }

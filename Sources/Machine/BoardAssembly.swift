@@ -32,6 +32,8 @@ struct BoardAssembly {
     private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
     /// Who shows the screen, when somebody may look.
     private(set) var screenOutput: ScreenOutput?
+    /// What they do goes through this.
+    private(set) var screenInput: ScreenInput?
     let tables: BoardTables
 
     init(
@@ -96,7 +98,10 @@ struct BoardAssembly {
         serial.append(backend)
     }
 
-    mutating func add(_ output: ScreenOutput) { screenOutput = output }
+    mutating func add(_ output: ScreenOutput, _ input: ScreenInput) {
+        screenOutput = output
+        screenInput = input
+    }
 
     /// An image of a device that was added, or will be: closed with the machine.
     mutating func keep(_ image: any DiskImage) { images.append(image) }

@@ -54,6 +54,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
     DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
+    DeviceEntry(VirtioInput.kind)  { board throws(BoardError) in try board.addVirtioInput() },
 ]
 
 // MARK: Rows that are longer than a line

@@ -22,7 +22,7 @@ extension RFBSession {
             append(keys.key(symbol, isDown: isDown != 0))
         case RFBNumber.FromClient.pointer:
             guard let mask = reader.byte(), let x = reader.word(), let y = reader.word() else { return false }
-            append(pointer.move(mask, x, y, isRelative: view.usesRelativePointer))
+            append(pointer.move(mask, x, y, on: view.bounds, isRelative: view.usesRelativePointer))
         case RFBNumber.FromClient.cutText:
             guard reader.skip(3), let length = reader.long() else { return false }
             // A negative length is the extended clipboard's, which nobody was offered.

@@ -57,7 +57,8 @@ extension RFBSession {
 
     /// A rectangle without pixels.
     private enum News {
-        case name, extendedKeys, relativePointer
+        case name, extendedKeys
+        case pointer(isAbsolute: Bool)
         /// By whom the size was wished for, and what became of it; nil: by nobody.
         case extendedSize(answer: UInt16?)
     }
@@ -68,8 +69,8 @@ extension RFBSession {
         if view.greetings.contains(RFBNumber.Encoding.desktopName) { news.append(.name) }
         if view.greetings.contains(RFBNumber.Encoding.extendedKey) { news.append(.extendedKeys) }
         if view.greetings.contains(RFBNumber.Encoding.pointerMotion) {
-            news.append(.relativePointer)
-            view.usesRelativePointer = true
+            news.append(.pointer(isAbsolute: isPointerAbsolute))
+            view.usesRelativePointer = !isPointerAbsolute
         }
         if view.greetings.contains(RFBNumber.Encoding.extendedDesktopSize) {
             news.append(.extendedSize(answer: nil))
@@ -89,8 +90,9 @@ extension RFBSession {
             beginRectangle(empty, RFBNumber.Encoding.desktopName)
             appendText(configuration.name)
         case .extendedKeys: beginRectangle(empty, RFBNumber.Encoding.extendedKey)
-        // An x of 1 would say that positions are absolute; a mouse knows only distances.
-        case .relativePointer: beginRectangle(empty, RFBNumber.Encoding.pointerMotion)
+        case .pointer(let isAbsolute):
+            let mode = ScreenRectangle(x: isAbsolute ? 1 : 0, y: 0, width: 0, height: 0)
+            beginRectangle(mode, RFBNumber.Encoding.pointerMotion)
         case .extendedSize(let answer): appendExtendedSize(answer: answer)
         }
     }

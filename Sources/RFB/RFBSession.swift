@@ -1,11 +1,13 @@
 internal import ByteLayout
+public import ScreenSurface
 
 /// What a viewer does at the machine.
 public enum RFBEvent: Equatable, Sendable {
     /// A key by the number that `KeyCode` of the keyboard controller takes.
     case key(UInt8, isDown: Bool)
-    /// Right, down, wheel steps towards the user; buttons left, right, middle.
-    case move(right: Int32, down: Int32, wheel: Int32, buttons: UInt8)
+    /// Right, down, wheel steps towards the user; buttons left, right, middle; and where the pointer is, if
+    /// the viewer said that.
+    case move(right: Int32, down: Int32, wheel: Int32, buttons: UInt8, position: ScreenPosition?)
 }
 
 /// How a server presents itself.
@@ -54,6 +56,10 @@ public final class RFBSession {
     var view = ViewerView()
     var keys = KeyTranslator()
     var pointer = PointerTracker()
+    /// The guest wants positions of the pointer rather than distances.
+    public var isPointerAbsolute = false {
+        didSet { if isPointerAbsolute != oldValue { view.pointerHasChanged() } }
+    }
     /// Streams that begin with the first use and end with the viewer.
     lazy var zrle = ZRLEEncoder()
     lazy var tight = TightEncoder()
@@ -225,33 +231,50 @@ public final class RFBSession {
     /// The viewer is gone: what it held is let go.
     public func disconnect() {
         for event in keys.releaseAll() { events.append(.key(event.code, isDown: event.isDown)) }
-        if pointer.buttons != 0 { events.append(.move(right: 0, down: 0, wheel: 0, buttons: 0)) }
+        if pointer.buttons != 0 {
+            events.append(.move(right: 0, down: 0, wheel: 0, buttons: 0, position: pointer.position))
+        }
         close("it is gone")
     }
 }
 
-/// Turns absolute positions and wheel buttons of a viewer into movement. Pure.
+/// Turns positions and wheel buttons of a viewer into movement. Pure.
 struct PointerTracker {
     private(set) var buttons: UInt8 = 0
+    /// Where the pointer was last, if the viewer says that.
+    private(set) var position: ScreenPosition?
     private var last: (x: Int32, y: Int32)?
     private var mask: UInt8 = 0
 
-    /// - Parameter isRelative: the viewer sends distances from 7FFFh.
-    mutating func move(_ newMask: UInt8, _ x: UInt16, _ y: UInt16, isRelative: Bool) -> RFBEvent {
-        let x = Int32(x), y = Int32(y)
+    /// - Parameters:
+    ///   - screen: what the viewer knows of the screen's size.
+    ///   - isRelative: the viewer sends distances from 7FFFh.
+    mutating func move(
+        _ newMask: UInt8, _ x: UInt16, _ y: UInt16, on screen: ScreenRectangle, isRelative: Bool
+    ) -> RFBEvent {
         let right: Int32, down: Int32
         if isRelative {
-            (right, down) = (x - 0x7FFF, y - 0x7FFF)
+            (right, down) = (Int32(x) - 0x7FFF, Int32(y) - 0x7FFF)
             last = nil
+            position = nil
         } else {
-            (right, down) = last.map { (x - $0.x, y - $0.y) } ?? (0, 0)
-            last = (x, y)
+            let place = (x: Int32(x), y: Int32(y))
+            (right, down) = last.map { (place.x - $0.x, place.y - $0.y) } ?? (0, 0)
+            last = place
+            position = ScreenPosition(
+                x: Self.scale(x, screen.width), y: Self.scale(y, screen.height))
         }
         let pressed = newMask & ~mask
         let wheel: Int32 = (pressed & 0x10 != 0 ? 1 : 0) - (pressed & 0x08 != 0 ? 1 : 0)
         mask = newMask
         // Left, middle, right of the protocol; left, right, middle of a mouse.
         buttons = newMask & 1 | (newMask & 4) >> 1 | (newMask & 2) << 1
-        return .move(right: right, down: down, wheel: wheel, buttons: buttons)
+        return .move(right: right, down: down, wheel: wheel, buttons: buttons, position: position)
+    }
+
+    /// The middle of pixel `value` of `count`, of a whole of 32768.
+    private static func scale(_ value: UInt16, _ count: Int) -> UInt16 {
+        let pixels = max(count, 1), pixel = min(Int(value), pixels - 1)
+        return UInt16((2 * pixel + 1) * (Int(ScreenPosition.largest) + 1) / (2 * pixels))
     }
 }

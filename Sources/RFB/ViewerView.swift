@@ -54,6 +54,11 @@ struct ViewerView {
         if !hasPointerMotion { usesRelativePointer = false }
     }
 
+    /// The guest wants positions now, or distances: for viewers that can send both.
+    mutating func pointerHasChanged() {
+        if hasPointerMotion { greetings.insert(RFBNumber.Encoding.pointerMotion) }
+    }
+
     /// What the viewer shows of the screen.
     var bounds: ScreenRectangle { ScreenRectangle(x: 0, y: 0, width: width, height: height) }
     var canResize: Bool { hasDesktopSize || hasExtendedDesktopSize }

@@ -42,6 +42,9 @@ public final class RFBTestViewer {
     public private(set) var endsOfContinuousUpdates = 0
     /// Reason and status of the last extended size.
     public private(set) var sizeAnswer: (reason: Int, status: Int)?
+    /// What the server wants of the pointer, of viewers that can send both.
+    public private(set) var pointerMode: PointerMode?
+    public enum PointerMode: Sendable { case relative, absolute }
     private var tightStreams: [Inflater?] = [nil, nil, nil, nil]
     private var zrleStream = Inflater()
 
@@ -196,7 +199,8 @@ public final class RFBTestViewer {
         switch encoding {
         case -224: return false
         case -223: try setSize(width, height)
-        case -257, -258: break
+        case -257: pointerMode = x == 0 ? .relative : .absolute
+        case -258: break
         case -307: name = try text()
         case -308:
             let screens = try number(1)

@@ -37,4 +37,5 @@ public let virtioCatalog: [VirtioEntry] = [
     VirtioEntry(VirtioConsole.self) { VirtioConsole($0, sink: $1.sink) },
     VirtioEntry(VirtioEntropy.self) { VirtioEntropy($0, source: $1.entropy) },
     VirtioEntry(VirtioBalloon.self) { context, _ in VirtioBalloon(context) },
+    VirtioEntry(VirtioInput.self)   { context, _ in VirtioInput(context, .tablet) },
 ]

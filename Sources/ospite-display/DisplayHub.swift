@@ -31,6 +31,7 @@ final class DisplayHub: @unchecked Sendable {
     private var requests: [ScreenRequest] = []
     /// The machine owes a frame; at once.
     private var isFrameDue = false, isPromptDue = false
+    private var isPointerAbsolute = false
     private var failures = 0
     private var blockedUntil: UInt64 = 0
     private var isEnding = false
@@ -66,8 +67,11 @@ final class DisplayHub: @unchecked Sendable {
                 isEnding = true
                 loop.stop()
             case .message(let bytes):
-                guard let frame = ScreenLink.frame(bytes) else { continue }
-                take(frame)
+                switch ScreenLink.report(bytes) {
+                case .frame(let frame): take(frame)
+                case .pointer(let isAbsolute): takePointer(isAbsolute: isAbsolute)
+                case nil: continue
+                }
             }
         }
     }
@@ -80,6 +84,14 @@ final class DisplayHub: @unchecked Sendable {
         }
         for viewer in viewers.values { viewer.session.screenChanged(change) }
         for viewer in Array(viewers.values) { viewer.pump() }
+    }
+
+    private func takePointer(isAbsolute: Bool) {
+        isPointerAbsolute = isAbsolute
+        for viewer in Array(viewers.values) {
+            viewer.session.isPointerAbsolute = isAbsolute
+            viewer.pump()
+        }
     }
 
     /// Asks the machine for a frame when a viewer waits for one.
@@ -123,6 +135,7 @@ final class DisplayHub: @unchecked Sendable {
         let session = RFBSession(
             RFBConfiguration(name: options.name, password: password, refusal: refusal), framebuffer,
             challenge: challenge)
+        session.isPointerAbsolute = isPointerAbsolute
         let webSocket = kind == .browsers ? WebSocket(trustsAnyOrigin: password != nil) : nil
         let viewer = ViewerConnection(
             socket, session, webSocket, hub: self, deadline: now + Self.patience)
@@ -137,8 +150,8 @@ final class DisplayHub: @unchecked Sendable {
         for event in viewer.session.takeEvents() {
             switch event {
             case .key(let code, let isDown): send(.key(code, isDown: isDown))
-            case .move(let right, let down, let wheel, let buttons):
-                send(.move(right: right, down: down, wheel: wheel, buttons: buttons))
+            case .move(let right, let down, let wheel, let buttons, let position):
+                send(.move(right: right, down: down, wheel: wheel, buttons: buttons, position: position))
             }
         }
         requestFrames()

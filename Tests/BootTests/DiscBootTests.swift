@@ -2,7 +2,7 @@ import Foundation
 import Testing
 
 /// CDs that grub-mkrescue makes here, for a BIOS.
-private enum BootDisc {
+enum BootDisc {
     /// Makes the CD `name`, with `files` (names on the CD, below /boot, and where they are) and what GRUB
     /// does when the CD starts.
     static func make(_ name: String, files: [String: String], commands: String) throws -> String {

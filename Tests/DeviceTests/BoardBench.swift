@@ -1,6 +1,7 @@
 import DeviceModel
 import Foundation
 import LinuxHost
+import ScreenSurface
 import StateCodec
 import Testing
 
@@ -55,11 +56,14 @@ enum BoardBench {
             spec.floppies = [DiskSpec(image: ResourceIndex(10), byteCount: 1440 << 10)]
             spec.firmware = FirmwareSpec(
                 kind: .uefi, image: ResourceIndex(3), variables: ResourceIndex(7), log: ResourceIndex(4))
+            spec.display = DisplaySpec(surface: ResourceIndex(12), link: ResourceIndex(13))
         }
         let sizes: [UInt64] = [
             1 << 20, 1 << 20, 0, 1 << 16, 0, 1 << 20, 1 << 20, 8192, 1 << 20, 1 << 20, 1440 << 10, 1 << 20,
         ]
-        let files = try sizes.map { try Descriptor.memory("file", size: $0) }
+        var files = try sizes.map { try Descriptor.memory("file", size: $0) }
+        files.append(try Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize)))
+        files.append(try Descriptor.socketPair(packets: true).0)
         return try Board(
             spec: spec, resources: BoardFiles.resources(files, at: first), tscFrequency: 1_000_000_000,
             report: { _ in })

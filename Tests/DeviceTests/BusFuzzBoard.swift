@@ -7,13 +7,13 @@ import DisplayDevices
 import Glibc
 import GuestMemory
 import LinuxHost
-import MachineControl
 import MachineSpec
 import ScreenSurface
 import SoftCPU
 import Synchronization
 import VCPUEngine
 @testable import Machine
+@testable import MachineControl
 @testable import PCIBus
 @testable import Virtio
 @testable import VirtioDevices
@@ -99,6 +99,8 @@ struct FuzzedFunction: Sendable {
 final class FuzzedBoard: Sendable {
     static let ram: UInt64 = 32 << 20
     static let diskSize: UInt64 = 1 << 20
+    /// Above what the process opens by itself, below `BoardFiles.first`.
+    private static let firstDescriptor: Int32 = 400
     /// The firmware's, below 4 GiB; under it are the variables.
     static let firmwareSize = 0x1_0000
     static let variablesSize: UInt64 = 0x2000
@@ -110,6 +112,7 @@ final class FuzzedBoard: Sendable {
     let devices: [any Device]
     let balloon: VirtioBalloon
     private let keyboard: I8042?
+    private let inputs: [VirtioInput]
     private let canvas: Mutex<ScreenCanvas>
     let console: VirtioConsole
     let serialInput: Descriptor
@@ -164,14 +167,12 @@ final class FuzzedBoard: Sendable {
         let events = EventCount()
         self.events = events
         board = try Board(
-            spec: spec, resources: MachineResources(count: 256), tscFrequency: 1_000_000_000,
-            report: { events.note($0) })
+            spec: spec, resources: MachineResources(count: 256, first: Self.firstDescriptor),
+            tscFrequency: 1_000_000_000, report: { events.note($0) })
         devices = board.devices
         keyboard = devices.compactMap { $0 as? I8042 }.first
-        canvas = Mutex(
-            ScreenCanvas(
-                try SurfaceMemory(
-                    Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize)), writable: true)))
+        inputs = devices.compactMap { ($0 as? VirtioPCI<VirtioInput>)?.device }
+        canvas = Mutex(ScreenCanvas(try SurfaceMemory(Self.surface(), writable: true)))
         functions = devices.compactMap { FuzzedFunction($0) }
         console =
             devices.compactMap {
@@ -201,6 +202,12 @@ final class FuzzedBoard: Sendable {
                     right: Int32(round % 700) - 350, down: 3, wheel: Int32(round % 3) - 1,
                     buttons: UInt8(round / 64 % 32)))
         }
+        for device in inputs where round % 8 == 0 {
+            device.key(UInt8(truncatingIfNeeded: round / 8), isDown: round / 2048 % 2 == 0)
+            device.point(
+                x: UInt16(truncatingIfNeeded: round &* 77), y: UInt16(truncatingIfNeeded: round &* 55),
+                wheel: Int32(round % 3) - 1, buttons: UInt8(round / 64 % 32))
+        }
         guard round % 1000 == 999, let screen = board.screen else { return }
         canvas.withLock { screen.draw(on: &$0) }
     }
@@ -226,12 +233,20 @@ final class FuzzedBoard: Sendable {
         }
         spec.disks.append(DiskSpec(image: sata[0], byteCount: diskSize, bus: .sata))
         spec.drives = [DriveSpec(disc: sata[1])]
+        // There is no viewer any more.
+        let link = try Descriptor.socketPair(packets: true).0
+        spec.display = DisplaySpec(
+            surface: try resource(surface()), link: try resource(link))
+    }
+
+    private static func surface() throws -> Descriptor {
+        try Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize))
     }
 
     /// The place of a copy of `file` among a machine's descriptors; the board owns the copy.
     private static func resource(_ file: Descriptor) throws -> ResourceIndex {
-        let number = fcntl(file.number, F_DUPFD_CLOEXEC, 64)
-        let place = Int(number) - Int(InheritedDescriptor.firstResource)
+        let number = fcntl(file.number, F_DUPFD_CLOEXEC, firstDescriptor)
+        let place = Int(number) - Int(firstDescriptor)
         guard let index = UInt8(exactly: place), number >= 0 else {
             throw HostError("finding a free descriptor", code: EMFILE)
         }

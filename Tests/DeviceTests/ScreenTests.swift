@@ -208,7 +208,8 @@ import Testing
         guard try socket.descriptor.wait(forWriting: false, milliseconds: 10_000),
             case .message(let bytes) = socket.receive()
         else { return nil }
-        return ScreenLink.frame(bytes)
+        guard case .frame(let frame)? = ScreenLink.report(bytes) else { return nil }
+        return frame
     }
 
     @Test func `frames come when they are asked for, and keys go the other way`() throws {
@@ -238,14 +239,34 @@ import Testing
         #expect(pixels == [0xABCDEF])
         viewer.send([99, 1, 2])
         let requests: [ScreenRequest] = [
-            .key(0xC8, isDown: true), .move(right: -5, down: .max, wheel: 1, buttons: 3),
+            .key(0xC8, isDown: true), .move(right: -5, down: .max, wheel: 1, buttons: 3, position: nil),
+            .move(right: 1, down: 2, wheel: -1, buttons: 0, position: ScreenPosition(x: 0, y: 32_767)),
         ]
         for request in requests { viewer.send(ScreenLink.bytes(request)) }
-        while taken.withLock({ $0.count }) < 2 {
+        while taken.withLock({ $0.count }) < 3 {
             #expect(try counter.descriptor.wait(forWriting: false, milliseconds: 10_000))
             _ = counter.take()
         }
         #expect(taken.withLock { $0 } == requests)
+    }
+
+    @Test func `the viewer hears what the guest wants of the pointer`() throws {
+        let (ours, theirs) = try Descriptor.socketPair(packets: true)
+        let file = try Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize))
+        let output = try ScreenOutput(surface: file, link: theirs) { _ in }
+        try output.start()
+        let viewer = try ScreenSocket(ours)
+        output.setPointer(isAbsolute: false)
+        for isAbsolute in [true, false] {
+            output.setPointer(isAbsolute: isAbsolute)
+            #expect(try viewer.descriptor.wait(forWriting: false, milliseconds: 10_000))
+            guard case .message(let bytes) = viewer.receive() else {
+                Issue.record("no message")
+                return
+            }
+            #expect(ScreenLink.report(bytes) == .pointer(isAbsolute: isAbsolute))
+        }
+        #expect(viewer.receive() == .nothing)
     }
 
     @Test func `a surface cannot be shrunk, nor written by who may only read`() throws {

@@ -66,6 +66,10 @@ final class VirtioTestDriver {
         bench.mmio.read(device.address + offset, width: width)
     }
 
+    func writeConfig(_ offset: UInt64, _ width: AccessWidth, _ value: UInt64) {
+        bench.mmio.write(device.address + offset, width: width, value: value)
+    }
+
     var offeredFeatures: UInt64 {
         (0..<2 as Range<UInt64>).reduce(0) { features, half in
             write(CommonRegister.deviceFeatureSelect, .dword, half)
