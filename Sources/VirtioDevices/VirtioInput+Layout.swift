@@ -49,15 +49,17 @@ struct InputEvent: Codable, Equatable, Sendable {
 
 /// Which keys the input layer knows by another number than a keyboard's XT code.
 enum InputKeys {
-    /// Codes with a prefix, as they come with bit 7 set, and the key's number.
     // swift-format-ignore
+    /// Codes with a prefix, as they come with bit 7 set, and the key's number.
     private static let prefixed: [UInt8: UInt16] = [
         0x90: 165, 0x99: 163, 0x9C: 96, 0x9D: 97, 0xA0: 113, 0xA2: 164, 0xA4: 166, 0xAE: 114, 0xB0: 115,
         0xB5: 98, 0xB7: 99, 0xB8: 100, 0xC6: 119, 0xC7: 102, 0xC8: 103, 0xC9: 104, 0xCB: 105, 0xCD: 106,
         0xCF: 107, 0xD0: 108, 0xD1: 109, 0xD2: 110, 0xD3: 111, 0xDB: 125, 0xDC: 126, 0xDD: 127,
         0xDE: 116, 0xDF: 142, 0xE3: 143,
     ]
-    private static let others: [UInt8: UInt16] = [0x54: 99, 0x70: 93, 0x73: 89, 0x79: 92, 0x7B: 94, 0x7D: 124]
+    private static let others: [UInt8: UInt16] = [
+        0x54: 99, 0x70: 93, 0x73: 89, 0x79: 92, 0x7B: 94, 0x7D: 124,
+    ]
     /// Up to here the numbers are the codes.
     private static let plain: ClosedRange<UInt8> = 1...0x58
 
