@@ -1,7 +1,8 @@
 import Foundation
+import TestKit
 import Testing
 
-/// CDs that grub-mkrescue makes here, for a BIOS.
+/// CDs that grub-mkrescue makes here, for a BIOS and for a UEFI.
 enum BootDisc {
     /// Makes the CD `name`, with `files` (names on the CD, below /boot, and where they are) and what GRUB
     /// does when the CD starts.
@@ -15,8 +16,16 @@ enum BootDisc {
         for (file, source) in files {
             try FileManager.default.copyItem(atPath: source, toPath: "\(tree)/boot/\(file)")
         }
-        try Data(("set timeout=0\n" + commands).utf8).write(
-            to: URL(fileURLWithPath: tree + "/boot/grub/grub.cfg"))
+        // A UEFI has no text mode: who starts later draws where GRUB does.
+        let start = """
+            set timeout=0
+            if [ "$grub_platform" = efi ]; then
+              insmod all_video
+              set gfxpayload=keep
+            fi
+
+            """
+        try Data((start + commands).utf8).write(to: URL(fileURLWithPath: tree + "/boot/grub/grub.cfg"))
         let run = try runTool(["grub-mkrescue", "-o", disc, tree], in: folder)
         guard run.status == 0 else { throw AssetProblem(description: "grub-mkrescue: \(run.output)") }
         return disc
@@ -24,25 +33,60 @@ enum BootDisc {
 
     private static let parts = [
         "/usr/bin/grub-mkrescue", "/usr/bin/xorriso", "/usr/bin/mformat", "/usr/lib/grub/i386-pc/modinfo.sh",
-        InstalledFirmware.bios,
+        "/usr/lib/grub/x86_64-efi/modinfo.sh", InstalledFirmware.bios, InstalledFirmware.uefi,
     ]
     /// Why no CD with `files` can be made and started here.
     static func problem(_ files: [String]) -> String? {
         let missing = (parts + files).filter { !FileManager.default.isReadableFile(atPath: $0) }
         return missing.isEmpty ? nil : "Missing: \(missing.joined(separator: ", ")); see Scripts/packages"
     }
+
+    /// The machine `name`, which starts a CD by a firmware.
+    static func start(
+        _ disc: String, _ name: String, _ firmware: String, memory: String, in folder: ScratchFolder
+    )
+        throws -> GuestMachine
+    {
+        try GuestMachine(
+            [
+                disc, "--firmware", firmware, "--name", name, "--accel", "soft", "--memory", memory,
+                "--serial", "none",
+            ], in: folder)
+    }
 }
 
 private enum MemoryTester {
-    static let bios = "/boot/memtest86+x64.bin"
-    static let problem = BootDisc.problem([bios])
+    static let bios = "/boot/memtest86+x64.bin", uefi = "/boot/memtest86+x64.efi"
+    static let problem = BootDisc.problem([bios, uefi])
+
+    /// On a UEFI it draws with a font of its own, in the middle of the screen: 25 rows of 600 lines.
+    static func reader(_ firmware: String) throws -> VGAFontReader {
+        firmware == "bios"
+            ? try ScreenViewer.textMode() : try ScreenViewer.font(of: uefi, cellWidth: 8, top: 4)
+    }
 }
 
 private enum Installer {
     static let folder =
         "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64"
     static let files = ["linux": folder + "/linux", "initrd.gz": folder + "/initrd.gz"]
-    static let problem = BootDisc.problem(Array(files.values))
+    static let problem =
+        BootDisc.problem(Array(files.values) + ["/usr/bin/xz"])
+
+    /// The kernel's console keeps the font of a text mode, and has one of its own else.
+    static func reader(_ firmware: String, in folder: ScratchFolder) throws -> VGAFontReader {
+        guard firmware == "uefi" else { return try ScreenViewer.textMode() }
+        let kernel = try Data(contentsOf: URL(fileURLWithPath: Self.folder + "/linux"))
+        let start = Data([0xFD, 0x37, 0x7A, 0x58, 0x5A, 0])
+        guard let place = kernel.range(of: start)?.lowerBound else {
+            throw AssetProblem(description: "the installer's kernel is not packed with xz")
+        }
+        let packed = try folder.file("kernel.xz", kernel[place...])
+        // What lies behind the stream is not of it, and xz says so.
+        _ = try runTool(
+            ["sh", "-c", "xz -dc kernel.xz >kernel 2>/dev/null; rm '\(packed)'"], in: folder.path)
+        return try ScreenViewer.font(of: folder.path + "/kernel", cellWidth: 8)
+    }
 }
 
 extension BootTests {
@@ -58,17 +102,16 @@ extension BootTests {
             return nil
         }
 
-        @Test func `memtest86+ runs its first tests from a CD and finds no errors`() throws {
+        @Test(arguments: ["bios", "uefi"])
+        func `memtest86+ runs its first tests from a CD and finds no errors`(firmware: String) throws {
             let disc = try BootDisc.make(
-                "memtest", files: ["memtest.bin": MemoryTester.bios],
-                commands: "linux /boot/memtest.bin\nboot\n")
+                "memtest-" + firmware,
+                files: ["memtest": firmware == "bios" ? MemoryTester.bios : MemoryTester.uefi],
+                commands: "linux /boot/memtest\nboot\n")
             let folder = try ScratchFolder()
-            let machine = try GuestMachine(
-                [
-                    disc, "--firmware", "bios", "--name", "tester", "--accel", "soft", "--memory", "48M",
-                    "--serial", "none",
-                ], in: folder)
-            let screen = try ScreenViewer("tester", in: folder)
+            let memory = firmware == "bios" ? "48M" : "96M"
+            let machine = try BootDisc.start(disc, "tester", firmware, memory: memory, in: folder)
+            let screen = try ScreenViewer("tester", in: folder, reader: try MemoryTester.reader(firmware))
             // With the sizes that the screen takes.
             try screen.viewer.setEncodings([0, -223, -308])
             try screen.wait(for: "Memtest86+ v")
@@ -80,7 +123,7 @@ extension BootTests {
             }
             #expect(test(rows) ?? 0 >= 4, "\(rows)")
             #expect(
-                rows.contains { $0.hasSuffix("Errors: 0") } && !rows.contains { $0.contains("FAIL") },
+                rows.contains { $0.contains("Errors: 0") } && !rows.contains { $0.contains("FAIL") },
                 "\(rows)")
             #expect(rows.contains { $0.contains("Ospite") && $0.contains("virtual machine") }, "\(rows)")
             machine.send(SIGTERM)
@@ -92,19 +135,18 @@ extension BootTests {
     /// Debian's installer, as a CD like its smallest.
     @Suite(.enabled(if: Installer.problem == nil, "\(Installer.problem ?? "")"))
     struct InstallerBootTests {
-        @Test func `Debian's installer starts from a CD, and keys lead to the choice of the keyboard`() throws
-        {
+        @Test(arguments: ["bios", "uefi"])
+        func `Debian's installer starts from a CD, and keys lead to the choice of the keyboard`(
+            firmware: String
+        ) throws {
             // With "fb=false" the installer draws with the letters of the console as it finds it.
             let disc = try BootDisc.make(
                 "installer", files: Installer.files,
                 commands: "linux /boot/linux nomodeset fb=false\ninitrd /boot/initrd.gz\nboot\n")
             let folder = try ScratchFolder()
-            let machine = try GuestMachine(
-                [
-                    disc, "--firmware", "bios", "--name", "installer", "--accel", "soft", "--memory", "1G",
-                    "--serial", "none",
-                ], in: folder)
-            let screen = try ScreenViewer("installer", in: folder)
+            let machine = try BootDisc.start(disc, "installer", firmware, memory: "1G", in: folder)
+            let reader = try Installer.reader(firmware, in: folder)
+            let screen = try ScreenViewer("installer", in: folder, reader: reader)
             // With the sizes that the screen takes.
             try screen.viewer.setEncodings([0, -223, -308])
             let languages = try screen.wait(for: "Select a language", seconds: 180)

@@ -7,11 +7,26 @@ import Testing
 /// test's thread.
 final class ScreenViewer {
     let viewer: RFBTestViewer
-    private let reader: VGAFontReader?
+    private let reader: VGAFontReader
     private let socket: Descriptor
 
-    /// Waits for the socket of the machine of this name in the folder of the test.
-    init(_ machine: String, in folder: ScratchFolder) throws {
+    /// Reads what the video BIOS draws in text mode.
+    static func textMode() throws -> VGAFontReader {
+        try font(of: "/usr/share/seabios/vgabios-stdvga.bin", cellWidth: 9)
+    }
+
+    /// Reads what is drawn with the font that lies in a file.
+    static func font(of file: String, cellWidth: Int, top: Int = 0) throws -> VGAFontReader {
+        let program = try Data(contentsOf: URL(fileURLWithPath: file))
+        guard let reader = VGAFontReader(in: Array(program), cellWidth: cellWidth, top: top) else {
+            throw AssetProblem(description: "\(file) has no font that we know")
+        }
+        return reader
+    }
+
+    /// Waits for the socket of the machine of this name in the folder of the test. `reader`: of a screen that
+    /// is not in text mode.
+    init(_ machine: String, in folder: ScratchFolder, reader: VGAFontReader? = nil) throws {
         // A machine that ends early must fail its test, not end the tests' process.
         HostSignals.ignoreBrokenPipes()
         let path = "\(folder.path)/ospite/\(machine)/vnc"
@@ -40,8 +55,7 @@ final class ScreenViewer {
                 return bytes
             }, send: { try socket.writeAll($0) })
         try viewer.connect()
-        let rom = try? Data(contentsOf: URL(fileURLWithPath: "/usr/share/seabios/vgabios-stdvga.bin"))
-        reader = rom.flatMap { VGAFontReader(videoBIOS: Array($0)) }
+        self.reader = try reader ?? Self.textMode()
     }
 
     /// Leaves without a word.
@@ -50,8 +64,7 @@ final class ScreenViewer {
     /// What a text screen shows now.
     func text() throws -> [String] {
         try viewer.capture()
-        return try #require(reader, "the video BIOS has no font that we know").text(
-            viewer.pixels, width: viewer.width)
+        return reader.text(viewer.pixels, width: viewer.width)
     }
 
     /// Looks until a row has `words`; the screen then.
