@@ -6,6 +6,11 @@ extension MachineSpec {
     public static let memorySizes = MemorySize.mebibytes(2)...MemorySize.mebibytes(1 << 20)
     /// Emitted code jumps with 32-bit displacements inside the cache.
     public static let codeCaches = MemorySize.mebibytes(1)...MemorySize.mebibytes(1024)
+    /// For a machine that does not say: what a Linux system needs while it starts, for each processor.
+    /// Memory that no code is put into is not taken from the host.
+    public static func usualCodeCache(cpus: Int) -> MemorySize {
+        min(.mebibytes(64 * UInt64(min(max(cpus, 1), cpuCounts.upperBound))), codeCaches.upperBound)
+    }
     /// The x86 limit of Linux, less the NUL (Linux boot protocol, `cmdline_size`).
     public static let longestCommandLine = 2047
     /// COM1 to COM4 have standard ports.

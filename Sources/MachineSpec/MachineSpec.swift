@@ -207,7 +207,7 @@ public struct MachineSpec: Equatable, Sendable {
     /// Nil: nobody can look at the screen.
     public var display: DisplaySpec?
     public var options: RunOptions = []
-    /// Bytes of host memory for translated code.
+    /// Bytes of host memory for decoded and translated code, shared out among the processors.
     public var codeCache = MemorySize.mebibytes(64)
     public var sandbox: SandboxMode = .on
     /// /dev/kvm; nil when the host has none or the software CPU was asked for.

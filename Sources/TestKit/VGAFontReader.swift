@@ -22,8 +22,8 @@ public struct VGAFontReader {
         self.top = top
     }
 
-    /// Finds the font in a program that draws with it, a video BIOS or another: 'A' of the usual 8 by 16 font,
-    /// and the characters around it.
+    /// Finds the font in a program that draws with it, a video BIOS or another: 'A' of the usual 8 by 16
+    /// font, and the characters around it.
     public init?(in program: [UInt8], cellWidth: Int = 9, top: Int = 0) {
         let a: [UInt8] = [0, 0, 0x10, 0x38, 0x6C, 0xC6, 0xC6, 0xFE, 0xC6, 0xC6, 0xC6, 0xC6, 0, 0, 0, 0]
         let first = 0x41 * 16, last = program.count - (256 - 0x41) * 16

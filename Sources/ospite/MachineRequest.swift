@@ -172,7 +172,10 @@ struct MachineRequest {
         spec.sandbox = try choice(command.sandbox, "--sandbox", [("on", .on), ("log", .log)])
         spec.cpuCount = command.cpus
         spec.memory = try MemorySize(parsing: command.memory, option: "--memory")
-        spec.codeCache = try MemorySize(parsing: command.codeCache, option: "--code-cache")
+        spec.codeCache =
+            try command.codeCache.map { text throws(SpecError) in
+                try MemorySize(parsing: text, option: "--code-cache")
+            } ?? MachineSpec.usualCodeCache(cpus: command.cpus)
         let switches: [(Bool, RunOptions)] = [
             (command.debugExit, .debugExit), (command.noReboot, .noReboot),
             (command.noTranslate, .noTranslate), (command.verify, .verify), (command.stats, .statistics),

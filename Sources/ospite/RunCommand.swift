@@ -70,8 +70,9 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "Keep no disk write: every image stays as it is.")
     var snapshot = false
 
-    @Option(help: "Host memory for translated code.")
-    var codeCache = "64M"
+    @Option(
+        help: "Host memory for decoded and translated code of all CPUs. (default: 64M a CPU, at most 1G)")
+    var codeCache: String?
 
     @Flag(help: "Interpret only.")
     var noTranslate = false

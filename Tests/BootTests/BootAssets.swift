@@ -157,6 +157,61 @@ enum BootAssets {
     }()
     private static let debianDisk = folder + "/debian-gcc.img"
 
+    /// A GPT disk with that system for a UEFI: GRUB, a kernel and its initial RAM disk in the first
+    /// partition, the system in the second.
+    static func debianUEFIDisk(_ kernel: InstalledKernel, in scratch: ScratchFolder) throws -> String {
+        let system = try debianDisk(in: scratch), disk = scratch.path + "/uefi.img"
+        let initrd = try initialRAMDisk(kernel, init: "root-init")
+        let menu = """
+            set timeout=0
+            menuentry Debian {
+              linux /linux console=ttyS0 quiet panic=-1 root=/dev/vda2
+              initrd /initrd
+            }
+
+            """
+        _ = try scratch.file("grub.cfg", Data(menu.utf8))
+        // In MiB: the first partition begins at 1.
+        let size = (first: 96, second: 2048)
+        let table = """
+            label: gpt
+            start=1MiB, size=\(size.first)MiB, type=U
+            size=\(size.second)MiB, type=L
+
+            """
+        let parts = "part_gpt fat normal linux configfile all_video"
+        try script([
+            "sh", "-e", "-c",
+            """
+            cd '\(scratch.path)'
+            grub-mkimage -O x86_64-efi -p /EFI/debian -o grub.efi \(parts)
+            truncate -s \(size.first)M esp
+            mformat -i esp -F ::
+            mmd -i esp ::/EFI ::/EFI/BOOT ::/EFI/debian
+            mcopy -i esp grub.efi ::/EFI/BOOT/BOOTX64.EFI
+            mcopy -i esp grub.cfg ::/EFI/debian/grub.cfg
+            mcopy -i esp '\(kernel.path)' ::/linux
+            mcopy -i esp '\(initrd)' ::/initrd
+            truncate -s \(size.first + size.second + 2)M '\(disk)'
+            printf '%s' '\(table)' | sfdisk -q '\(disk)'
+            dd if=esp of='\(disk)' bs=1M seek=1 conv=notrunc,sparse 2>/dev/null
+            dd if='\(system)' of='\(disk)' bs=1M seek=\(1 + size.first) conv=notrunc,sparse 2>/dev/null
+            rm esp '\(system)'
+            """,
+        ])
+        return disk
+    }
+
+    /// Why no such disk can be made here.
+    static let uefiDiskProblem: String? = {
+        let files = [
+            "/usr/bin/grub-mkimage", "/usr/bin/mformat", "/usr/sbin/sfdisk",
+            "/usr/lib/grub/x86_64-efi/modinfo.sh", InstalledFirmware.uefi,
+        ]
+        let missing = files.filter { !FileManager.default.isReadableFile(atPath: $0) }
+        return missing.isEmpty ? nil : "Missing: \(missing.joined(separator: ", ")); see Scripts/packages"
+    }()
+
     /// A copy for one test of a disk with a small Debian system and gcc, which is made once and kept between
     /// runs.
     static func debianDisk(in scratch: ScratchFolder) throws -> String {

@@ -32,5 +32,24 @@ extension BootTests {
             #expect(lines.contains("running"), "\(GuestProblem("is-system-running", machine))")
             #expect(lines.contains("\(cpus)"), "\(GuestProblem("nproc", machine))")
         }
+
+        @Test(.enabled(if: BootAssets.uefiDiskProblem == nil, "\(BootAssets.uefiDiskProblem ?? "")"))
+        func `a Debian disk with GRUB for UEFI starts by OVMF and lets root in`() throws {
+            let folder = try ScratchFolder()
+            let kernel = InstalledKernel.cloud
+            let disk = try BootAssets.debianUEFIDisk(kernel, in: folder)
+            let machine = try GuestMachine(
+                ["--disk", disk, "--firmware", "uefi", "--accel", "soft", "--no-reboot", "--memory", "1G"],
+                in: folder,
+                patience: 400)
+            try machine.wait(for: "ospite-guest login: ")
+            machine.type("root\r")
+            try machine.wait(for: ":~#")
+            machine.type("ls /sys/firmware/efi/systab; findmnt -n -o SOURCE /; poweroff\r")
+            #expect(try machine.status() == 0, "\(GuestProblem("status", machine))")
+            let lines = machine.consoleLines
+            #expect(lines.contains("/sys/firmware/efi/systab"), "\(GuestProblem("EFI", machine))")
+            #expect(lines.contains("/dev/vda2"), "\(GuestProblem("the root's disk", machine))")
+        }
     }
 }
