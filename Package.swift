@@ -63,6 +63,7 @@ let package = Package(
             ["BlockStorage", "PCIBus", "DeviceModel", "GuestMemory", "LinuxHost", "ByteLayout"]),
         library("DiskImages", ["LinuxHost"]),
         library("CharacterBackends", ["LinuxHost"]),
+        library("GDBRemote", ["X86Architecture"]),
         library("RFB", ["ScreenSurface", "Compression", "ByteLayout"]),
         library("VirtioDevices", ["Virtio", "PCIBus", "BlockStorage", "DeviceModel", "ByteLayout"]),
         // Floor 3: firmware.
@@ -78,7 +79,7 @@ let package = Package(
                 "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
                 "PCIBus", "Q35Chipset", "DisplayDevices", "ScreenSurface", "BlockStorage",
                 "StorageDevices", "VirtioDevices",
-                "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
+                "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages", "GDBRemote",
             ]),
         // Floor 6: programs.
         .executableTarget(
@@ -126,6 +127,10 @@ let package = Package(
             swiftSettings: plain),
         .testTarget(
             name: "RFBTests", dependencies: ["RFB", "ScreenSurface", "Compression", "ByteLayout", "TestKit"],
+            swiftSettings: plain),
+        .testTarget(
+            name: "GDBTests",
+            dependencies: ["GDBRemote", "X86Architecture", "SoftCPU", "VCPUEngine", "TestKit"],
             swiftSettings: plain),
         .testTarget(
             name: "HostTests",

@@ -43,6 +43,8 @@ enum RunEvent: Sendable {
     case command(MachineCommand)
     case machine(MachineEvent)
     case vcpu(Int, VCPUThread.Event)
+    /// The debugger's connection has something.
+    case debugger
 }
 
 /// Where events wait for the main thread. A guest that floods it with the same event adds nothing.
@@ -62,6 +64,17 @@ final class RunInbox: Sendable {
         return hasRoom
     }
 
+    /// There is always room for one, and one is enough.
+    func postDebugger() {
+        events.withLock { events in
+            let isThere = events.contains { event in
+                if case .debugger = event { true } else { false }
+            }
+            if !isThere { events.append(.debugger) }
+        }
+        parker.unpark()
+    }
+
     func next() -> RunEvent {
         while true {
             if let event = events.withLock({ $0.isEmpty ? nil : $0.removeFirst() }) { return event }
@@ -73,7 +86,10 @@ final class RunInbox: Sendable {
     func forgetMachineEvents() {
         events.withLock { events in
             events.removeAll { event in
-                if case .command = event { false } else { true }
+                switch event {
+                case .command, .debugger: false
+                case .machine, .vcpu: true
+                }
             }
         }
     }

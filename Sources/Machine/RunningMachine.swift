@@ -14,22 +14,27 @@ internal import X86Architecture
 ///
 /// Confinement: the main thread of the machine's process.
 final class RunningMachine {
-    private let spec: MachineSpec
-    private let board: Board
+    let spec: MachineSpec
+    let board: Board
     private let inbox: RunInbox
     private let events: @Sendable (MachineReport) -> Void
     private let engine: MachineEngine
-    private let threads: [VCPUThread]
+    let threads: [VCPUThread]
     /// Said once the machine has started.
     private let notice: String?
     private let screenText: Descriptor?
-    private var isPaused = false
+    /// Why the machine stands still, with its clocks.
+    private var holders: Set<Holder> = []
+    private var isPaused: Bool { !holders.isEmpty }
+    let debugger: Debugger?
     /// In ACPI S3: no vCPU runs, devices wait for what wakes the machine.
     private var isAsleep = false
     private var said: Set<String> = []
     /// The host's time-stamp counter when the machine was paused.
     private var pausedAt: UInt64 = 0
     private let started = HostTime.monotonic
+
+    enum Holder { case owner, debugger }
 
     init(
         spec: MachineSpec, resources: MachineResources, inbox: RunInbox,
@@ -56,6 +61,7 @@ final class RunningMachine {
             threads.append(try Self.thread(try engine.makeVCPU(index), inbox))
         }
         self.threads = threads
+        debugger = try Self.debugger(spec, resources, board, threads, inbox)
         sleepers.connect(threads)
     }
 
@@ -102,9 +108,12 @@ final class RunningMachine {
         try powerOn()
         events(.started(engine: engine.name))
         if let notice { events(.notice(notice)) }
+        if spec.debugger?.waits == true { halt(for: .debugger) }
         releaseVCPUs()
         while true {
             switch inbox.next() {
+            case .debugger:
+                if let status = talkToDebugger() { return status }
             case .command(let command):
                 if let status = handle(command) { return status }
             case .machine(let event):
@@ -136,9 +145,11 @@ final class RunningMachine {
     }
 
     /// Unless something else still keeps them from running.
-    private func releaseVCPUs() {
+    func releaseVCPUs() {
         guard !isPaused, !isAsleep else { return }
-        for thread in threads { thread.release() }
+        for (index, thread) in threads.enumerated() where debugger?.keepsStill(index) != true {
+            thread.release()
+        }
     }
 
     private func reset() throws(BoardError) {
@@ -156,8 +167,9 @@ final class RunningMachine {
         releaseVCPUs()
     }
 
-    private func end(_ reason: ExitReason) -> Int32 {
+    func end(_ reason: ExitReason) -> Int32 {
         stopVCPUs()
+        debugger?.end(status: reason.exitStatus)
         for device in board.devices { device.pause() }
         for backend in board.serial { backend.close() }
         for image in board.images { image.close() }
@@ -193,26 +205,36 @@ final class RunningMachine {
 
     // MARK: Pause
 
+    /// The machine stands still from now on, with its clocks; devices have finished what they began.
+    func halt(for holder: Holder) {
+        let wasRunning = holders.isEmpty
+        holders.insert(holder)
+        guard wasRunning else { return }
+        stopVCPUs()
+        pausedAt = TimeStampCounter.now
+        engine.clockStops()
+        board.clock.pause()
+        for device in board.devices { device.pause() }
+    }
+
+    func isHeld(by holder: Holder) -> Bool { holders.contains(holder) }
+
+    /// One reason less to stand still.
+    func goOn(for holder: Holder) {
+        guard holders.remove(holder) != nil, holders.isEmpty else { return }
+        for device in board.devices { device.resume() }
+        board.clock.resume()
+        engine.clockGoesOn(threads, after: TimeStampCounter.now &- pausedAt)
+        releaseVCPUs()
+    }
+
     private func pause() {
-        if !isPaused {
-            isPaused = true
-            stopVCPUs()
-            pausedAt = TimeStampCounter.now
-            engine.clockStops()
-            board.clock.pause()
-            for device in board.devices { device.pause() }
-        }
+        halt(for: .owner)
         events(.paused)
     }
 
     private func resume() {
-        if isPaused {
-            isPaused = false
-            for device in board.devices { device.resume() }
-            board.clock.resume()
-            engine.clockGoesOn(threads, after: TimeStampCounter.now &- pausedAt)
-            releaseVCPUs()
-        }
+        goOn(for: .owner)
         events(.resumed)
     }
 
@@ -260,6 +282,7 @@ final class RunningMachine {
     private func leaveKVM(because reason: String) throws(BoardError) {
         stopVCPUs()
         try engine.moveToSoftware(threads)
+        debugger?.setStops()
         events(.notice("KVM cannot go on (\(reason)); the guest continues on the software CPU."))
         releaseVCPUs()
     }
@@ -307,6 +330,9 @@ final class RunningMachine {
             return nil
         case .cannotGoOn(let reason):
             throw BoardError("vCPU \(vcpu) cannot go on: \(reason).")
+        case .debug(let stop):
+            stopForDebugger(stop, vcpu: vcpu)
+            return nil
         }
     }
 }

@@ -13,6 +13,8 @@ final class VCPUThread: Sendable {
         /// The engine that `vcpu` names cannot execute the next instruction; another may.
         case cannotExecute(reason: String, vcpu: ObjectIdentifier)
         case cannotGoOn(String)
+        /// For the debugger. The vCPU may be released any time.
+        case debug(DebugStop)
     }
     private enum Wish: Sendable { case run, hold, end }
     private struct Control {
@@ -64,6 +66,9 @@ final class VCPUThread: Sendable {
         case .cannotExecute(let reason):
             stop(.cannotExecute(reason: reason, vcpu: ObjectIdentifier(vcpu)))
         case .failed(let reason): stop(.cannotGoOn(reason))
+        case .debug(let stop):
+            control.withLock { if $0.wish == .run { $0.wish = .hold } }
+            report(index, .debug(stop))
         }
     }
 

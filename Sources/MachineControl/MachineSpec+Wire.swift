@@ -34,6 +34,8 @@ extension MachineSpec {
         for port in serialPorts { port.write(to: &writer) }
         writer.put(UInt8(console == nil ? 0 : 1))
         console?.write(to: &writer)
+        writer.put(debugger?.listener)
+        writer.put(UInt8(debugger?.waits == true ? 1 : 0))
     }
 
     init(reading reader: inout WireReader) throws(WireError) {
@@ -77,6 +79,9 @@ extension MachineSpec {
             serialPorts.append(try SerialBackend(reading: &reader))
         }
         if try reader.takeFlag() { console = try SerialBackend(reading: &reader) }
+        let debugSocket = try reader.takeResource(), waits = try reader.takeFlag()
+        guard debugSocket != nil || !waits else { throw WireError("a wait for no debugger") }
+        debugger = debugSocket.map { DebuggerSpec(listener: $0, waits: waits) }
     }
 
     private static func takeBoot(_ reader: inout WireReader) throws(WireError) -> KernelBoot? {

@@ -5,7 +5,7 @@ public enum ViewerPlace: Equatable, Sendable {
     case unixSocket(path: String)
 
     /// `HOST:PORT`, `[HOST]:PORT` or `unix:PATH`; no host is 127.0.0.1.
-    init(parsing text: some StringProtocol, option: String) throws(SpecError) {
+    public init(parsing text: some StringProtocol, option: String) throws(SpecError) {
         if text.hasPrefix("unix:") {
             let path = String(text.dropFirst("unix:".count))
             guard !path.isEmpty, path.utf8.count <= SerialOption.longestSocketPath else {

@@ -149,6 +149,7 @@ extension MachineSpec {
         var all: [ResourceIndex?] = [
             kvm, perfMap, boot?.kernel, boot?.initialRAMDisk, firmware?.image, firmware?.variables,
             firmware?.videoROM, firmware?.log, firmware?.screenText, display?.surface, display?.link,
+            debugger?.listener,
         ]
         for disk in disks + floppies { all += [disk.image, disk.overlay] }
         for drive in drives { all.append(drive.disc) }

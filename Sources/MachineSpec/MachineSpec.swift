@@ -161,6 +161,19 @@ public struct DisplaySpec: Equatable, Sendable {
     }
 }
 
+/// A debugger that speaks gdb's remote protocol may connect.
+public struct DebuggerSpec: Equatable, Sendable {
+    /// A listening stream socket.
+    public var listener: ResourceIndex
+    /// The machine stands still until the debugger lets it go.
+    public var waits: Bool
+
+    public init(listener: ResourceIndex, waits: Bool = false) {
+        self.listener = listener
+        self.waits = waits
+    }
+}
+
 /// Switches that change how a machine runs, not what it is.
 public struct RunOptions: OptionSet, Hashable, Sendable {
     public let rawValue: UInt32
@@ -214,6 +227,7 @@ public struct MachineSpec: Equatable, Sendable {
     public var kvm: ResourceIndex?
     /// Takes the names of translated code, for `perf`.
     public var perfMap: ResourceIndex?
+    public var debugger: DebuggerSpec?
 
     public init(name: MachineName, uuid: MachineUUID) {
         self.name = name

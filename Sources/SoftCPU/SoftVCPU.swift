@@ -44,6 +44,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     private(set) var lockstep: Lockstep?
     /// Why the vCPU cannot go on.
     var failure: String?
+    /// Where a debugger wants to stop.
+    var debugging = Debugging()
     /// Page-map indices of written code; one of `.max` means all.
     let stalePages = Mutex<[Int]>([])
     /// Pages of code that this vCPU has no permission to store to, with their words of then.
@@ -74,6 +76,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         static let events: UInt32 = 1
         static let exit: UInt32 = 2
         static let codePages: UInt32 = 4
+        /// A breakpoint of a debugger was reached.
+        static let debugger: UInt32 = 8
     }
 
     init(

@@ -12,6 +12,8 @@ public enum Exit: Sendable, Equatable {
     case cannotExecute(reason: String)
     /// The host refused something; the machine cannot go on.
     case failed(reason: String)
+    /// At one of the places of `setDebugStops`. The state is consistent.
+    case debug(DebugStop)
 }
 
 /// One virtual CPU of an engine. `run`, `state` and `load` are called on the vCPU's own thread (or while that
@@ -27,6 +29,9 @@ public protocol VCPU: AnyObject, Sendable {
     func wake()
     func state() -> VCPUState
     func load(_ state: VCPUState)
+    /// Where `run` stops from now on; after a step, `stepsOnce` is spent. Like `load`, while the vCPU is not
+    /// running. False, and nothing changes: this engine cannot stop there.
+    func setDebugStops(_ stops: DebugStops) -> Bool
     /// Guest instructions executed, when the engine counts them.
     var instructionCount: UInt64? { get }
     /// What the guest would read with RDTSC now, for the TSC-deadline timer. Any thread.
@@ -37,6 +42,7 @@ public protocol VCPU: AnyObject, Sendable {
 
 extension VCPU {
     public var statistics: [String] { [] }
+    public func setDebugStops(_ stops: DebugStops) -> Bool { stops.isEmpty }
     public var timeStampCounter: UInt64 { 0 }
 }
 

@@ -23,18 +23,22 @@ struct MachineRequest {
     /// Who may see the screen.
     let display: DisplayOption
     private let screen: ScreenOptions
+    private let debugging: DebugOptions
+    private let debuggerPlace: ViewerPlace?
     var screenPassword: [UInt8]? { get throws(RunFailure) { try screen.password() } }
 
     init(_ command: RunCommand) throws(RunFailure) {
         if let refusal = command.later.refusal { throw .usage(refusal) }
         starting = command.starting
         screen = command.screen
+        debugging = command.debugging
         usesFirmware = try Self.usesFirmware(command)
         guard command.kernel != nil || (command.initrd == nil && command.append == nil) else {
             throw .usage("--initrd and --append go with --kernel.")
         }
         do throws(SpecError) {
             spec = try Self.spec(command)
+            debuggerPlace = try command.debugging.place()
             display = try command.screen.option(usesFirmware: usesFirmware)
             let image = command.starting.image, isDisc = image.map { OpenedFiles.isDisc($0) } ?? false
             // An image of a disc was given to be booted.
@@ -113,6 +117,7 @@ struct MachineRequest {
             rehearsal.boot = KernelBoot(kernel: ResourceIndex(0), commandLine: commandLine)
         }
         if namesCode { rehearsal.perfMap = ResourceIndex(3) }
+        if debuggerPlace != nil { rehearsal.debugger = DebuggerSpec(listener: ResourceIndex(4)) }
         if usesFirmware { rehearsal.firmware = FirmwareSpec(image: ResourceIndex(0)) }
         if display != .none {
             rehearsal.display = DisplaySpec(surface: ResourceIndex(1), link: ResourceIndex(2))
@@ -158,6 +163,10 @@ struct MachineRequest {
         }
         opened.kvm = try files.addKVM(opened.accelerator)
         if namesCode { opened.perfMap = try files.addPerfMap() }
+        if let debuggerPlace {
+            let listener = try files.addDebugger(at: debuggerPlace)
+            opened.debugger = DebuggerSpec(listener: listener, waits: debugging.gdbWait)
+        }
         return opened
     }
 

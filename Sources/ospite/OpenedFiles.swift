@@ -20,10 +20,19 @@ struct OpenedFiles {
         return ResourceIndex(UInt8(descriptors.count - 1))
     }
 
+    /// A socket for a debugger.
+    mutating func addDebugger(at place: ViewerPlace) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            return add(try listen(at: place))
+        } catch {
+            throw .host("--gdb cannot be used: \(error). Give a free port, or a path that you may write.")
+        }
+    }
+
     /// What the machine shares with the process that shows its screen.
     mutating func addScreen(_ descriptor: Descriptor) -> ResourceIndex { add(descriptor) }
 
-    /// A socket for viewers, which the machine's own process does not get.
+    /// A socket for viewers, which the machine's own process does not get, or for a debugger.
     mutating func listen(at place: ViewerPlace) throws(HostError) -> Descriptor {
         switch place {
         case .network(let host, let port):

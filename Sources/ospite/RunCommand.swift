@@ -96,6 +96,8 @@ struct RunCommand: ParsableCommand {
 
     @OptionGroup var screen: ScreenOptions
 
+    @OptionGroup var debugging: DebugOptions
+
     @OptionGroup var later: LaterOptions
 
     func run() throws {

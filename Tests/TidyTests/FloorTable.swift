@@ -14,7 +14,7 @@ let floorTable: [String: Int] = [
     "ChipsetDevices": 3, "PCIBus": 3, "Q35Chipset": 3, "DisplayDevices": 3, "Virtio": 3, "VirtioDevices": 3,
     "BlockStorage": 3, "StorageDevices": 3,
     // back ends
-    "DiskImages": 3, "CharacterBackends": 3, "RFB": 3,
+    "DiskImages": 3, "CharacterBackends": 3, "RFB": 3, "GDBRemote": 3,
     // firmware
     "FirmwareTables": 3, "BootLoaders": 3,
     // the machine

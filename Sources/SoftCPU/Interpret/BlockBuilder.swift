@@ -162,6 +162,11 @@ extension SoftVCPU {
         while draft.count < most, !draft.ended {
             let offset = Int(physical & 0xFFF) + draft.length
             guard offset < 4096 else { break }
+            if mode & 4 == 0, debugging.mayStop(atPageOffset: offset) {
+                // It begins a block, whose first op has a look. No block that has one is translated.
+                guard draft.length == 0 else { break }
+                store(MicroOp(handler: Lowering.breakpoint), &draft)
+            }
             guard try append(&draft, first, offset, linear, mode) else { break }
         }
         let instructions = draft.count
@@ -198,7 +203,7 @@ extension SoftVCPU {
         var decoded = Result { () throws(DecodeFailure) in try decoder.decode(bytes, mode: codeMode) }
         if case .failure(.truncated) = decoded {
             // It goes on in the next page: alone in its block, so that a fault there comes at its turn.
-            guard draft.count == 0 else { return false }
+            guard draft.length == 0 else { return false }
             // The limit counts before the page.
             if cpu.s.modeKey & 8 == 0,
                 cpu.s.rip &+ UInt64(4096 - offset) > UInt64(cpu.s.segments[Segment.cs].limit)
@@ -220,7 +225,7 @@ extension SoftVCPU {
         case .success(let instruction):
             let end = cpu.s.rip &+ UInt64(draft.length) &+ UInt64(instruction.length) &- 1
             if cpu.s.modeKey & 8 == 0, end > UInt64(cpu.s.segments[Segment.cs].limit) {
-                guard draft.count == 0 else { return false }
+                guard draft.length == 0 else { return false }
                 throw .protection()
             }
             op.length = instruction.length

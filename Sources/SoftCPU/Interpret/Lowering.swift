@@ -254,4 +254,14 @@ enum Lowering {
         cpu.owner.clearCode()
         return Step.ended
     }
+    /// In front of an instruction that a debugger may want to stop at (DebuggerStops.swift).
+    static let breakpoint: Handler = { c, o in
+        let cpu = CPU(address: c)
+        cpu.s.instructionCount &-= 1
+        guard cpu.owner.debugging.reaches(cpu.linearRIP) else { return Step.next }
+        cpu.s.linkSlot = 0
+        cpu.s.nextBlock = 0
+        cpu.setAttention(SoftVCPU.Attention.debugger)
+        return Step.ended
+    }
 }

@@ -45,6 +45,10 @@ extension SoftVCPU {
                 cpu.s.shutdown = false
                 return .shutdown
             }
+            if debugging.isActive {
+                if let exit = runForDebugger() { return exit }
+                continue
+            }
             if cpu.hasAttention || cpu.s.activity != .running {
                 if let exit = handleAttention() { return exit }
                 if cpu.s.activity != .running { continue }
@@ -64,7 +68,7 @@ extension SoftVCPU {
     }
 
     /// Runs blocks until something wants attention or single steps.
-    private func runBlocks() {
+    func runBlocks() {
         let cpu = self.cpu
         // Only breakpoints look at RF, and it ends with the next instruction.
         cpu.s.otherFlags &= ~RFlags.resume.rawValue
@@ -83,8 +87,12 @@ extension SoftVCPU {
                 cpu.s.linkSlot = 0
             }
             if runsTranslated, step(block) { continue }
-            // What translated code left behind STI: the next instruction runs now.
-            cpu.s.interruptShadow = false
+            // What translated code left behind STI: the next instruction runs now, unless it may be one that
+            // a debugger stops at.
+            if cpu.s.interruptShadow {
+                if debugging.isActive { break }
+                cpu.s.interruptShadow = false
+            }
             guard cpu.execute(block) else { break }
         }
         cpu.s.linkSlot = 0
@@ -142,7 +150,7 @@ extension SoftVCPU {
     }
 
     /// One instruction with debug and shadow semantics (SDM vol. 3 §17.3, §6.8.3).
-    private func runOneInstruction() {
+    func runOneInstruction() {
         cpu.s.linkSlot = 0
         cpu.s.nextBlock = 0
         let wasTrap = cpu.s.otherFlags & RFlags.trap.rawValue != 0
@@ -184,7 +192,7 @@ extension SoftVCPU {
     // MARK: Attention
 
     /// Interrupts, signals, exits and TLB requests. Sleeps while the vCPU is halted.
-    private func handleAttention() -> Exit? {
+    func handleAttention() -> Exit? {
         cpu.s.linkSlot = 0
         cpu.s.nextBlock = 0
         while true {
@@ -252,7 +260,7 @@ extension SoftVCPU {
     }
 
     /// Pages with translated code were written.
-    private func dropStaleCode() {
+    func dropStaleCode() {
         let list = stalePages.withLock { pages in
             defer { pages = [] }
             return pages

@@ -147,7 +147,7 @@ extension CPU {
         try checkCanonical(linear, segment)
         try checkAlignment(linear, size, context)
         let inPage = Int(0x1000 &- (linear & 0xFFF))
-        if hasBreakpoints { noteDataBreakpoints(linear, size, isWrite: false) }
+        if watchesAccesses { noteDataBreakpoints(linear, size, isWrite: false) }
         if size <= inPage { return try loadInPage(linear, size, context) }
         let second = try secondPage(linear, inPage, segment)
         let low = try loadBytes(linear, inPage, context)
@@ -183,7 +183,7 @@ extension CPU {
                 try owner.engine.splitLock.withLock { _ throws(Fault) in try storeParts() }
             }
         }
-        if hasBreakpoints { noteDataBreakpoints(linear, size, isWrite: true) }
+        if watchesAccesses { noteDataBreakpoints(linear, size, isWrite: true) }
     }
 
     /// `count` bytes (1...7) of one page, one by one. The first fills the TLB for the others.
@@ -252,7 +252,7 @@ extension CPU {
             _ = try translate(second, access)
             return 0
         }
-        guard let region = owner.region(at: found.page), region.isRAM, !hasBreakpoints else { return 0 }
+        guard let region = owner.region(at: found.page), region.isRAM, !watchesAccesses else { return 0 }
         let host = visiblePage(region.host &+ UInt(found.page &- region.start))
         noteStore(found.page, region)
         fill(linear, s.tlbContext, host, found, region)
@@ -262,7 +262,7 @@ extension CPU {
     /// For translated code: what leads from `linear` to its host address; the page is remembered. Nil when
     /// an access cannot go there directly.
     func fillPage(_ linear: UInt64, write: Bool) throws(Fault) -> UInt? {
-        guard !hasBreakpoints, s.tlbContext != TLB.userAligned else { return nil }
+        guard !watchesAccesses, s.tlbContext != TLB.userAligned else { return nil }
         try checkCanonical(linear, 3)
         let found = try translate(linear, pageAccess(s.tlbContext, write ? .write : []))
         guard let region = owner.region(at: found.page) else { return nil }
@@ -283,7 +283,7 @@ extension CPU {
     private func fill(
         _ linear: UInt64, _ context: UInt32, _ host: UInt, _ found: Translation, _ region: MemoryMapEntry
     ) {
-        guard !hasBreakpoints, context != TLB.userAligned else { return }
+        guard !watchesAccesses, context != TLB.userAligned else { return }
         let entry = unsafe Self.entry(tlbBase(context), linear)
         let tag = linear & TLB.pageMask
         let index = region.firstPage + Int((found.page &- region.start) >> 12)

@@ -180,4 +180,8 @@ struct CPUState: BitwiseCopyable {
     var endsInMemory: UInt64 = 0
     /// What runs is a trial (LockstepTrial.swift): nothing outside this state may change.
     var inTrial: Bool = false
+    /// A debugger watches memory: accesses take the slow path, and instructions run one by one.
+    var debuggerWatches: Bool = false
+    /// A debugger steps: repetitions of a string instruction run one by one.
+    var debuggerSteps: Bool = false
 }

@@ -74,8 +74,13 @@ extension CPU {
     /// Whether any breakpoint is enabled.
     @inline(__always) var hasBreakpoints: Bool { s.dr[7] & 0xFF != 0 }
 
+    /// Whether the slow path must look at every access: for the guest or for a debugger.
+    @inline(__always) var watchesAccesses: Bool { hasBreakpoints || s.debuggerWatches }
+
     /// Whether debug traps may come after every instruction, and every repetition of one.
-    var runsSingleSteps: Bool { hasBreakpoints || s.otherFlags & RFlags.trap.rawValue != 0 }
+    var runsSingleSteps: Bool {
+        watchesAccesses || s.debuggerSteps || s.otherFlags & RFlags.trap.rawValue != 0
+    }
 
     private enum Condition {
         static let execute: UInt64 = 0, write: UInt64 = 1, port: UInt64 = 2, access: UInt64 = 3
@@ -103,6 +108,7 @@ extension CPU {
         s.pendingDebug |= breakpoints(linear, size) {
             $0 == Condition.access || isWrite && $0 == Condition.write
         }
+        if s.debuggerWatches { owner.debugging.note(linear, size: UInt64(size), isWrite: isWrite) }
     }
 
     /// Whether an instruction breakpoint is set at `linear`; sets its DR6 bits.
