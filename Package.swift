@@ -58,6 +58,7 @@ let package = Package(
         library("Q35Chipset", ["PCIBus", "DeviceModel", "GuestMemory"]),
         library("Virtio", ["PCIBus", "DeviceModel", "ByteLayout"]),
         library("BlockStorage", ["GuestMemory"]),
+        library("SCSICommands", ["BlockStorage", "ByteLayout"]),
         library(
             "StorageDevices",
             ["BlockStorage", "PCIBus", "DeviceModel", "GuestMemory", "LinuxHost", "ByteLayout"]),
@@ -65,7 +66,12 @@ let package = Package(
         library("CharacterBackends", ["LinuxHost"]),
         library("GDBRemote", ["X86Architecture"]),
         library("RFB", ["ScreenSurface", "Compression", "ByteLayout"]),
-        library("VirtioDevices", ["Virtio", "PCIBus", "BlockStorage", "DeviceModel", "ByteLayout"]),
+        library(
+            "VirtioDevices",
+            ["Virtio", "PCIBus", "BlockStorage", "SCSICommands", "DeviceModel", "ByteLayout"]),
+        library(
+            "USBDevices",
+            ["PCIBus", "BlockStorage", "SCSICommands", "DeviceModel", "GuestMemory", "ByteLayout"]),
         // Floor 3: firmware.
         library("FirmwareTables", ["GuestMemory", "ByteLayout"]),
         library("BootLoaders", ["GuestMemory", "X86Architecture", "ByteLayout"]),
@@ -78,8 +84,8 @@ let package = Package(
             [
                 "MachineSpec", "MachineControl", "SoftCPU", "KVMEngine", "ChipsetDevices",
                 "PCIBus", "Q35Chipset", "DisplayDevices", "ScreenSurface", "BlockStorage",
-                "StorageDevices", "VirtioDevices",
-                "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages", "GDBRemote",
+                "StorageDevices", "VirtioDevices", "USBDevices", "GDBRemote",
+                "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
         // Floor 6: programs.
         .executableTarget(
@@ -121,7 +127,7 @@ let package = Package(
             dependencies: [
                 "ChipsetDevices", "PCIBus", "Q35Chipset", "DisplayDevices", "ScreenSurface", "Virtio",
                 "VirtioDevices",
-                "BlockStorage", "StorageDevices",
+                "BlockStorage", "StorageDevices", "USBDevices",
                 "Machine", "TestKit", "StateCodec", "LinuxHost", "MachineControl", "MachineSpec",
             ],
             swiftSettings: plain),

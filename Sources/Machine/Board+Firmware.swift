@@ -55,9 +55,9 @@ extension Board {
     /// Virtio devices come after the screen, if there is one.
     static func firstVirtioSlot(_ spec: MachineSpec) -> Int { spec.firmware == nil ? 1 : screenSlot + 1 }
 
-    static let ideSlot = 30
+    static let ideSlot = 30, usbSlot = 29
     /// NVMe controllers fill the bus from above. With 24 disks at most there is always room.
-    static func nvmeSlot(_ number: Int) -> Int { 29 - number }
+    static func nvmeSlot(_ number: Int) -> Int { 28 - number }
 
     static func memoryLayout(_ spec: MachineSpec, _ firmware: FirmwareImage?) -> [GuestMemory.Layout] {
         let ram = spec.memory.bytes & ~0xFFF

@@ -45,6 +45,10 @@ struct BootOrder {
             // The controller comes after the virtio disks.
             let slot = Board.firstVirtioSlot(spec) + spec.disks.count { $0.bus == .virtio }
             return "/pci@i0cf8/scsi@\(hexadecimal(slot))/channel@0/disk@\(hexadecimal(next(on: bus))),0"
+        case .usb:
+            // Sockets are counted from 1, the SuperSpeed ports of sticks from the first one.
+            let socket = hexadecimal(next(on: bus) + 1)
+            return "/pci@i0cf8/usb@\(hexadecimal(Board.usbSlot))/storage@\(socket)/channel@0/disk@0,0"
         case .sata: return "/pci@i0cf8/pci8086,2922@1f,2/drive@\(next(on: bus))/disk@0"
         }
     }

@@ -9,6 +9,7 @@ internal import LinuxHost
 internal import MachineSpec
 internal import Q35Chipset
 internal import StorageDevices
+internal import USBDevices
 internal import Virtio
 internal import VirtioDevices
 
@@ -40,6 +41,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
     DeviceEntry(FlashMemory.kind)  { board throws(BoardError) in try board.addFlash() },
+    DeviceEntry(XHCIController.kind)  { board throws(BoardError) in try board.addUSB() },
     DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addVGA() },
     DeviceEntry(FirmwareConfig.kind)  { board throws(BoardError) in try board.addFirmwareConfig() },
     DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
@@ -157,6 +159,18 @@ extension BoardAssembly {
                 context, try diskBackend(index), serial: Self.serial(ofDisk: index))
             add(controller, controller.function, slot: Board.nvmeSlot(number))
         }
+    }
+
+    /// Sticks, and the tablet of a machine with a screen.
+    mutating func addUSB() throws(BoardError) {
+        guard spec.hasUSB, isPC else { return }
+        var attachments: [USBAttachment] = []
+        for index in disks(on: .usb) {
+            attachments.append(.storage(try diskBackend(index), serial: Self.serial(ofDisk: index)))
+        }
+        if spec.firmware != nil { attachments.append(.tablet) }
+        let controller = XHCIController(context, attachments)
+        add(controller, controller.function, slot: Board.usbSlot)
     }
 
     private func disks(on bus: DiskBus) -> [Int] { spec.disks.indices.filter { spec.disks[$0].bus == bus } }

@@ -23,6 +23,8 @@ extension MachineSpec {
     public static let sataPorts = 6
     /// Two on each IDE channel.
     public static let idePlaces = 4
+    /// Sockets of the USB controller, less one for the tablet.
+    public static let usbPlaces = 7
     public static let mostFloppies = 2
     public static let floppySizes: Set<UInt64> = Set([360, 720, 1200, 1440, 2880].map { $0 << 10 })
     /// Descriptors that one machine may come with.
@@ -46,7 +48,10 @@ extension MachineSpec {
             throw SpecError(
                 "--machine micro has virtio disks only: leave out bus= and CDs, or use --machine pc.")
         }
-        for (bus, places, name) in [(DiskBus.sata, Self.sataPorts, "SATA"), (.ide, Self.idePlaces, "IDE")] {
+        let limited = [
+            (DiskBus.sata, Self.sataPorts, "SATA"), (.ide, Self.idePlaces, "IDE"), (.usb, Self.usbPlaces, "USB"),
+        ]
+        for (bus, places, name) in limited {
             guard count(on: bus) <= places else {
                 throw SpecError(
                     "A machine has \(places) places for \(name) disks and CD drives: leave out some of them.")

@@ -92,7 +92,7 @@ public enum DiskFormat: UInt8, Sendable, CaseIterable { case raw = 0, qcow2, vmd
 
 /// How the guest reaches a disk.
 public enum DiskBus: UInt8, Sendable, CaseIterable {
-    case virtio = 0, sata, ide, nvme, scsi
+    case virtio = 0, sata, ide, nvme, scsi, usb
 
     var name: String { "\(self)" }
     /// Whether CD drives can be on it.
@@ -236,6 +236,9 @@ public struct MachineSpec: Equatable, Sendable {
 
     /// Whether there is a SATA controller.
     public var hasSATA: Bool { count(on: .sata) > 0 }
+
+    /// Whether there is a USB controller: with a screen it has the tablet that a viewer's pointer moves.
+    public var hasUSB: Bool { firmware != nil || count(on: .usb) > 0 }
 
     /// Disks and CD drives on a bus.
     func count(on bus: DiskBus) -> Int {

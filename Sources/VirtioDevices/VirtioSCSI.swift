@@ -1,6 +1,7 @@
 public import BlockStorage
 internal import ByteLayout
 public import DeviceModel
+internal import SCSICommands
 internal import Synchronization
 public import Virtio
 

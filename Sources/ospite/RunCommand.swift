@@ -42,7 +42,7 @@ struct RunCommand: ParsableCommand {
     @Option(parsing: .unconditional, help: "The command line for --kernel.")
     var append: String?
 
-    @Option(help: "A disk: FILE[,format=raw][,bus=virtio|sata|nvme|ide|scsi][,readonly][,snapshot].")
+    @Option(help: "A disk: FILE[,format=raw][,bus=virtio|sata|nvme|ide|scsi|usb][,readonly][,snapshot].")
     var disk: [String] = []
 
     @Option(help: "A CD drive with a disc in it: FILE[,bus=sata|ide], or none for an empty drive.")

@@ -52,14 +52,16 @@ enum BoardBench {
             spec.disks.append(DiskSpec(image: ResourceIndex(8), byteCount: 1 << 20, bus: .nvme))
             spec.disks.append(DiskSpec(image: ResourceIndex(9), byteCount: 1 << 20, bus: .ide))
             spec.disks.append(DiskSpec(image: ResourceIndex(11), byteCount: 1 << 20, bus: .scsi))
+            spec.disks.append(DiskSpec(image: ResourceIndex(12), byteCount: 1 << 20, bus: .usb))
             spec.drives = [DriveSpec(disc: ResourceIndex(6)), DriveSpec(), DriveSpec(bus: .ide)]
             spec.floppies = [DiskSpec(image: ResourceIndex(10), byteCount: 1440 << 10)]
             spec.firmware = FirmwareSpec(
                 kind: .uefi, image: ResourceIndex(3), variables: ResourceIndex(7), log: ResourceIndex(4))
-            spec.display = DisplaySpec(surface: ResourceIndex(12), link: ResourceIndex(13))
+            spec.display = DisplaySpec(surface: ResourceIndex(13), link: ResourceIndex(14))
         }
         let sizes: [UInt64] = [
             1 << 20, 1 << 20, 0, 1 << 16, 0, 1 << 20, 1 << 20, 8192, 1 << 20, 1 << 20, 1440 << 10, 1 << 20,
+            1 << 20,
         ]
         var files = try sizes.map { try Descriptor.memory("file", size: $0) }
         files.append(try Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize)))

@@ -214,7 +214,7 @@ final class FuzzedBoard: Sendable {
 
     /// One on each other controller that needs no firmware.
     private static func addDisks(to spec: inout MachineSpec) throws {
-        for bus in [DiskBus.nvme, .ide, .scsi] {
+        for bus in [DiskBus.nvme, .ide, .scsi, .usb] {
             let disk = try Descriptor.memory("\(bus) disk", size: diskSize)
             spec.disks.append(DiskSpec(image: try resource(disk), byteCount: diskSize, bus: bus))
         }

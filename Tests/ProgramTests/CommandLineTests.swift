@@ -26,7 +26,7 @@ import Testing
         (["--serial", "stdio", "--console", "stdio", "--kernel", "k"], "Only one"),
         (["--console", "tty", "--kernel", "k"], "--console"),
         (["--disk", "d,format=qcow2", "--kernel", "k"], "raw"),
-        (["--disk", "d,bus=usb", "--kernel", "k"], "virtio, sata, ide, nvme or scsi"),
+        (["--disk", "d,bus=esdi", "--kernel", "k"], "virtio, sata, ide, nvme, scsi or usb"),
         (["--cdrom", "d,bus=nvme"], "SATA or IDE"), (["--cdrom", "d,speed=8"], "does not know"),
         (["--boot", "cd,tape"], "disk, cd or floppy"), (["--boot", "cd,cd"], "is no order"),
         (["--floppy", "f,bus=ide"], "does not know"), (["--boot", "cd", "--kernel", "k"], "do not go with"),

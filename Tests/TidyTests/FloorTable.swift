@@ -12,7 +12,7 @@ let floorTable: [String: Int] = [
     "VCPUEngine": 3, "SoftCPU": 3, "KVMEngine": 3,
     // devices
     "ChipsetDevices": 3, "PCIBus": 3, "Q35Chipset": 3, "DisplayDevices": 3, "Virtio": 3, "VirtioDevices": 3,
-    "BlockStorage": 3, "StorageDevices": 3,
+    "BlockStorage": 3, "SCSICommands": 3, "StorageDevices": 3, "USBDevices": 3,
     // back ends
     "DiskImages": 3, "CharacterBackends": 3, "RFB": 3, "GDBRemote": 3,
     // firmware

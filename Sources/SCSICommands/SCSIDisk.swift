@@ -1,23 +1,23 @@
-internal import BlockStorage
+public import BlockStorage
 internal import ByteLayout
 
 /// A disk that understands SCSI commands (SPC-4, SBC-3): what they ask for, and what it says of itself. It
 /// moves nothing.
 ///
 /// Confinement: any thread.
-final class SCSIDisk: Sendable {
-    static let blockSize = 512
+public final class SCSIDisk: Sendable {
+    public static let blockSize = 512
     /// Of a command that unmaps or writes one block again and again: 2 GiB, so that it stays short.
-    static let largestRange: UInt64 = 4 << 20
-    static let mostRanges = 256
+    public static let largestRange: UInt64 = 4 << 20
+    public static let mostRanges = 256
     /// Of a command that moves data: 32 MiB.
-    static let largestTransfer: UInt64 = 1 << 16
+    public static let largestTransfer: UInt64 = 1 << 16
 
-    let backend: any BlockBackend
+    public let backend: any BlockBackend
     private let serial: String
 
     /// `serial` has at most 20 ASCII characters.
-    init(_ backend: any BlockBackend, serial: String) {
+    public init(_ backend: any BlockBackend, serial: String) {
         self.backend = backend
         self.serial = serial
     }
@@ -30,8 +30,8 @@ final class SCSIDisk: Sendable {
         .data(Array(bytes.prefix(Int(min(room, UInt64(bytes.count))))))
     }
 
-    /// `packet` has at least 16 bytes.
-    func understand(_ packet: [UInt8]) -> SCSIAction {
+    /// What a command asks for. `packet` has at least 16 bytes.
+    public func understand(_ packet: [UInt8]) -> SCSIAction {
         switch packet[0] {
         case SCSIOperation.testUnitReady, SCSIOperation.startStop, SCSIOperation.preventRemoval:
             return .nothing
@@ -59,7 +59,8 @@ final class SCSIDisk: Sendable {
 
     // MARK: Blocks
 
-    func isInside(_ first: UInt64, _ count: UInt64) -> Bool {
+    /// Whether the disk has these blocks.
+    public func isInside(_ first: UInt64, _ count: UInt64) -> Bool {
         first <= backend.capacity && count <= backend.capacity - first
     }
 
@@ -105,7 +106,7 @@ final class SCSIDisk: Sendable {
     }
 
     /// The list of UNMAP, SBC-3 §5.28: lengths, then descriptors of first block and count.
-    func ranges(_ list: [UInt8]) throws(SCSISense) -> [BlockRequest] {
+    public func ranges(_ list: [UInt8]) throws(SCSISense) -> [BlockRequest] {
         guard !backend.isReadOnly else { throw SCSISense.writeProtected }
         guard list.count >= 8 else { throw SCSISense.badParameter }
         let count = min(Int(number(list, 2..<4)), list.count - 8) / 16
