@@ -136,7 +136,7 @@ let package = Package(
             swiftSettings: plain),
         .testTarget(
             name: "GDBTests",
-            dependencies: ["GDBRemote", "X86Architecture", "SoftCPU", "VCPUEngine", "TestKit"],
+            dependencies: ["GDBRemote", "X86Architecture"],
             swiftSettings: plain),
         .testTarget(
             name: "HostTests",

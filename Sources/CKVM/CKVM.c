@@ -339,6 +339,13 @@ int ospite_kvm_set_debug(int vcpu, const uint64_t *v) {
     return ioctl(vcpu, KVM_SET_DEBUGREGS, &d);
 }
 
+int ospite_kvm_set_guest_debug(int vcpu, uint32_t control, const uint64_t *registers) {
+    struct kvm_guest_debug d = {.control = control};
+    _Static_assert(sizeof d.arch.debugreg == 8 * sizeof(uint64_t), "eight debug registers");
+    memcpy(d.arch.debugreg, registers, sizeof d.arch.debugreg);
+    return ioctl(vcpu, KVM_SET_GUEST_DEBUG, &d);
+}
+
 // 256 entries behind the header; aligned like it.
 union msr_batch {
     struct kvm_msrs list;

@@ -34,6 +34,10 @@ public final class KVMVCPU: VCPU {
     let timeStampOffset = Atomic<UInt64>(0)
     /// What the host refused in `load` or `state`, reported by the next `run`.
     let failure = Mutex<String?>(nil)
+    /// Where a debugger wants to stop; nil: there was none yet.
+    let debugging = Mutex<HardwareStops?>(nil)
+    /// One instruction for a debugger: no interrupt comes before it.
+    let isStepping = Atomic(false)
 
     init(
         _ engine: KVMEngine, _ descriptor: Descriptor, index: Int, apic: any LocalInterruptController,
@@ -123,8 +127,11 @@ public final class KVMVCPU: VCPU {
         switch area.exit {
         case .port: return portAccess()
         case .memory: memoryAccess()
-        case .halt: activity.store(VCPUState.Activity.halted.rawValue, ordering: .relaxed)
-        case .interrupted, .interruptWindow, .taskPriority, .debug: break
+        case .halt:
+            activity.store(VCPUState.Activity.halted.rawValue, ordering: .relaxed)
+            return debugExit(isHalt: true)
+        case .debug: return debugExit()
+        case .interrupted, .interruptWindow, .taskPriority: break
         case .endOfInterrupt: engine.configuration.endOfInterrupt?(area.endedVector)
         case .shutdown, .systemEvent: return .shutdown
         case .internalError: return .cannotExecute(reason: internalErrorReason())
@@ -252,6 +259,10 @@ public final class KVMVCPU: VCPU {
             takeSignals()
             if currentActivity == .waitingForStartup { return sleep() }
             area.cr8 = UInt64(apic.taskPriority & 0xF)
+        }
+        if isStepping.load(ordering: .relaxed), currentActivity == .running {
+            area.requestsInterruptWindow = false
+            return true
         }
         let isPending = hasPendingInterrupt
         if currentActivity == .halted {

@@ -89,6 +89,10 @@ internal import Synchronization
             isWrite: load(UInt8.self, Self.union + 20) != 0)
     }
 
+    /// Of a KVM_EXIT_DEBUG (struct kvm_debug_exit_arch): the linear address of the next instruction, and DR6.
+    var debugAddress: UInt64 { load(UInt64.self, Self.union + 8) }
+    var debugStatus: UInt64 { load(UInt64.self, Self.union + 16) }
+
     /// The vector of a KVM_EXIT_IOAPIC_EOI.
     var endedVector: UInt8 { load(UInt8.self, Self.union) }
     var failedEntryReason: UInt64 { load(UInt64.self, Self.union) }

@@ -9,16 +9,12 @@ struct LaterOptions: ParsableArguments {
     @Option(help: .hidden)
     var control: String?
 
-    @Option(help: .hidden)
-    var gdb: String?
-
     /// The sentence for the first option that is not there yet.
     var refusal: String? {
         if net.contains(where: { $0 != "none" }) {
             return "This version has no network devices yet: leave out --net, or use --net none."
         }
         if control != nil { return "This version has no control socket of its own yet: leave out --control." }
-        if gdb != nil { return "This version has no debugger stub yet: leave out --gdb." }
         return nil
     }
 }

@@ -27,6 +27,7 @@ import Testing
         spec.kvm = ResourceIndex(9)
         spec.console = .stream(input: ResourceIndex(10), output: ResourceIndex(11))
         spec.perfMap = ResourceIndex(12)
+        spec.debugger = DebuggerSpec(listener: ResourceIndex(13), waits: true)
         return spec
     }
 
@@ -39,7 +40,7 @@ import Testing
         firmware.firmware?.bootOrder = [.cd, .floppy]
         firmware.drives = [DriveSpec(disc: ResourceIndex(4)), DriveSpec()]
         let commands: [MachineCommand] = [
-            .configure(try Self.fullSpec(), resourceCount: 13), .configure(plain, resourceCount: 0),
+            .configure(try Self.fullSpec(), resourceCount: 14), .configure(plain, resourceCount: 0),
             .configure(firmware, resourceCount: 5), .powerButton,
             .stop, .pause, .resume,
         ]

@@ -151,6 +151,8 @@ int ospite_kvm_set_xcr0(int vcpu, uint64_t value);
 /// DR0..DR3, DR6, DR7: 6 values.
 int ospite_kvm_get_debug(int vcpu, uint64_t *values);
 int ospite_kvm_set_debug(int vcpu, const uint64_t *values);
+/// KVM_SET_GUEST_DEBUG: `control` is KVM_GUESTDBG_*, `registers` DR0..DR7: 8 values.
+int ospite_kvm_set_guest_debug(int vcpu, uint32_t control, const uint64_t *registers);
 /// Stops at the first register that the kernel refuses; returns how many were done. `count` <= 256.
 int ospite_kvm_get_msrs(int vcpu, const uint32_t *numbers, uint64_t *values, int count);
 int ospite_kvm_set_msrs(int vcpu, const uint32_t *numbers, const uint64_t *values, int count);

@@ -1,4 +1,3 @@
-import Synchronization
 public import VCPUEngine
 import X86Architecture
 
@@ -98,7 +97,7 @@ extension SoftVCPU {
             if let exit = handleAttention() { return exit }
             if cpu.s.shutdown || cpu.s.activity != .running { return nil }
         } else {
-            let bits = unsafe cpu.attentionWord.pointee.exchange(0, ordering: .acquiringAndReleasing)
+            let bits = cpu.takeAttention()
             if bits & Attention.codePages != 0 {
                 heedAnnouncements()
                 dropStaleCode()

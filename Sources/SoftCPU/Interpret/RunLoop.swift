@@ -32,6 +32,11 @@ extension CPU {
     /// The vCPU must look at its interrupts before the next block.
     func requestAttention() { setAttention(SoftVCPU.Attention.events) }
 
+    /// What wants attention; nothing does afterwards.
+    func takeAttention() -> UInt32 {
+        unsafe attentionWord.pointee.exchange(0, ordering: .acquiringAndReleasing)
+    }
+
     @inline(__always) var hasAttention: Bool { unsafe attentionWord.pointee.load(ordering: .relaxed) != 0 }
 }
 
@@ -196,7 +201,7 @@ extension SoftVCPU {
         cpu.s.linkSlot = 0
         cpu.s.nextBlock = 0
         while true {
-            let bits = unsafe cpu.attentionWord.pointee.exchange(0, ordering: .acquiringAndReleasing)
+            let bits = cpu.takeAttention()
             if bits & Attention.codePages != 0 {
                 heedAnnouncements()
                 dropStaleCode()
