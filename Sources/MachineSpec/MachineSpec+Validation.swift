@@ -49,7 +49,8 @@ extension MachineSpec {
                 "--machine micro has virtio disks only: leave out bus= and CDs, or use --machine pc.")
         }
         let limited = [
-            (DiskBus.sata, Self.sataPorts, "SATA"), (.ide, Self.idePlaces, "IDE"), (.usb, Self.usbPlaces, "USB"),
+            (DiskBus.sata, Self.sataPorts, "SATA"), (.ide, Self.idePlaces, "IDE"),
+            (.usb, Self.usbPlaces, "USB"),
         ]
         for (bus, places, name) in limited {
             guard count(on: bus) <= places else {

@@ -31,7 +31,8 @@ public struct SCSISense: Error, Equatable, Sendable {
 
     public static let none = SCSISense(key: 0, code: 0)
     public static let unreadable = SCSISense(key: 3, code: 0x11), unwritable = SCSISense(key: 3, code: 0x0C)
-    public static let unknownCommand = SCSISense(key: 5, code: 0x20), outOfRange = SCSISense(key: 5, code: 0x21)
+    public static let unknownCommand = SCSISense(key: 5, code: 0x20)
+    public static let outOfRange = SCSISense(key: 5, code: 0x21)
     public static let badField = SCSISense(key: 5, code: 0x24), noUnit = SCSISense(key: 5, code: 0x25)
     public static let badParameter = SCSISense(key: 5, code: 0x26)
     public static let writeProtected = SCSISense(key: 7, code: 0x27)

@@ -61,7 +61,8 @@ struct HIDTablet: USBFunction {
         report.buttons &= 0x1F
         let isStill = report.wheel == 0 && report.x == last.x && report.y == last.y
         guard !isStill || report.buttons != last.buttons else { return false }
-        if let waiting = reports.last, waiting.buttons == report.buttons || reports.count == Self.mostReports {
+        let isFull = reports.count == Self.mostReports
+        if let waiting = reports.last, waiting.buttons == report.buttons || isFull {
             report.wheel = Int8(clamping: Int(waiting.wheel) + Int(report.wheel))
             reports.removeLast()
         }

@@ -31,7 +31,7 @@ enum XHCICapability {
         UInt32(ports) << 24 | UInt32(interrupters) << 8 | UInt32(slots),
         UInt32(segmentsExponent) << 4,
         // HCSPARAMS3; HCCPARAMS1: 64-bit addresses, extended capabilities at 20h; DBOFF; RTSOFF.
-        0, 0x20 / 4 << 16 | 1, UInt32(XHCIRegister.doorbells), UInt32(XHCIRegister.runtime),
+        0, (0x20 / 4) << 16 | 1, UInt32(XHCIRegister.doorbells), UInt32(XHCIRegister.runtime),
         0,
         // Supported protocols: USB 3.0 on the first ports, USB 2.0 on the rest.
         0x0300_0402, usb, UInt32(sockets) << 8 | 1, 0,
@@ -155,5 +155,4 @@ enum EndpointType {
 struct XHCIContext: BitwiseCopyable, Sendable {
     static let size: UInt64 = 32
     var words: (UInt32, UInt32, UInt32, UInt32, UInt32, UInt32, UInt32, UInt32)
-        = (0, 0, 0, 0, 0, 0, 0, 0)
 }

@@ -19,14 +19,14 @@ final class XHCICore: PCIFunctionHandler {
     private let clock: any MachineClock
     private let interrupts: PCIInterrupts
     private let state: Mutex<XHCILogic>
-    private struct Helpers {
+    private struct Surroundings {
         var timer: (any DeviceTimer)?
         /// Somebody asks disks; who comes then leaves that to them.
         var isAsking = false
         var listener: (@Sendable (Bool) -> Void)?
         var wasListening = false
     }
-    private let helpers = Mutex(Helpers())
+    private let surroundings = Mutex(Surroundings())
     private let tablet: Int?
 
     init(
@@ -38,7 +38,7 @@ final class XHCICore: PCIFunctionHandler {
         tablet = devices.firstIndex { if case .tablet = $0 { true } else { false } }
         state = Mutex(XHCILogic(context.memory, devices, disks))
         let timer = context.clock.makeTimer { [weak self] in self?.goOn() }
-        helpers.withLock { $0.timer = timer }
+        surroundings.withLock { $0.timer = timer }
     }
 
     /// Changes the state, then does what that asks for.
@@ -58,31 +58,32 @@ final class XHCICore: PCIFunctionHandler {
             return (result, state.signals, state.isExhausted, isListening)
         }
         for vector in signals { interrupts.signal(vector: vector) }
-        if isExhausted { helpers.withLock { $0.timer }?.arm(at: clock.now &+ Self.pause) }
+        if isExhausted { surroundings.withLock { $0.timer }?.arm(at: clock.now &+ Self.pause) }
         tell(isListening)
         askDisks()
         return result
     }
 
     private func tell(_ isListening: Bool) {
-        let listener = helpers.withLock { helpers in
-            guard helpers.wasListening != isListening else { return nil as (@Sendable (Bool) -> Void)? }
-            helpers.wasListening = isListening
-            return helpers.listener
+        let listener = surroundings.withLock { surroundings in
+            guard surroundings.wasListening != isListening else { return nil as (@Sendable (Bool) -> Void)? }
+            surroundings.wasListening = isListening
+            return surroundings.listener
         }
         listener?(isListening)
     }
 
     func setListener(_ listener: @escaping @Sendable (Bool) -> Void) {
-        helpers.withLock { $0.listener = listener }
+        surroundings.withLock { $0.listener = listener }
     }
 
     /// One after the other, so that a disk that answers at once makes no chain of calls.
     private func askDisks() {
-        guard helpers.withLock({ helpers in
-            defer { helpers.isAsking = true }
-            return !helpers.isAsking
-        }) else { return }
+        let isBusy = surroundings.withLock { surroundings in
+            defer { surroundings.isAsking = true }
+            return surroundings.isAsking
+        }
+        guard !isBusy else { return }
         while true {
             let work = state.withLock { state in
                 let work = state.work
@@ -97,9 +98,9 @@ final class XHCICore: PCIFunctionHandler {
                 disk.backend.commit()
             }
             // Who adds work after this looks for itself.
-            let isDone = helpers.withLock { helpers in
+            let isDone = surroundings.withLock { surroundings in
                 guard state.withLock({ $0.work.isEmpty }) else { return false }
-                helpers.isAsking = false
+                surroundings.isAsking = false
                 return true
             }
             if isDone { return }

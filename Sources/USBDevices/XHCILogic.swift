@@ -3,8 +3,8 @@ internal import DeviceModel
 internal import GuestMemory
 internal import SCSICommands
 
-/// What a controller does, apart from whom it tells: registers and rings, and what is to be done once the lock
-/// is released.
+/// What a controller does, apart from whom it tells: registers and rings, and what is to be done once the
+/// lock is released.
 ///
 /// Confinement: a value; `XHCICore` locks.
 struct XHCILogic {
@@ -77,10 +77,9 @@ struct XHCILogic {
             let place = (interrupter.segment, interrupter.entry)
             let next = interrupter.next(place), software = interrupter.dequeue & ~0xF
             guard interrupter.address(next) != software else { break }
-            // The last place but one says that the ring is full.
+            // The last place says that the ring is full, once.
             let isLast =
-                interrupter.address(interrupter.next(next)) == software
-                && interrupter.waiting.count - posted > 1 && !interrupter.isFull
+                interrupter.address(interrupter.next(next)) == software && !interrupter.isFull
             let full = TRB(
                 parameter: 0, status: TRBCompletion.eventRingFull << 24,
                 control: TRBType.hostController << 10)

@@ -82,10 +82,10 @@ extension BootTests {
         }
 
         /// Of several disks the first one is tried first, whatever bus it is on.
-        @Test(arguments: ["virtio", "sata", "ide", "nvme", "scsi"])
+        @Test(arguments: ["virtio", "sata", "ide", "nvme", "scsi", "usb"])
         func `disks are booted in the order in which they are given`(first: String) throws {
             let folder = try ScratchFolder()
-            let buses = ["virtio", "sata", "ide", "nvme", "scsi"]
+            let buses = ["virtio", "sata", "ide", "nvme", "scsi", "usb"]
             var arguments: [String] = []
             for bus in [first] + buses.filter({ $0 != first }) {
                 arguments += ["--disk", try disk(bus, in: folder) + ",bus=" + bus]
@@ -98,7 +98,7 @@ extension BootTests {
             var arguments = [
                 "--boot-menu", "--debug-exit", "--name", "menu", "--accel", "soft", "--memory", "64M",
             ]
-            for bus in ["virtio", "sata", "ide", "nvme", "scsi"] {
+            for bus in ["virtio", "sata", "ide", "nvme", "scsi", "usb"] {
                 arguments += ["--disk", try disk(bus, in: folder) + ",bus=" + bus]
             }
             arguments += ["--cdrom", try disc("disc", in: folder)]
@@ -113,7 +113,10 @@ extension BootTests {
             try screen.wait(for: "Floppy [")
             let rows = try screen.wait(for: "virtio-scsi")
             let entries = rows.filter { $0.contains(". ") }
-            for name in ["Virtio disk", "AHCI/0", "ata0-0", "NVMe NS 1", "virtio-scsi", "AHCI/1", "Floppy"] {
+            let names = [
+                "Virtio disk", "AHCI/0", "ata0-0", "NVMe NS 1", "virtio-scsi", "USB MSC", "AHCI/1", "Floppy",
+            ]
+            for name in names {
                 #expect(entries.count { $0.contains(name) } == 1, "\(name) in \(rows)")
             }
             let chosen = try #require(entries.first { $0.contains("NVMe") }).trimmingCharacters(

@@ -37,7 +37,9 @@ extension BootTests {
             return try folder.file("disk", sector + Data(count: (4 << 20) - sector.count))
         }
 
-        @Test(arguments: [("virtio", 1), ("sata", 1), ("sata", 3), ("nvme", 1), ("ide", 1), ("scsi", 1)])
+        @Test(arguments: [
+            ("virtio", 1), ("sata", 1), ("sata", 3), ("nvme", 1), ("ide", 1), ("scsi", 1), ("usb", 1),
+        ])
         func `SeaBIOS starts the boot sector of a disk`(bus: String, cpus: Int) throws {
             let folder = try ScratchFolder()
             let machine = try GuestMachine(
@@ -128,6 +130,7 @@ extension BootTests {
             var arguments = ["--firmware", "uefi", "--accel", "soft", "--memory", "256M"]
             let buses = [
                 ("nvme", "NVMe(0x1,"), ("ide", "Ata("), ("scsi", "Scsi(0x0,0x0)"), ("sata", "Sata(0x0,"),
+                ("usb", "USB(0x0,0x0)"),
                 ("virtio", "Pci(0x2,0x0)"),
             ]
             for (bus, _) in buses {

@@ -177,7 +177,9 @@ final class XHCITestDriver {
     }
 
     /// Adds endpoints by device context index.
-    func configure(_ slot: Int, _ endpoints: [(index: Int, type: UInt32)], drop: UInt32 = 0) throws -> Event? {
+    func configure(
+        _ slot: Int, _ endpoints: [(index: Int, type: UInt32)], drop: UInt32 = 0
+    ) throws -> Event? {
         try memory.zero(GuestAddress(Self.input), count: 0x800)
         try writeInput(0, [drop, endpoints.reduce(1) { $0 | 1 << UInt32($1.index) }])
         try writeInput(1, [31 << 27, 0])
@@ -188,7 +190,9 @@ final class XHCITestDriver {
         return try command(TRBType.configureEndpoint, Self.input, slot: slot)
     }
 
-    func ring(_ slot: Int, _ endpoint: Int) { write(XHCIRegister.doorbells + UInt64(slot) * 4, UInt32(endpoint)) }
+    func ring(_ slot: Int, _ endpoint: Int) {
+        write(XHCIRegister.doorbells + UInt64(slot) * 4, UInt32(endpoint))
+    }
 
     /// A control transfer; the events of its stages, and what came.
     @discardableResult
@@ -201,7 +205,8 @@ final class XHCITestDriver {
         let packet =
             UInt64(type) | UInt64(request) << 8 | UInt64(value) << 16 | UInt64(index) << 32
             | UInt64(count) << 48
-        try put(ring, packet, 8, TRBType.setup << 10 | TRBFlag.immediate | (count > 0 ? isIn ? 3 : 2 : 0) << 16)
+        let kind: UInt32 = count == 0 ? 0 : isIn ? 3 : 2
+        try put(ring, packet, 8, TRBType.setup << 10 | TRBFlag.immediate | kind << 16)
         if count > 0 {
             if !isIn { try memory.write(sends, at: GuestAddress(Self.data)) }
             try put(
@@ -219,7 +224,7 @@ final class XHCITestDriver {
     /// A buffer for an endpoint, with an event at its end.
     @discardableResult
     func transfer(
-        _ slot: Int, _ endpoint: Int, _ address: UInt64 = data, _ count: Int, rings: Bool = true,
+        _ slot: Int, _ endpoint: Int, _ count: Int, at address: UInt64 = data, rings: Bool = true,
         flags: UInt32 = TRBFlag.onCompletion | TRBFlag.shortPacket
     ) throws -> UInt64 {
         let place = try put(
@@ -255,14 +260,14 @@ final class XHCITestDriver {
         bytes += [isIn ? 0x80 : 0, 0, UInt8(packet.count)] + packet
         bytes += [UInt8](repeating: 0, count: 31 - bytes.count)
         try memory.write(bytes, at: GuestAddress(Self.data + 0x10_0000))
-        try transfer(slot, Self.bulkOut, Self.data + 0x10_0000, 31)
+        try transfer(slot, Self.bulkOut, 31, at: Self.data + 0x10_0000)
     }
 
     /// The status wrapper: residue and status.
     func takeStatus(_ slot: Int) throws -> (residue: UInt32, status: UInt8)? {
         let place = Self.data + 0x11_0000
         try memory.zero(GuestAddress(place), count: 16)
-        try transfer(slot, Self.bulkIn, place, 13)
+        try transfer(slot, Self.bulkIn, 13, at: place)
         let bytes = try memory.bytes(GuestAddress(place), count: 13)
         guard bytes.load(littleEndian: UInt32.self, at: 0) == BulkOnly.statusSignature,
             bytes.load(littleEndian: UInt32.self, at: 4) == 0x1234

@@ -62,7 +62,7 @@ import Testing
 
     @Test(arguments: [
         ("", "names no file"), ("x,format=qcow2", "raw disks only"), ("x,format=zip", "use raw, qcow2"),
-        ("x,bus=usb", "is unknown"), ("x,speed=9", "does not know"),
+        ("x,bus=esdi", "is unknown"), ("x,speed=9", "does not know"),
         ("x,readonly=1", "does not know"), ("x,", "does not know"),
     ])
     func `a disk option that we lack is refused by name`(text: String, words: String) {

@@ -1,0 +1,77 @@
+import Foundation
+import Testing
+
+extension BootTests {
+    /// A stick that SeaBIOS's, GRUB's and Linux's drivers read one after the other, and a pointer that goes
+    /// where a viewer points.
+    @Suite(
+        .enabled(if: InstalledFirmware.hasBIOS, InstalledFirmware.missingBIOS),
+        .enabled(if: InstalledKernel.standard.isThere, "\(InstalledKernel.standard.problem ?? "")"))
+    struct USBBootTests {
+        private static let disc = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso"
+
+        /// A file system with a kernel, an initial RAM disk and the fixed file.
+        private func stick(in folder: ScratchFolder) throws -> String {
+            let content = folder.path + "/content"
+            let manager = FileManager.default
+            try manager.createDirectory(atPath: content, withIntermediateDirectories: true)
+            let initialRAMDisk = try BootAssets.initialRAMDisk(
+                .standard,
+                modules: [
+                    "crc32c_generic", "xhci_pci", "usbhid", "hid_generic", "usb_storage", "sd_mod",
+                ])
+            try manager.copyItem(atPath: InstalledKernel.standard.path, toPath: content + "/vmlinuz")
+            try manager.copyItem(atPath: initialRAMDisk, toPath: content + "/initrd")
+            try manager.copyItem(atPath: BootAssets.fixedPath, toPath: content + "/fixed")
+            let file = folder.path + "/stick.img"
+            let made = try runTool(
+                ["mke2fs", "-q", "-F", "-t", "ext4", "-d", content, file, "128M"], in: folder.path)
+            try #require(made.status == 0, "\(made.output)")
+            return file
+        }
+
+        @Test func `Linux starts from a stick and reads where a viewer points from the tablet`() throws {
+            try #require(FileManager.default.isReadableFile(atPath: Self.disc), "install grub-rescue-pc")
+            let folder = try ScratchFolder()
+            let machine = try GuestMachine(
+                [
+                    Self.disc, "--disk", try stick(in: folder) + ",bus=usb", "--name", "usb", "--accel",
+                    "soft", "--memory", "512M",
+                ], in: folder, patience: 300)
+            let screen = try ScreenViewer("usb", in: folder)
+            try screen.viewer.setEncodings([16, -223, -257])
+            try screen.wait(for: "highlighted entry")
+            #expect(screen.viewer.pointerIsAbsolute == false, "nobody listens to the tablet yet")
+            try screen.type("c")
+            try screen.wait(for: "grub>")
+            try screen.type(
+                "linux (hd0)/vmlinuz console=ttyS0 quiet panic=-1 ospite.test=usb\ninitrd (hd0)/initrd\n")
+            try screen.type("boot\n")
+            try machine.wait(for: "RESULT listening")
+            try point(screen)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+            let sum = try runTool(["sha256sum", BootAssets.fixedPath], in: folder.path).output.prefix(64)
+            let (width, height) = (screen.viewer.width, screen.viewer.height)
+            let wanted = [
+                "sha256 \(sum)", "speeds 480 5000 ", "listening",
+                // Absolute X and Y, then the left button, each with its end.
+                "event 3 0 \((2 * 321 + 1) * 16_384 / width)", "event 3 1 \((2 * 123 + 1) * 16_384 / height)",
+                "event 0 0 0", "event 4 4 1", "event 1 272 1", "event 0 0 0", "end",
+            ].map { $0.trimmingCharacters(in: .whitespaces) }
+            #expect(
+                machine.results.suffix(wanted.count) == wanted[...], "\(GuestProblem("results", machine))")
+        }
+
+        /// Points once the machine has said that places are welcome.
+        private func point(_ screen: ScreenViewer) throws {
+            let end = Date(timeIntervalSinceNow: 60)
+            while screen.viewer.pointerIsAbsolute != true, Date() < end {
+                try screen.viewer.capture()
+                usleep(50_000)
+            }
+            #expect(screen.viewer.pointerIsAbsolute == true)
+            try screen.viewer.pointer(0, 321, 123)
+            try screen.viewer.pointer(1, 321, 123)
+        }
+    }
+}
