@@ -68,7 +68,10 @@ let package = Package(
         library("RFB", ["ScreenSurface", "Compression", "ByteLayout"]),
         library(
             "VirtioDevices",
-            ["Virtio", "PCIBus", "BlockStorage", "SCSICommands", "DeviceModel", "ByteLayout"]),
+            [
+                "Virtio", "PCIBus", "BlockStorage", "SCSICommands", "DisplayDevices", "ScreenSurface",
+                "DeviceModel", "ByteLayout",
+            ]),
         library(
             "USBDevices",
             ["PCIBus", "BlockStorage", "SCSICommands", "DeviceModel", "GuestMemory", "ByteLayout"]),

@@ -3,10 +3,22 @@ public import ScreenSurface
 /// What has a picture for the screen. One at a time draws; the VGA is one, a display adapter with memory of
 /// its own may be another.
 public protocol ScreenSource: AnyObject, Sendable {
+    /// Whether it has something to show. Of several, the first that has gets the screen.
+    var wantsScreen: Bool { get }
+    /// Whether the guest hears of a wish for another size.
+    var takesSizes: Bool { get }
+    /// Somebody would like the screen to have this size, in pixels; the guest may do it, later.
+    func requestSize(width: Int, height: Int)
     /// Brings the canvas up to date: calls `begin` with the size of the picture, then `put` for each row that
     /// may have changed since the last call; all of them when `begin` says so. Bounded by the size of the
     /// picture. On the screen's thread.
     func draw(on canvas: inout ScreenCanvas)
+}
+
+extension ScreenSource {
+    public var wantsScreen: Bool { true }
+    public var takesSizes: Bool { false }
+    public func requestSize(width: Int, height: Int) {}
 }
 
 /// The surface while a source draws, and what has changed on it.
@@ -35,12 +47,13 @@ public struct ScreenCanvas {
         return wantsAll
     }
 
-    /// One row of the picture: what is beyond the canvas is not drawn, and what is missing stays.
-    public mutating func put(_ pixels: [UInt32], row y: Int) {
-        guard y >= 0, y < height else { return }
-        let row = pixels.count > width ? Array(pixels.prefix(width)) : pixels
-        guard let changed = memory.write(row, at: y * width) else { return }
-        let strip = ScreenRectangle(x: changed.lowerBound, y: y, width: changed.count, height: 1)
+    /// Pixels of one row of the picture from `x` on: what is beyond the canvas is not drawn, and what is
+    /// missing stays.
+    public mutating func put(_ pixels: [UInt32], row y: Int, from x: Int = 0) {
+        guard y >= 0, y < height, x >= 0, x < width else { return }
+        let row = pixels.count > width - x ? Array(pixels.prefix(width - x)) : pixels
+        guard let changed = memory.write(row, at: y * width + x) else { return }
+        let strip = ScreenRectangle(x: x + changed.lowerBound, y: y, width: changed.count, height: 1)
         if let before = growing, before.bottom == y, before.x <= strip.right, strip.x <= before.right {
             growing = before.union(strip)
         } else {

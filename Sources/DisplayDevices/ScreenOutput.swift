@@ -15,63 +15,48 @@ public final class ScreenOutput: Sendable {
 
     private struct State {
         var canvas: ScreenCanvas
-        var source: (any ScreenSource)?
+        /// Whoever can have the screen, the first that wants it before the others.
+        var sources: [any ScreenSource] = []
+        /// Who had it when the last frame was drawn.
+        var shown: (any ScreenSource)?
         /// The viewer waits for a frame.
         var isWanted = false
         /// Even when nothing has changed.
         var isPrompt = false
         /// In `HostTime.monotonic` nanoseconds.
         var nextFrame: UInt64 = 0
-        var isPointerAbsolute = false
-        /// The viewer does not know that yet: there was no room for the message.
-        var owesPointer = false
+
+        var chosen: (any ScreenSource)? { sources.first(where: \.wantsScreen) ?? sources.last }
     }
     private let state: Mutex<State>
     private let socket: ScreenSocket
     private let loop: EventLoop
     private let timer: TimerDescriptor
     private let input: @Sendable (ScreenRequest) -> Void
+    private let takesPositions: @Sendable () -> Bool
     private let watches = Mutex<[EventLoop.Watch]>([])
 
-    /// - Parameter input: takes keys and movement, on the screen's thread.
+    /// - Parameters:
+    ///   - takesPositions: whether the guest hears where the pointer is, and not only how far it moves.
+    ///   - input: takes keys and movement, on the screen's thread.
     public init(
-        surface: Descriptor, link: Descriptor, input: @escaping @Sendable (ScreenRequest) -> Void
+        surface: Descriptor, link: Descriptor, takesPositions: @escaping @Sendable () -> Bool = { false },
+        input: @escaping @Sendable (ScreenRequest) -> Void
     ) throws(HostError) {
         state = Mutex(State(canvas: ScreenCanvas(try SurfaceMemory(surface, writable: true))))
         socket = try ScreenSocket(link)
         loop = try EventLoop(name: "screen")
         timer = try TimerDescriptor()
         self.input = input
+        self.takesPositions = takesPositions
     }
 
-    /// From now on the screen shows this.
-    public func show(_ source: any ScreenSource) {
+    /// From now on the screen shows the first of these that has something to show, or the last.
+    public func show(_ sources: [any ScreenSource]) {
         state.withLock { state in
-            state.source = source
-            state.canvas.forget()
+            state.sources = sources
+            state.shown = nil
         }
-    }
-
-    /// The guest wants positions of the pointer, or distances. Any thread; the screen's own says it to the
-    /// viewer.
-    public func setPointer(isAbsolute: Bool) {
-        let isNew = state.withLock { state in
-            guard state.isPointerAbsolute != isAbsolute else { return false }
-            state.isPointerAbsolute = isAbsolute
-            state.owesPointer = true
-            return true
-        }
-        guard isNew else { return }
-        _ = loop.post { [weak self] in
-            guard let self else { return }
-            state.withLock { self.tellPointer(&$0) }
-        }
-    }
-
-    private func tellPointer(_ state: inout State) {
-        guard state.owesPointer else { return }
-        let report = ScreenReport.pointer(isAbsolute: state.isPointerAbsolute)
-        state.owesPointer = !socket.send(ScreenLink.bytes(report))
     }
 
     /// Starts the screen's thread.
@@ -91,9 +76,12 @@ public final class ScreenOutput: Sendable {
             for watch in watches.withLock({ $0 }) { loop.remove(watch) }
         case .message(let bytes):
             guard let request = ScreenLink.request(bytes) else { return }
+            if case .resize(let width, let height) = request {
+                state.withLock { $0.chosen }?.requestSize(width: Int(width), height: Int(height))
+                return
+            }
             guard case .refresh(let promptly) = request else { return input(request) }
             let next: UInt64? = state.withLock { state in
-                tellPointer(&state)
                 state.isPrompt = state.isPrompt || promptly
                 guard !state.isWanted else { return nil }
                 state.isWanted = true
@@ -106,11 +94,15 @@ public final class ScreenOutput: Sendable {
     private func tick() {
         _ = timer.take()
         let next: UInt64? = state.withLock { state in
-            guard state.isWanted, let source = state.source else { return nil }
+            guard state.isWanted, let source = state.chosen else { return nil }
             let start = HostTime.monotonic
+            if source !== state.shown { state.canvas.forget() }
+            state.shown = source
             source.draw(on: &state.canvas)
-            if let frame = state.canvas.takeFrame(evenWithoutDamage: state.isPrompt) {
-                socket.send(ScreenLink.bytes(.frame(frame)))
+            if var frame = state.canvas.takeFrame(evenWithoutDamage: state.isPrompt) {
+                if source.takesSizes { frame.abilities.insert(.takesSizes) }
+                if takesPositions() { frame.abilities.insert(.takesPositions) }
+                socket.send(ScreenLink.bytes(frame))
                 state.isWanted = false
                 state.isPrompt = false
             }

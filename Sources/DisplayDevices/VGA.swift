@@ -15,7 +15,8 @@ public final class VGA: PortDevice, MemoryMappedDevice, ScreenSource {
     public static let windowStart: UInt64 = 0xA_0000, windowSize: UInt64 = 0x2_0000
 
     public struct Saved: Codable, Sendable, Equatable {
-        var function: PCIFunction.Saved
+        /// Nil: the function is another device's, and saved with that.
+        var function: PCIFunction.Saved?
         var registers: VGAState
         var memory: [VideoMemory.SavedPage]
     }
@@ -23,24 +24,36 @@ public final class VGA: PortDevice, MemoryMappedDevice, ScreenSource {
     private let core: VGACore
     private let clock: any MachineClock
     private let renderer: Mutex<VGARenderer>
-    public let function: PCIFunction
+    /// Nil when its BARs are those of another device's function.
+    public let function: PCIFunction?
     public var memory: VideoMemory { core.memory }
+    /// What answers at BARs 0 and 2.
+    public var handler: any PCIFunctionHandler { core }
+    /// A VGA-compatible display controller.
+    public static let classCode: UInt32 = 0x03_00_00
+    public static let bars: [BARLayout?] = [
+        BARLayout(.memory32, size: UInt64(VGACore.memorySize), prefetchable: true), nil,
+        BARLayout(.memory32, size: 0x1000),
+    ]
 
-    /// - Parameter rom: the video BIOS; empty for none.
-    public init(_ context: DeviceContext, rom: [UInt8]) throws(HostError) {
+    /// - Parameters:
+    ///   - rom: the video BIOS; empty for none.
+    ///   - hasFunction: it is a PCI device by itself, and not a part of another one.
+    public init(_ context: DeviceContext, rom: [UInt8], hasFunction: Bool = true) throws(HostError) {
         let memory = try VideoMemory(size: VGACore.memorySize)
         core = VGACore(memory: memory)
         clock = context.clock
         renderer = Mutex(VGARenderer(pageCount: memory.pageCount))
+        guard hasFunction else {
+            function = nil
+            return
+        }
         function = PCIFunction(
             PCIFunctionLayout(
                 identity: PCIIdentity(
-                    vendor: 0x1234, device: 0x1111, classCode: 0x03_00_00, revision: 2,
+                    vendor: 0x1234, device: 0x1111, classCode: Self.classCode, revision: 2,
                     subsystemVendor: 0x1AF4, subsystem: 0x1100),
-                bars: [
-                    BARLayout(.memory32, size: UInt64(VGACore.memorySize), prefetchable: true), nil,
-                    BARLayout(.memory32, size: 0x1000),
-                ], rom: rom),
+                bars: Self.bars, rom: rom),
             interrupts: PCIInterrupts(vectors: 0, target: context.msi), handler: core)
     }
 
@@ -82,17 +95,20 @@ public final class VGA: PortDevice, MemoryMappedDevice, ScreenSource {
 
     public func reset() {
         core.reset()
-        function.reset()
+        function?.reset()
     }
 
     public func save() -> Saved {
-        Saved(function: function.save(), registers: core.registers, memory: memory.savedPages())
+        Saved(function: function?.save(), registers: core.registers, memory: memory.savedPages())
     }
 
     public func restore(_ saved: Saved) throws(RestoreError) {
+        guard (saved.function == nil) == (function == nil) else {
+            throw RestoreError(Self.kind, "another kind of adapter")
+        }
         guard core.restore(saved.registers) else { throw RestoreError(Self.kind, "a register") }
         guard memory.restore(saved.memory) else { throw RestoreError(Self.kind, "a page of memory") }
-        try function.restore(saved.function)
+        if let function, let state = saved.function { try function.restore(state) }
     }
 }
 

@@ -161,6 +161,19 @@ public import Synchronization
         }
     }
 
+    /// Copies `count` guest bytes over those of `words` from byte `place` on, which must be inside.
+    public func read(
+        _ address: GuestAddress, count: Int, into words: inout [UInt32], atByte place: Int
+    ) throws(GuestMemoryFault) {
+        precondition(place >= 0 && count >= 0 && place <= words.count * 4 - count, "outside the words")
+        let (region, offset) = try locate(address, count)
+        guard count > 0 else { return }
+        // SAFETY: `locate` proved `count` bytes at `offset`; as many are in `words` from `place` on.
+        unsafe words.withUnsafeMutableBytes { target in
+            unsafe (target.baseAddress! + place).copyMemory(from: region.host + offset, byteCount: count)
+        }
+    }
+
     /// `count` guest bytes. The caller bounds `count`: it comes from the guest.
     @inlinable
     public func bytes(_ address: GuestAddress, count: Int) throws(GuestMemoryFault) -> [UInt8] {

@@ -53,7 +53,7 @@ extension Board {
 
     static let screenSlot = 1
     /// Virtio devices come after the screen, if there is one.
-    static func firstVirtioSlot(_ spec: MachineSpec) -> Int { spec.firmware == nil ? 1 : screenSlot + 1 }
+    static func firstVirtioSlot(_ spec: MachineSpec) -> Int { spec.hasScreen ? screenSlot + 1 : 1 }
 
     static let ideSlot = 30, usbSlot = 29
     /// NVMe controllers fill the bus from above. With 24 disks at most there is always room.
@@ -147,27 +147,6 @@ extension BoardAssembly {
         let flash = FlashMemory(contents: contents) { try? file.write(Array($1), at: UInt64($0)) }
         add(flash, at: start - UInt64(contents.count), size: UInt64(contents.count))
     }
-
-    mutating func addVGA() throws(BoardError) {
-        guard let firmware = spec.firmware else { return }
-        let file = firmware.videoROM.map { Descriptor(adopting: resources[$0]) }
-        let rom = try Board.contents(file, "video BIOS") ?? []
-        guard rom.count <= Self.largestVideoROM else {
-            throw BoardError("The video BIOS is too large: it has \(rom.count) bytes.")
-        }
-        do throws(HostError) {
-            let vga = try VGA(context, rom: rom)
-            platform.mmio.map(vga, at: VGA.windowStart, size: VGA.windowSize)
-            platform.ports.attach(vga)
-            add(vga, vga.function, slot: Board.screenSlot)
-            try connectScreen(vga)
-        } catch {
-            throw BoardError("The screen cannot have its memory: \(error).")
-        }
-    }
-
-    /// What fits below 1 MiB with room for others.
-    private static let largestVideoROM = 0x1_0000
 
     mutating func addFirmwareLog() throws(BoardError) {
         guard let log = spec.firmware?.log else { return }

@@ -1,116 +1,131 @@
 internal import ChipsetDevices
+internal import DeviceModel
 internal import DisplayDevices
 internal import LinuxHost
 internal import MachineSpec
 internal import ScreenSurface
-internal import Synchronization
-internal import USBDevices
+internal import Virtio
 internal import VirtioDevices
 
-extension BoardAssembly {
-    /// Shows the picture of `source` to whoever looks, and lets them press keys and move the pointer.
-    mutating func connectScreen(_ source: any ScreenSource) throws(HostError) {
-        guard let display = spec.display else { return }
-        let input = ScreenInput(built(I8042.self), usb: built(XHCIController.self))
-        let output = try ScreenOutput(
-            surface: Descriptor(adopting: resources[display.surface]),
-            link: Descriptor(adopting: resources[display.link])
-        ) { input.take($0) }
-        input.start(output)
-        output.show(source)
-        add(output, input)
+/// Where what viewers do goes: to the devices whose drivers listen, else to the keyboard controller.
+///
+/// Confinement: the screen's thread, and any thread for `takesPositions`.
+struct InputRouter: Sendable {
+    let keyTargets: [any KeyTarget]
+    let pointerTargets: [any PointerTarget]
+    /// Nil on a board without one.
+    let controller: I8042?
+
+    /// Whether the guest hears where the pointer is.
+    var takesPositions: Bool { pointerTargets.contains(where: \.isListening) }
+
+    func key(_ code: UInt8, isDown: Bool) {
+        if let target = keyTargets.first(where: \.isListening) {
+            target.key(code: code, isDown: isDown)
+        } else {
+            controller?.key(KeyCode(code), isDown: isDown)
+        }
     }
 
-    /// A keyboard and a tablet for guests that know virtio; others have those of USB and of the keyboard
-    /// controller.
-    mutating func addVirtioInput() throws(BoardError) {
-        guard let input = screenInput else { return }
-        let keyboard = VirtioInput(context, .keyboard)
-        let tablet = VirtioInput(context, .tablet) { [weak input] in
-            input?.tablet(.virtio, isListening: $0)
+    func move(_ movement: ScreenMovement) {
+        if let place = movement.place, let target = pointerTargets.first(where: \.isListening) {
+            target.point(x: place.x, y: place.y, buttons: movement.buttons, wheel: movement.wheel)
+        } else {
+            controller?.move(
+                PointerMovement(
+                    right: movement.right, down: movement.down, wheel: movement.wheel,
+                    buttons: movement.buttons))
         }
-        try add(keyboard)
-        try add(tablet)
-        input.connect(keyboard: keyboard, tablet: tablet)
     }
 }
 
-/// Where keys and movement of people at the screen go: to the devices that a driver of the guest listens to.
-///
-/// Confinement: any thread.
-final class ScreenInput: Sendable {
-    /// Which of the tablets.
-    enum Tablet: Hashable { case virtio, usb }
-
-    private struct Devices {
-        var keyboard: VirtioInput?
-        var tablet: VirtioInput?
-        /// Tablets that a driver listens to.
-        var listening: Set<Tablet> = []
-        weak var output: ScreenOutput?
-        /// Codes of keys that went down at the keyboard controller: they go up there.
-        var heldAtController: Set<UInt8> = []
-    }
-    private let controller: I8042?
-    private let usb: XHCIController?
-    private let devices = Mutex(Devices())
-
-    init(_ controller: I8042?, usb: XHCIController?) {
-        self.controller = controller
-        self.usb = usb
-    }
-
-    /// From now on viewers are told whether the guest wants to know where the pointer is.
-    func start(_ output: ScreenOutput) {
-        devices.withLock { $0.output = output }
-        usb?.onListening { [weak self] in self?.tablet(.usb, isListening: $0) }
-    }
-
-    func connect(keyboard: VirtioInput, tablet: VirtioInput) {
-        devices.withLock { devices in
-            devices.keyboard = keyboard
-            devices.tablet = tablet
-        }
-    }
-
-    /// A driver has begun or ended to take what a tablet says.
-    func tablet(_ tablet: Tablet, isListening: Bool) {
-        devices.withLock { devices in
-            if isListening { devices.listening.insert(tablet) } else { devices.listening.remove(tablet) }
-            devices.output?.setPointer(isAbsolute: !devices.listening.isEmpty)
-        }
-    }
-
-    func take(_ request: ScreenRequest) {
-        switch request {
-        case .refresh: break
-        case .key(let code, let isDown): key(code, isDown: isDown)
-        case .move(let right, let down, let wheel, let buttons, let position):
-            if let position, point(position, wheel, buttons) { return }
-            controller?.move(PointerMovement(right: right, down: down, wheel: wheel, buttons: buttons))
-        }
-    }
-
-    /// Whether there is a tablet that a driver listens to.
-    private func point(_ position: ScreenPosition, _ wheel: Int32, _ buttons: UInt8) -> Bool {
-        if let tablet = devices.withLock({ $0.tablet }), tablet.isListening {
-            tablet.point(x: position.x, y: position.y, wheel: wheel, buttons: buttons)
-            return true
-        }
-        return usb?.point(x: position.x, y: position.y, wheel: wheel, buttons: buttons) ?? false
-    }
-
-    private func key(_ code: UInt8, isDown: Bool) {
-        let keyboard: VirtioInput? = devices.withLock { devices in
-            if !isDown, devices.heldAtController.remove(code) != nil { return nil }
-            if let keyboard = devices.keyboard, keyboard.isListening { return keyboard }
-            if isDown { devices.heldAtController.insert(code) }
-            return nil
-        }
-        if let keyboard {
-            keyboard.key(code, isDown: isDown)
+extension BoardAssembly {
+    /// With firmware a VGA; a virtio display beside it in one function, or by itself.
+    mutating func addScreen() throws(BoardError) {
+        let vga = try addVGA()
+        guard spec.video == .virtio else { return }
+        let display = VirtioGPU(context)
+        // It has the screen while the guest has set a picture there.
+        screenSources.insert(display, at: 0)
+        if let vga {
+            let companion = VirtioCompanion(
+                classCode: VGA.classCode, bars: VGA.bars, rom: vga.rom, handler: vga.adapter.handler)
+            let function = VirtioPCI(display, beside: companion)
+            add(function, function.function, slot: Board.screenSlot)
+        } else if isPC {
+            let function = VirtioPCI(display)
+            add(function, function.function, slot: Board.screenSlot)
         } else {
-            controller?.key(KeyCode(code), isDown: isDown)
+            try add(display)
+        }
+    }
+
+    /// Its own function, unless a virtio display has one for both. Nil on a board without firmware.
+    private mutating func addVGA() throws(BoardError) -> (adapter: VGA, rom: [UInt8])? {
+        guard let firmware = spec.firmware else { return nil }
+        let file = firmware.videoROM.map { Descriptor(adopting: resources[$0]) }
+        let rom = try Board.contents(file, "video BIOS") ?? []
+        guard rom.count <= Self.largestVideoROM else {
+            throw BoardError("The video BIOS is too large: it has \(rom.count) bytes.")
+        }
+        do throws(HostError) {
+            let vga = try VGA(context, rom: rom, hasFunction: spec.video == .vga)
+            platform.mmio.map(vga, at: VGA.windowStart, size: VGA.windowSize)
+            if let function = vga.function {
+                platform.ports.attach(vga)
+                add(vga, function, slot: Board.screenSlot)
+            } else {
+                add(vga)
+            }
+            screenSources.append(vga)
+            return (vga, rom)
+        } catch {
+            throw BoardError("The screen cannot have its memory: \(error).")
+        }
+    }
+
+    /// What fits below 1 MiB with room for others.
+    private static let largestVideoROM = 0x1_0000
+
+    /// A keyboard and a tablet: functions beside the screen's on a PC.
+    mutating func addInput() throws(BoardError) {
+        guard spec.input == .virtio, spec.hasScreen else { return }
+        let keyboard = VirtioInput(context, .keyboard), tablet = VirtioInput(context, .tablet)
+        for (number, device) in [(1, keyboard), (2, tablet)] {
+            guard isPC else {
+                try add(device)
+                continue
+            }
+            let function = VirtioPCI(device)
+            add(function, function.function, slot: Board.screenSlot, number: number)
+        }
+        keyTargets.append(keyboard)
+        // Before that of USB.
+        pointerTargets.insert(tablet, at: 0)
+    }
+
+    /// After all devices: shows the picture to whoever looks, and lets them press keys and move the pointer.
+    mutating func connectScreen() throws(BoardError) {
+        guard let display = spec.display else { return }
+        let router = InputRouter(
+            keyTargets: keyTargets, pointerTargets: pointerTargets, controller: built(I8042.self))
+        do throws(HostError) {
+            let output = try ScreenOutput(
+                surface: Descriptor(adopting: resources[display.surface]),
+                link: Descriptor(adopting: resources[display.link]),
+                takesPositions: { router.takesPositions }
+            ) { request in
+                switch request {
+                // The screen's own.
+                case .refresh, .resize: break
+                case .key(let code, let isDown): router.key(code, isDown: isDown)
+                case .move(let movement): router.move(movement)
+                }
+            }
+            output.show(screenSources)
+            add(output)
+        } catch {
+            throw BoardError("The screen cannot be shown: \(error).")
         }
     }
 }

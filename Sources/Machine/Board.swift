@@ -93,6 +93,7 @@ final class Board: Sendable {
             eventLoop: eventLoop,
             tables: BoardTables(Self.describe(spec), Self.systemDescription(spec, memory)))
         for entry in deviceCatalog { try entry.build(&assembly) }
+        try assembly.connectScreen()
         if let pic { platform.ports.attach(pic) }
         platform.ports.attach(power)
         // After the reset control register, which lies inside the bridge's ports.

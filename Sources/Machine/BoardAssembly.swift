@@ -32,8 +32,12 @@ struct BoardAssembly {
     private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
     /// Who shows the screen, when somebody may look.
     private(set) var screenOutput: ScreenOutput?
-    /// What they do goes through this.
-    private(set) var screenInput: ScreenInput?
+    /// Who may have the screen, the first that wants it before the others.
+    var screenSources: [any ScreenSource] = []
+    /// Who takes keys and the pointer's positions, the first that listens before the others, all of them
+    /// before the keyboard controller.
+    var keyTargets: [any KeyTarget] = []
+    var pointerTargets: [any PointerTarget] = []
     let tables: BoardTables
 
     init(
@@ -98,10 +102,7 @@ struct BoardAssembly {
         serial.append(backend)
     }
 
-    mutating func add(_ output: ScreenOutput, _ input: ScreenInput) {
-        screenOutput = output
-        screenInput = input
-    }
+    mutating func add(_ output: ScreenOutput) { screenOutput = output }
 
     /// An image of a device that was added, or will be: closed with the machine.
     mutating func keep(_ image: any DiskImage) { images.append(image) }

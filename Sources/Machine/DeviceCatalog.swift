@@ -42,7 +42,8 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
     DeviceEntry(FlashMemory.kind)  { board throws(BoardError) in try board.addFlash() },
     DeviceEntry(XHCIController.kind)  { board throws(BoardError) in try board.addUSB() },
-    DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addVGA() },
+    DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addScreen() },
+    DeviceEntry(VirtioInput.kind)  { board throws(BoardError) in try board.addInput() },
     DeviceEntry(FirmwareConfig.kind)  { board throws(BoardError) in try board.addFirmwareConfig() },
     DeviceEntry(FirmwareLog.kind)  { board throws(BoardError) in try board.addFirmwareLog() },
     DeviceEntry(UART16550.kind)  { board throws(BoardError) in try board.addSerialPorts() },
@@ -56,7 +57,6 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
     DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
-    DeviceEntry(VirtioInput.kind)  { board throws(BoardError) in try board.addVirtioInput() },
 ]
 
 // MARK: Rows that are longer than a line
@@ -170,6 +170,7 @@ extension BoardAssembly {
         }
         if spec.firmware != nil { attachments.append(.tablet) }
         let controller = XHCIController(context, attachments)
+        if spec.firmware != nil { pointerTargets.append(controller) }
         add(controller, controller.function, slot: Board.usbSlot)
     }
 

@@ -10,6 +10,8 @@ extension MachineSpec {
         writer.put(UInt8(clamping: cpuCount))
         writer.put(memory.bytes)
         writer.put(machineType.rawValue)
+        writer.put(video.rawValue)
+        writer.put(input.rawValue)
         writer.put(display?.surface)
         writer.put(display?.link)
         writer.put(options.rawValue)
@@ -54,6 +56,8 @@ extension MachineSpec {
         cpuCount = Int(try reader.take(UInt8.self))
         memory = MemorySize(bytes: try reader.take(UInt64.self))
         machineType = try reader.takeCase(of: MachineType.self)
+        video = try reader.takeCase(of: VideoAdapter.self)
+        input = try reader.takeCase(of: InputDevices.self)
         let surface = try reader.takeResource(), link = try reader.takeResource()
         guard (surface == nil) == (link == nil) else { throw WireError("half a display") }
         if let surface, let link { display = DisplaySpec(surface: surface, link: link) }

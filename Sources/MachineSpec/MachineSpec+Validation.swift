@@ -38,8 +38,7 @@ extension MachineSpec {
         }
         try validateSizes()
         try validateBoot()
-        let mostDisks =
-            machineType == .micro ? Self.mostMicroDisks - (console == nil ? 0 : 1) : Self.mostDisks
+        let mostDisks = machineType == .micro ? Self.mostMicroDisks - microExtras : Self.mostDisks
         guard disks.count <= mostDisks else {
             throw SpecError(
                 "A \(machineType) machine has at most \(mostDisks) disks: leave out some --disk options.")
@@ -78,6 +77,11 @@ extension MachineSpec {
         try validateResources(count: resourceCount)
     }
 
+    /// Lines of the micro machine that no disk can have: of a console, a display, a keyboard and a tablet.
+    private var microExtras: Int {
+        (console == nil ? 0 : 1) + (video == .virtio ? 1 : 0) + (input == .virtio ? 2 : 0)
+    }
+
     private func validateSizes() throws(SpecError) {
         guard Self.memorySizes.contains(memory), memory.bytes % (1 << 20) == 0 else {
             throw SpecError("--memory must be a whole number of MiB from 2M to 1T.")
@@ -103,10 +107,14 @@ extension MachineSpec {
         guard firmware?.kind != .uefi || firmware?.variables != nil else {
             throw SpecError("A UEFI needs a file for its variables: use --uefi-vars.")
         }
-        guard display == nil || firmware != nil else {
+        guard display == nil || hasScreen else {
             throw SpecError(
-                "A machine that a kernel is given to has no screen: leave out --display, or boot from a disk."
+                "A machine that a kernel is given to has no screen: leave out --display, or use "
+                    + "--video virtio."
             )
+        }
+        guard input == .ps2 || hasScreen else {
+            throw SpecError("--input virtio goes with a screen: use --video virtio, too.")
         }
         guard firmware == nil || boot == nil else {
             throw SpecError("--firmware and --kernel are two ways to boot: give one of them.")

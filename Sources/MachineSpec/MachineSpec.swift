@@ -174,6 +174,22 @@ public struct DebuggerSpec: Equatable, Sendable {
     }
 }
 
+/// Which display adapter the guest finds.
+public enum VideoAdapter: UInt8, Sendable, CaseIterable {
+    /// The VGA that a firmware shows itself on; without firmware none.
+    case vga = 0
+    /// A virtio display: with firmware beside the VGA, in one PCI function.
+    case virtio = 1
+}
+
+/// Which keyboard and pointer the guest finds.
+public enum InputDevices: UInt8, Sendable, CaseIterable {
+    /// Those of the keyboard controller, which every PC has.
+    case ps2 = 0
+    /// And a virtio keyboard and a virtio tablet, which have the input while their drivers run.
+    case virtio = 1
+}
+
 /// Switches that change how a machine runs, not what it is.
 public struct RunOptions: OptionSet, Hashable, Sendable {
     public let rawValue: UInt32
@@ -217,6 +233,8 @@ public struct MachineSpec: Equatable, Sendable {
     public var serialPorts: [SerialBackend] = []
     /// The host's end of the virtio console; nil: the guest has none.
     public var console: SerialBackend?
+    public var video: VideoAdapter = .vga
+    public var input: InputDevices = .ps2
     /// Nil: nobody can look at the screen.
     public var display: DisplaySpec?
     public var options: RunOptions = []
@@ -233,6 +251,9 @@ public struct MachineSpec: Equatable, Sendable {
         self.name = name
         self.uuid = uuid
     }
+
+    /// Whether the guest has a screen.
+    public var hasScreen: Bool { firmware != nil || video == .virtio }
 
     /// Whether there is a SATA controller.
     public var hasSATA: Bool { count(on: .sata) > 0 }

@@ -10,6 +10,8 @@ public struct ScreenMove: Equatable, Sendable {
 /// it is encoded. Confinement: one thread.
 public final class Framebuffer {
     public private(set) var width = 640, height = 480
+    /// What the guest could do when the last frame was drawn.
+    public private(set) var abilities: ScreenAbilities = []
     /// XRGB8888, row after row.
     private var pixels: [UInt32]
 
@@ -30,6 +32,7 @@ public final class Framebuffer {
         _ frame: ScreenFrame,
         _ read: (_ start: Int, _ count: Int, _ pixels: inout [UInt32], _ place: Int) -> Void
     ) -> Change {
+        abilities = frame.abilities
         if frame.width != width || frame.height != height {
             width = frame.width
             height = frame.height

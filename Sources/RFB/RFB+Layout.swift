@@ -27,6 +27,14 @@ enum RFBNumber {
         /// Compression levels 0 to 9, JPEG quality levels 0 to 9.
         static let compression: ClosedRange<Int32> = -256 ... -247, quality: ClosedRange<Int32> = -32 ... -23
     }
+    /// By whom another size was wished for (rfbproto, "ExtendedDesktopSize").
+    enum SizeReason { static let nobody = 0, viewer = 1, otherViewer = 2 }
+    /// What became of a viewer's wish for another size.
+    enum SizeStatus {
+        static let done: UInt16 = 0, prohibited: UInt16 = 1, invalidLayout: UInt16 = 3
+        /// The guest was told, and may do it later.
+        static let forwarded: UInt16 = 4
+    }
     /// Flags of a fence.
     enum Fence {
         static let blockBefore: UInt32 = 1, blockAfter: UInt32 = 2, syncNext: UInt32 = 4

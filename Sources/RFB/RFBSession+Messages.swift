@@ -22,19 +22,15 @@ extension RFBSession {
             append(keys.key(symbol, isDown: isDown != 0))
         case RFBNumber.FromClient.pointer:
             guard let mask = reader.byte(), let x = reader.word(), let y = reader.word() else { return false }
-            append(pointer.move(mask, x, y, on: view.bounds, isRelative: view.usesRelativePointer))
+            append(
+                pointer.move(mask, x, y, on: view.bounds, isRelative: view.usesRelativePointer))
         case RFBNumber.FromClient.cutText:
             guard reader.skip(3), let length = reader.long() else { return false }
             // A negative length is the extended clipboard's, which nobody was offered.
             skip(Int(Int32(bitPattern: length).magnitude))
         case RFBNumber.FromClient.continuousUpdates: return takeContinuousUpdates(&reader)
         case RFBNumber.FromClient.fence: return takeFence(&reader)
-        case RFBNumber.FromClient.setDesktopSize:
-            guard reader.skip(5), let screens = reader.byte(), reader.skip(1 + 16 * Int(screens)) else {
-                return false
-            }
-            // 1: the server does not do that. The screen has the size that the guest gives it.
-            view.sizeAnswer = 1
+        case RFBNumber.FromClient.setDesktopSize: return takeDesktopSize(&reader)
         case RFBNumber.FromClient.qemu: return takeExtension(&reader)
         default: close("it sent a message that does not exist: \(kind)")
         }
@@ -90,6 +86,40 @@ extension RFBSession {
         if view.hasContinuousUpdates, !hadContinuous {
             output.append(RFBNumber.FromServer.endOfContinuousUpdates)
         }
+        return true
+    }
+
+    /// A wish for another size (rfbproto, "SetDesktopSize"): padding, width, height, how many screens,
+    /// padding; for each a number, its rectangle, flags. The guest gives the screen its size: it is told.
+    private func takeDesktopSize(_ reader: inout ClientReader) -> Bool {
+        guard reader.skip(1), let width = reader.word(), let height = reader.word(),
+            let screens = reader.byte(), reader.skip(1),
+            reader.bytes.endIndex - reader.place >= 16 * Int(screens)
+        else { return false }
+        var layout: [ScreenRectangle] = []
+        for _ in 0..<screens {
+            guard reader.skip(4), let part = takeRectangle(&reader), reader.skip(4) else { return false }
+            layout.append(part)
+        }
+        let whole = ScreenRectangle(x: 0, y: 0, width: Int(width), height: Int(height))
+        view.sizeAnswer =
+            if !framebuffer.abilities.contains(.takesSizes) {
+                RFBNumber.SizeStatus.prohibited
+            } else if layout != [whole] || !SurfaceMemory.fits(width: whole.width, height: whole.height) {
+                RFBNumber.SizeStatus.invalidLayout
+            } else if whole == framebuffer.bounds {
+                RFBNumber.SizeStatus.done
+            } else {
+                RFBNumber.SizeStatus.forwarded
+            }
+        if view.sizeAnswer == RFBNumber.SizeStatus.forwarded {
+            view.wish = ViewerView.Wish(width: whole.width, height: whole.height, isOwn: true)
+        }
+        // Also what the screen has already: an earlier wish may be on its way.
+        let isFine =
+            view.sizeAnswer == RFBNumber.SizeStatus.forwarded
+            || view.sizeAnswer == RFBNumber.SizeStatus.done
+        if isFine { append(.resize(width: width, height: height)) }
         return true
     }
 

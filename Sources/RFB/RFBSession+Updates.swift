@@ -46,7 +46,7 @@ extension RFBSession {
         view.resize(framebuffer.width, framebuffer.height)
         beginMessage(rectangles: 1)
         if view.hasExtendedDesktopSize {
-            append(.extendedSize(answer: nil))
+            appendExtendedSize(reason: takeReason(), status: RFBNumber.SizeStatus.done)
             view.greetings.remove(RFBNumber.Encoding.extendedDesktopSize)
         } else {
             beginRectangle(framebuffer.bounds, RFBNumber.Encoding.desktopSize)
@@ -55,12 +55,24 @@ extension RFBSession {
         return true
     }
 
+    /// Who had wished for the size that the screen has now.
+    private func takeReason() -> Int {
+        guard let wish = view.wish, wish.width == framebuffer.width, wish.height == framebuffer.height else {
+            return RFBNumber.SizeReason.nobody
+        }
+        view.wish = nil
+        // That the guest was told goes without saying.
+        if wish.isOwn, view.sizeAnswer == RFBNumber.SizeStatus.forwarded { view.sizeAnswer = nil }
+        return wish.isOwn ? RFBNumber.SizeReason.viewer : RFBNumber.SizeReason.otherViewer
+    }
+
     /// A rectangle without pixels.
     private enum News {
         case name, extendedKeys
-        case pointer(isAbsolute: Bool)
-        /// By whom the size was wished for, and what became of it; nil: by nobody.
-        case extendedSize(answer: UInt16?)
+        case pointerMotion(isAbsolute: Bool)
+        case extendedSize
+        /// What became of this viewer's wish for another.
+        case sizeAnswer(UInt16)
     }
 
     /// What the viewer has not been told yet.
@@ -69,15 +81,14 @@ extension RFBSession {
         if view.greetings.contains(RFBNumber.Encoding.desktopName) { news.append(.name) }
         if view.greetings.contains(RFBNumber.Encoding.extendedKey) { news.append(.extendedKeys) }
         if view.greetings.contains(RFBNumber.Encoding.pointerMotion) {
-            news.append(.pointer(isAbsolute: isPointerAbsolute))
-            view.usesRelativePointer = !isPointerAbsolute
+            let isAbsolute = framebuffer.abilities.contains(.takesPositions)
+            news.append(.pointerMotion(isAbsolute: isAbsolute))
+            view.usesRelativePointer = !isAbsolute
         }
         if view.greetings.contains(RFBNumber.Encoding.extendedDesktopSize) {
-            news.append(.extendedSize(answer: nil))
+            news.append(.extendedSize)
         }
-        if let answer = view.sizeAnswer, view.hasExtendedDesktopSize {
-            news.append(.extendedSize(answer: answer))
-        }
+        if let answer = view.sizeAnswer, view.hasExtendedDesktopSize { news.append(.sizeAnswer(answer)) }
         view.greetings = []
         view.sizeAnswer = nil
         return news
@@ -90,10 +101,14 @@ extension RFBSession {
             beginRectangle(empty, RFBNumber.Encoding.desktopName)
             appendText(configuration.name)
         case .extendedKeys: beginRectangle(empty, RFBNumber.Encoding.extendedKey)
-        case .pointer(let isAbsolute):
-            let mode = ScreenRectangle(x: isAbsolute ? 1 : 0, y: 0, width: 0, height: 0)
-            beginRectangle(mode, RFBNumber.Encoding.pointerMotion)
-        case .extendedSize(let answer): appendExtendedSize(answer: answer)
+        // An x of 1 says that positions are absolute; a mouse knows only distances.
+        case .pointerMotion(let isAbsolute):
+            let kind = ScreenRectangle(x: isAbsolute ? 1 : 0, y: 0, width: 0, height: 0)
+            beginRectangle(kind, RFBNumber.Encoding.pointerMotion)
+        case .extendedSize:
+            appendExtendedSize(reason: RFBNumber.SizeReason.nobody, status: RFBNumber.SizeStatus.done)
+        case .sizeAnswer(let status):
+            appendExtendedSize(reason: RFBNumber.SizeReason.viewer, status: status)
         }
     }
 
@@ -110,11 +125,10 @@ extension RFBSession {
     }
 
     /// One screen that covers everything (rfbproto, "ExtendedDesktopSize").
-    private func appendExtendedSize(answer: UInt16?) {
+    private func appendExtendedSize(reason: Int, status: UInt16) {
         var header = framebuffer.bounds
-        // By whom the change was wished for, and what became of it.
-        header.x = answer == nil ? 0 : 1
-        header.y = Int(answer ?? 0)
+        header.x = reason
+        header.y = Int(status)
         beginRectangle(header, RFBNumber.Encoding.extendedDesktopSize)
         output += [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
         output.append(bigEndian: UInt16(framebuffer.width))

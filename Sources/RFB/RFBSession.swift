@@ -5,9 +5,9 @@ public import ScreenSurface
 public enum RFBEvent: Equatable, Sendable {
     /// A key by the number that `KeyCode` of the keyboard controller takes.
     case key(UInt8, isDown: Bool)
-    /// Right, down, wheel steps towards the user; buttons left, right, middle; and where the pointer is, if
-    /// the viewer said that.
-    case move(right: Int32, down: Int32, wheel: Int32, buttons: UInt8, position: ScreenPosition?)
+    case move(ScreenMovement)
+    /// It would like the screen to have this size, in pixels.
+    case resize(width: UInt16, height: UInt16)
 }
 
 /// How a server presents itself.
@@ -56,10 +56,6 @@ public final class RFBSession {
     var view = ViewerView()
     var keys = KeyTranslator()
     var pointer = PointerTracker()
-    /// The guest wants positions of the pointer rather than distances.
-    public var isPointerAbsolute = false {
-        didSet { if isPointerAbsolute != oldValue { view.pointerHasChanged() } }
-    }
     /// Streams that begin with the first use and end with the viewer.
     lazy var zrle = ZRLEEncoder()
     lazy var tight = TightEncoder()
@@ -221,6 +217,7 @@ public final class RFBSession {
     public func screenChanged(_ change: Framebuffer.Change) {
         view.needsFreshFrame = false
         guard state == .running else { return }
+        view.note(framebuffer.abilities)
         if change.isResized {
             view.sizeHasChanged()
         } else {
@@ -228,12 +225,15 @@ public final class RFBSession {
         }
     }
 
+    /// Another viewer would like the screen to have this size.
+    public func otherViewerWishes(width: UInt16, height: UInt16) {
+        view.wish = ViewerView.Wish(width: Int(width), height: Int(height), isOwn: false)
+    }
+
     /// The viewer is gone: what it held is let go.
     public func disconnect() {
         for event in keys.releaseAll() { events.append(.key(event.code, isDown: event.isDown)) }
-        if pointer.buttons != 0 {
-            events.append(.move(right: 0, down: 0, wheel: 0, buttons: 0, position: pointer.position))
-        }
+        if pointer.buttons != 0 { events.append(.move(pointer.release())) }
         close("it is gone")
     }
 }
@@ -241,40 +241,46 @@ public final class RFBSession {
 /// Turns positions and wheel buttons of a viewer into movement. Pure.
 struct PointerTracker {
     private(set) var buttons: UInt8 = 0
-    /// Where the pointer was last, if the viewer says that.
-    private(set) var position: ScreenPosition?
     private var last: (x: Int32, y: Int32)?
     private var mask: UInt8 = 0
+    private var place: ScreenPlace?
 
     /// - Parameters:
-    ///   - screen: what the viewer knows of the screen's size.
+    ///   - screen: what the viewer shows.
     ///   - isRelative: the viewer sends distances from 7FFFh.
     mutating func move(
         _ newMask: UInt8, _ x: UInt16, _ y: UInt16, on screen: ScreenRectangle, isRelative: Bool
     ) -> RFBEvent {
+        place = isRelative ? nil : Self.place(Int(x), Int(y), on: screen)
+        let x = Int32(x), y = Int32(y)
         let right: Int32, down: Int32
         if isRelative {
-            (right, down) = (Int32(x) - 0x7FFF, Int32(y) - 0x7FFF)
+            (right, down) = (x - 0x7FFF, y - 0x7FFF)
             last = nil
-            position = nil
         } else {
-            let place = (x: Int32(x), y: Int32(y))
-            (right, down) = last.map { (place.x - $0.x, place.y - $0.y) } ?? (0, 0)
-            last = place
-            position = ScreenPosition(
-                x: Self.scale(x, screen.width), y: Self.scale(y, screen.height))
+            (right, down) = last.map { (x - $0.x, y - $0.y) } ?? (0, 0)
+            last = (x, y)
         }
         let pressed = newMask & ~mask
         let wheel: Int32 = (pressed & 0x10 != 0 ? 1 : 0) - (pressed & 0x08 != 0 ? 1 : 0)
         mask = newMask
         // Left, middle, right of the protocol; left, right, middle of a mouse.
         buttons = newMask & 1 | (newMask & 4) >> 1 | (newMask & 2) << 1
-        return .move(right: right, down: down, wheel: wheel, buttons: buttons, position: position)
+        return .move(
+            ScreenMovement(right: right, down: down, wheel: wheel, buttons: buttons, place: place))
     }
 
-    /// The middle of pixel `value` of `count`, of a whole of 32768.
-    private static func scale(_ value: UInt16, _ count: Int) -> UInt16 {
-        let pixels = max(count, 1), pixel = min(Int(value), pixels - 1)
-        return UInt16((2 * pixel + 1) * (Int(ScreenPosition.largest) + 1) / (2 * pixels))
+    /// All buttons go up where the pointer is.
+    mutating func release() -> ScreenMovement {
+        buttons = 0
+        return ScreenMovement(place: place)
+    }
+
+    private static func place(_ x: Int, _ y: Int, on screen: ScreenRectangle) -> ScreenPlace {
+        func part(_ value: Int, of side: Int) -> UInt16 {
+            let last = max(side - 1, 1)
+            return UInt16((min(value, last) * 0xFFFF + last / 2) / last)
+        }
+        return ScreenPlace(x: part(x, of: screen.width), y: part(y, of: screen.height))
     }
 }

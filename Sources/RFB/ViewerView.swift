@@ -19,6 +19,14 @@ struct ViewerView {
     var isSizeNew = false
     /// To a wish for another size: its status.
     var sizeAnswer: UInt16?
+    /// A size that the guest was told of.
+    struct Wish: Equatable {
+        var width: Int, height: Int
+        /// This viewer's, or another's.
+        var isOwn: Bool
+    }
+    var wish: Wish?
+    private var abilities: ScreenAbilities = []
     /// Rectangles without pixels that say what we understand, each sent once.
     var greetings: Set<Int32> = []
 
@@ -54,9 +62,11 @@ struct ViewerView {
         if !hasPointerMotion { usesRelativePointer = false }
     }
 
-    /// The guest wants positions now, or distances: for viewers that can send both.
-    mutating func pointerHasChanged() {
-        if hasPointerMotion { greetings.insert(RFBNumber.Encoding.pointerMotion) }
+    /// What the guest can do now.
+    mutating func note(_ new: ScreenAbilities) {
+        let isChanged = new.contains(.takesPositions) != abilities.contains(.takesPositions)
+        abilities = new
+        if isChanged, hasPointerMotion { greetings.insert(RFBNumber.Encoding.pointerMotion) }
     }
 
     /// What the viewer shows of the screen.

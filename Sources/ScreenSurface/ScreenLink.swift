@@ -2,35 +2,32 @@ internal import ByteLayout
 internal import Glibc
 public import LinuxHost
 
+/// What the guest can do now beyond what every guest can.
+public struct ScreenAbilities: OptionSet, Hashable, Sendable {
+    public let rawValue: UInt8
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
+
+    /// It hears of a wish for another size of its screen.
+    public static let takesSizes = ScreenAbilities(rawValue: 1 << 0)
+    /// It hears where the pointer is; without that only how far it moves.
+    public static let takesPositions = ScreenAbilities(rawValue: 1 << 1)
+    static let known: ScreenAbilities = [.takesSizes, .takesPositions]
+}
+
 /// What a machine tells the process that shows its screen.
 public struct ScreenFrame: Equatable, Sendable {
     public var width: Int, height: Int
     public var damage: [ScreenRectangle]
+    public var abilities: ScreenAbilities
 
-    public init(width: Int, height: Int, damage: [ScreenRectangle]) {
+    public init(
+        width: Int, height: Int, damage: [ScreenRectangle], abilities: ScreenAbilities = []
+    ) {
         self.width = width
         self.height = height
         self.damage = damage
+        self.abilities = abilities
     }
-}
-
-/// A place on the screen, from the top left corner: 0 to 32767 each way, whatever the size of the picture.
-public struct ScreenPosition: Equatable, Sendable {
-    public static let largest: UInt16 = 32_767
-    public var x: UInt16, y: UInt16
-
-    /// Larger numbers are the far edge.
-    public init(x: UInt16, y: UInt16) {
-        self.x = min(x, Self.largest)
-        self.y = min(y, Self.largest)
-    }
-}
-
-/// What a machine says to the process that shows its screen.
-public enum ScreenReport: Equatable, Sendable {
-    case frame(ScreenFrame)
-    /// The guest wants to know where the pointer is, rather than how far it moved.
-    case pointer(isAbsolute: Bool)
 }
 
 /// What the process that shows a machine's screen asks of the machine.
@@ -40,38 +37,61 @@ public enum ScreenRequest: Equatable, Sendable {
     case refresh(promptly: Bool)
     /// A key by the number that `KeyCode` of the keyboard controller takes.
     case key(UInt8, isDown: Bool)
-    /// Right, down, wheel steps towards the user; buttons left, right, middle, two more; and where the
-    /// pointer is, if that is known.
-    case move(right: Int32, down: Int32, wheel: Int32, buttons: UInt8, position: ScreenPosition?)
+    /// The pointer moves, or a button or the wheel does.
+    case move(ScreenMovement)
+    /// Somebody would like the screen to have this size, in pixels.
+    case resize(width: UInt16, height: UInt16)
+}
+
+/// What a viewer's pointer does: for a mouse how far it moves, and for a tablet where it is.
+public struct ScreenMovement: Equatable, Sendable {
+    public var right: Int32, down: Int32
+    /// Steps towards the user.
+    public var wheel: Int32
+    /// Left, right and middle in bits 0 to 2; two more in 3 and 4.
+    public var buttons: UInt8
+    /// From the left edge of the screen and from the top, in parts of 65,535; nil: nobody knows.
+    public var place: ScreenPlace?
+
+    public init(
+        right: Int32 = 0, down: Int32 = 0, wheel: Int32 = 0, buttons: UInt8 = 0, place: ScreenPlace? = nil
+    ) {
+        self.right = right
+        self.down = down
+        self.wheel = wheel
+        self.buttons = buttons
+        self.place = place
+    }
+}
+
+public struct ScreenPlace: Hashable, Sendable {
+    public var x: UInt16, y: UInt16
+    public init(x: UInt16, y: UInt16) {
+        self.x = x
+        self.y = y
+    }
 }
 
 /// The messages between a machine and the process that shows its screen, little-endian, one a packet:
 ///
-///     frame     1, 0, le16 width, le16 height, le16 count, then le16 x, y, width, height for each rectangle
+///     frame     1, abilities, le16 width, le16 height, le16 count, then le16 x, y, width, height for each
+///               rectangle
 ///     refresh   16, promptly
 ///     key       17, code, down
-///     pointer   2, absolute
-///     move      18, buttons, le32 right, le32 down, le32 wheel, le16 x, le16 y; FFFFh for an unknown place
+///     move      18, buttons, le32 right, le32 down, le32 wheel; then le16 x, le16 y, or nothing
+///     resize    19, 0, le16 width, le16 height
 ///
 /// The pixels of a frame stay as they are until the next request for one. Neither side trusts the other.
 public enum ScreenLink {
     private enum Kind {
-        static let frame: UInt8 = 1, pointer: UInt8 = 2
-        static let refresh: UInt8 = 16, key: UInt8 = 17, move: UInt8 = 18
+        static let frame: UInt8 = 1, refresh: UInt8 = 16, key: UInt8 = 17, move: UInt8 = 18
+        static let resize: UInt8 = 19
     }
-    private static let unknownPlace: UInt16 = 0xFFFF
     /// The longest message in bytes.
     public static let longest = 8 + 8 * DamageRegion.mostRectangles
 
-    public static func bytes(_ report: ScreenReport) -> [UInt8] {
-        switch report {
-        case .frame(let frame): bytes(frame)
-        case .pointer(let isAbsolute): [Kind.pointer, isAbsolute ? 1 : 0]
-        }
-    }
-
-    private static func bytes(_ frame: ScreenFrame) -> [UInt8] {
-        var bytes: [UInt8] = [Kind.frame, 0]
+    public static func bytes(_ frame: ScreenFrame) -> [UInt8] {
+        var bytes: [UInt8] = [Kind.frame, frame.abilities.rawValue]
         let damage = frame.damage.prefix(DamageRegion.mostRectangles)
         for value in [frame.width, frame.height, damage.count] {
             bytes.append(littleEndian: UInt16(truncatingIfNeeded: value))
@@ -84,13 +104,8 @@ public enum ScreenLink {
         return bytes
     }
 
-    /// Nil for what is no report, or a frame of a size that no surface has. Rectangles are cut to the screen.
-    public static func report(_ bytes: [UInt8]) -> ScreenReport? {
-        if bytes.first == Kind.pointer, bytes.count == 2 { return .pointer(isAbsolute: bytes[1] != 0) }
-        return frame(bytes).map { .frame($0) }
-    }
-
-    private static func frame(_ bytes: [UInt8]) -> ScreenFrame? {
+    /// Nil for what is no frame, or one of a size that no surface has. Rectangles are cut to the screen.
+    public static func frame(_ bytes: [UInt8]) -> ScreenFrame? {
         func word(_ place: Int) -> Int? { bytes.load(littleEndian: UInt16.self, at: place).map { Int($0) } }
         guard bytes.first == Kind.frame, let width = word(2), let height = word(4), let count = word(6),
             SurfaceMemory.fits(width: width, height: height), count <= DamageRegion.mostRectangles,
@@ -106,18 +121,25 @@ public enum ScreenLink {
             let part = ScreenRectangle(x: x, y: y, width: width, height: height).intersection(screen)
             if !part.isEmpty { damage.append(part) }
         }
-        return ScreenFrame(width: width, height: height, damage: damage)
+        let abilities = ScreenAbilities(rawValue: bytes[1]).intersection(.known)
+        return ScreenFrame(width: width, height: height, damage: damage, abilities: abilities)
     }
 
     public static func bytes(_ request: ScreenRequest) -> [UInt8] {
         switch request {
         case .refresh(let promptly): return [Kind.refresh, promptly ? 1 : 0]
         case .key(let code, let isDown): return [Kind.key, code, isDown ? 1 : 0]
-        case .move(let right, let down, let wheel, let buttons, let position):
-            var bytes: [UInt8] = [Kind.move, buttons]
-            for value in [right, down, wheel] { bytes.append(littleEndian: value) }
-            bytes.append(littleEndian: position?.x ?? unknownPlace)
-            bytes.append(littleEndian: position?.y ?? unknownPlace)
+        case .move(let movement):
+            var bytes: [UInt8] = [Kind.move, movement.buttons]
+            for value in [movement.right, movement.down, movement.wheel] {
+                bytes.append(littleEndian: value)
+            }
+            guard let place = movement.place else { return bytes }
+            for value in [place.x, place.y] { bytes.append(littleEndian: value) }
+            return bytes
+        case .resize(let width, let height):
+            var bytes: [UInt8] = [Kind.resize, 0]
+            for value in [width, height] { bytes.append(littleEndian: value) }
             return bytes
         }
     }
@@ -127,16 +149,23 @@ public enum ScreenLink {
         switch (bytes.first, bytes.count) {
         case (Kind.refresh, 2): return .refresh(promptly: bytes[1] != 0)
         case (Kind.key, 3): return .key(bytes[1], isDown: bytes[2] != 0)
-        case (Kind.move, 18):
+        case (Kind.move, 14), (Kind.move, 18):
             guard let right = bytes.load(littleEndian: Int32.self, at: 2),
                 let down = bytes.load(littleEndian: Int32.self, at: 6),
-                let wheel = bytes.load(littleEndian: Int32.self, at: 10),
-                let x = bytes.load(littleEndian: UInt16.self, at: 14),
-                let y = bytes.load(littleEndian: UInt16.self, at: 16)
+                let wheel = bytes.load(littleEndian: Int32.self, at: 10)
             else { return nil }
-            return .move(
-                right: right, down: down, wheel: wheel, buttons: bytes[1],
-                position: x == unknownPlace ? nil : ScreenPosition(x: x, y: y))
+            var movement = ScreenMovement(right: right, down: down, wheel: wheel, buttons: bytes[1])
+            if let x = bytes.load(littleEndian: UInt16.self, at: 14),
+                let y = bytes.load(littleEndian: UInt16.self, at: 16)
+            {
+                movement.place = ScreenPlace(x: x, y: y)
+            }
+            return .move(movement)
+        case (Kind.resize, 6):
+            guard let width = bytes.load(littleEndian: UInt16.self, at: 2),
+                let height = bytes.load(littleEndian: UInt16.self, at: 4)
+            else { return nil }
+            return .resize(width: width, height: height)
         default: return nil
         }
     }

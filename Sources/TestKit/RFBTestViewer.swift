@@ -42,9 +42,8 @@ public final class RFBTestViewer {
     public private(set) var endsOfContinuousUpdates = 0
     /// Reason and status of the last extended size.
     public private(set) var sizeAnswer: (reason: Int, status: Int)?
-    /// What the server wants of the pointer, of viewers that can send both.
-    public private(set) var pointerMode: PointerMode?
-    public enum PointerMode: Sendable { case relative, absolute }
+    /// Whether the server takes positions of the pointer, once it has said so.
+    public private(set) var isAbsolute: Bool?
     private var tightStreams: [Inflater?] = [nil, nil, nil, nil]
     private var zrleStream = Inflater()
 
@@ -149,6 +148,17 @@ public final class RFBTestViewer {
         try send([5, buttons] + Self.big(x, 2) + Self.big(y, 2))
     }
 
+    /// Would like the screen to have this size: one screen, unless `layout` says something else.
+    public func setDesktopSize(_ width: Int, _ height: Int, layout: [[Int]]? = nil) throws {
+        let screens = layout ?? [[0, 0, width, height]]
+        var message: [UInt8] = [251, 0] + Self.big(width, 2) + Self.big(height, 2)
+        message += [UInt8(screens.count), 0]
+        for screen in screens {
+            message += [0, 0, 0, 1] + screen.flatMap { Self.big($0, 2) } + [0, 0, 0, 0]
+        }
+        try send(message)
+    }
+
     /// Types a text: each character is its own symbol.
     public func type(_ text: String, pause: () -> Void = {}) throws {
         for character in text.unicodeScalars {
@@ -199,7 +209,7 @@ public final class RFBTestViewer {
         switch encoding {
         case -224: return false
         case -223: try setSize(width, height)
-        case -257: pointerMode = x == 0 ? .relative : .absolute
+        case -257: isAbsolute = x == 1
         case -258: break
         case -307: name = try text()
         case -308:

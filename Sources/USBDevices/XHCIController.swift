@@ -104,3 +104,12 @@ public final class XHCIController: Device {
         try function.restore(saved.function)
     }
 }
+
+extension XHCIController: PointerTarget {
+    public var isListening: Bool { core.isListeningToTablet }
+
+    public func point(x: UInt16, y: UInt16, buttons: UInt8, wheel: Int32) {
+        // Half as many places as parts.
+        _ = point(x: x >> 1, y: y >> 1, wheel: wheel, buttons: buttons)
+    }
+}

@@ -331,6 +331,14 @@ final class XHCICore: PCIFunctionHandler {
         }
     }
 
+    /// Whether a guest wants to know where the pointer is.
+    var isListeningToTablet: Bool {
+        guard let tablet else { return false }
+        return state.withLock { state in
+            state.isListening(toPort: tablet) || state.registers.ports[tablet].link == XHCILink.suspended
+        }
+    }
+
     /// False when there is no keyboard, or nobody listens to it.
     func key(_ code: UInt8, isDown: Bool) -> Bool {
         change { state in

@@ -9,6 +9,24 @@ public protocol VirtioFunction: Device {
     var signals: VirtioSignals { get }
 }
 
+/// What else answers at the PCI function of a virtio device: a VGA beside a display, as in QEMU's
+/// `virtio-vga`. BARs 1 and 4 are virtio's.
+public struct VirtioCompanion: Sendable {
+    public var classCode: UInt32
+    /// Of BARs 0, 2 and 3.
+    public var bars: [BARLayout?]
+    public var rom: [UInt8]
+    public var handler: any PCIFunctionHandler
+
+    public init(classCode: UInt32, bars: [BARLayout?], rom: [UInt8], handler: any PCIFunctionHandler) {
+        precondition(bars.count <= 4 && (bars.count < 2 || bars[1] == nil), "BARs 1 and 4 are virtio's")
+        self.classCode = classCode
+        self.bars = bars
+        self.rom = rom
+        self.handler = handler
+    }
+}
+
 /// A virtio device with its PCI transport: one device of the machine, saved and restored as one.
 public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
     public static var kind: String { Behaviour.kind }
@@ -24,27 +42,31 @@ public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
     private let negotiation: VirtioNegotiation
     public var signals: VirtioSignals { device.link.signals }
 
-    public init(_ device: Behaviour) {
+    public init(_ device: Behaviour, beside companion: VirtioCompanion? = nil) {
         self.device = device
         negotiation = VirtioNegotiation(device)
         function = PCIFunction(
-            Self.layout(of: device), interrupts: device.link.signals.interrupts,
-            handler: VirtioPCITransport(negotiation))
+            Self.layout(of: device, beside: companion), interrupts: device.link.signals.interrupts,
+            handler: VirtioPCITransport(negotiation, companion: companion?.handler))
     }
 
     /// §4.1.2: vendor 0x1AF4, device 0x1040 plus the device type, revision 1 or more.
-    private static func layout(of device: Behaviour) -> PCIFunctionLayout {
-        PCIFunctionLayout(
+    private static func layout(
+        of device: Behaviour, beside companion: VirtioCompanion?
+    ) -> PCIFunctionLayout {
+        var bars = [BARLayout?](repeating: nil, count: 5)
+        for (bar, layout) in (companion?.bars ?? []).enumerated() { bars[bar] = layout }
+        bars[VirtioBAR.msix] = BARLayout(.memory32, size: VirtioBAR.msixSize)
+        bars[VirtioBAR.registers] = BARLayout(.memory32, size: VirtioBAR.registersSize)
+        return PCIFunctionLayout(
             identity: PCIIdentity(
-                vendor: 0x1AF4, device: 0x1040 + device.deviceID, classCode: device.classCode, revision: 1,
+                vendor: 0x1AF4, device: 0x1040 + device.deviceID,
+                classCode: companion?.classCode ?? device.classCode, revision: 1,
                 subsystemVendor: 0x1AF4, subsystem: 0x1100),
-            bars: [
-                nil, BARLayout(.memory32, size: VirtioBAR.msixSize), nil, nil,
-                BARLayout(.memory32, size: VirtioBAR.registersSize),
-            ],
+            bars: bars,
             interruptPin: 1, msix: MSIXPlacement(bar: VirtioBAR.msix, pending: VirtioBAR.msixPending),
             capabilities: capabilities(queues: device.link.queues.count, configSize: device.config.count),
-            window: (capability: 4, bytes: 16..<20))
+            window: (capability: 4, bytes: 16..<20), rom: companion?.rom ?? [])
     }
 
     private static func capabilities(queues: Int, configSize: Int) -> [PCICapability] {

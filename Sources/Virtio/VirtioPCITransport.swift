@@ -7,14 +7,21 @@ public import PCIBus
 /// Confinement: any thread.
 public final class VirtioPCITransport: PCIFunctionHandler {
     private let negotiation: VirtioNegotiation
+    /// What answers at the BARs that are not virtio's.
+    private let companion: (any PCIFunctionHandler)?
     private var signals: VirtioSignals { negotiation.signals }
 
-    init(_ negotiation: VirtioNegotiation) { self.negotiation = negotiation }
+    init(_ negotiation: VirtioNegotiation, companion: (any PCIFunctionHandler)? = nil) {
+        self.negotiation = negotiation
+        self.companion = companion
+    }
 
     // MARK: BAR accesses
 
     public func readBAR(_ bar: Int, offset: UInt64, width: AccessWidth) -> UInt64 {
-        guard bar == VirtioBAR.registers else { return 0 }
+        guard bar == VirtioBAR.registers else {
+            return companion?.readBAR(bar, offset: offset, width: width) ?? 0
+        }
         let register = Int(offset % VirtioBAR.regionSize)
         switch offset - UInt64(register) {
         case VirtioBAR.common: return VirtioNegotiation.field(commonImage(), register, width)
@@ -25,7 +32,10 @@ public final class VirtioPCITransport: PCIFunctionHandler {
     }
 
     public func writeBAR(_ bar: Int, offset: UInt64, width: AccessWidth, value: UInt64) {
-        guard bar == VirtioBAR.registers else { return }
+        guard bar == VirtioBAR.registers else {
+            companion?.writeBAR(bar, offset: offset, width: width, value: value)
+            return
+        }
         let register = Int(offset % VirtioBAR.regionSize)
         switch offset - UInt64(register) {
         case VirtioBAR.common: writeCommon(register, width, value)

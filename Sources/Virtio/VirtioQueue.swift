@@ -142,6 +142,10 @@ public final class VirtioQueue: Sendable {
         }
     }
 
+    /// `notify` comes again from the timer thread, for a device whose `service` ended because it had done
+    /// enough for one turn.
+    public func serveLater() { retry.schedule(index) }
+
     private func begin() {
         attempt { state throws(QueueFault) -> Void in
             state.isBatching = true

@@ -37,5 +37,6 @@ public let virtioCatalog: [VirtioEntry] = [
     VirtioEntry(VirtioConsole.self) { VirtioConsole($0, sink: $1.sink) },
     VirtioEntry(VirtioEntropy.self) { VirtioEntropy($0, source: $1.entropy) },
     VirtioEntry(VirtioBalloon.self) { context, _ in VirtioBalloon(context) },
+    VirtioEntry(VirtioGPU.self)     { context, _ in VirtioGPU(context) },
     VirtioEntry(VirtioInput.self)   { context, _ in VirtioInput(context, .tablet) },
 ]

@@ -10,13 +10,13 @@ public import Virtio
 /// never where it ends: no key stays down, and the pointer is where it was put last.
 ///
 /// Confinement: any thread.
-public final class VirtioInput: VirtioDevice {
+public final class VirtioInput: VirtioDevice, PointerTarget, KeyTarget {
     public static let kind = "virtio-input"
     static let queueSize: UInt16 = 64
     /// Events that wait; beyond, steps are left out. A few hundred strokes of a key.
     static let mostEvents = 512
     /// Positions of a tablet, in both directions.
-    public static let largestPosition: UInt16 = 32_767
+    static let largestPosition: UInt16 = 32_767
     private static let eventQueue = 0
     private static let statusQueue = 1
 
@@ -43,7 +43,6 @@ public final class VirtioInput: VirtioDevice {
 
     private struct State {
         var select: UInt8 = 0, subselect: UInt8 = 0
-        var isListening = false
         var wanted = Posture(), told = Posture()
         /// Events on their way to the guest.
         var events: [InputEvent] = []
@@ -52,15 +51,9 @@ public final class VirtioInput: VirtioDevice {
     public let link: VirtioLink
     public let device: Kind
     private let state = Mutex(State())
-    private let onListening: @Sendable (Bool) -> Void
 
-    /// - Parameter onListening: a driver has begun or ended to take events. Called with no lock held, perhaps
-    ///   more than once for the same.
-    public init(
-        _ context: DeviceContext, _ device: Kind, onListening: @escaping @Sendable (Bool) -> Void = { _ in }
-    ) {
+    public init(_ context: DeviceContext, _ device: Kind) {
         self.device = device
-        self.onListening = onListening
         link = VirtioLink(context, queueSizes: [Self.queueSize, Self.queueSize])
     }
 
@@ -72,23 +65,24 @@ public final class VirtioInput: VirtioDevice {
     // MARK: What the user does
 
     /// Whether a driver takes events.
-    public var isListening: Bool { state.withLock { $0.isListening } }
+    public var isListening: Bool { link.signals.isRunning }
 
-    /// A key of the keyboard by its XT code, bit 7 for those with a prefix. Unknown ones change nothing.
-    public func key(_ code: UInt8, isDown: Bool) {
+    /// A key that the keyboard does not have changes nothing.
+    public func key(code: UInt8, isDown: Bool) {
         guard device == .keyboard, let number = InputKeys.number(code) else { return }
         change { posture in
             if isDown { posture.keys.insert(number) } else { posture.keys.remove(number) }
         }
     }
 
-    /// The pointer is at a position of the tablet, 0 to `largestPosition` from left to right and from the top
-    /// down. Wheel steps are towards the user; buttons left, right, middle, two more.
-    public func point(x: UInt16, y: UInt16, wheel: Int32, buttons: UInt8) {
+    public func point(x: UInt16, y: UInt16, buttons: UInt8, wheel: Int32) {
         guard device == .tablet else { return }
+        func position(_ part: UInt16) -> UInt16 {
+            UInt16((Int(part) * Int(Self.largestPosition) + Int(UInt16.max) / 2) / Int(UInt16.max))
+        }
         change { posture in
-            posture.x = min(x, Self.largestPosition)
-            posture.y = min(y, Self.largestPosition)
+            posture.x = position(x)
+            posture.y = position(y)
             posture.wheel = min(max(posture.wheel &- max(min(wheel, 127), -127), -127), 127)
             for (bit, code) in InputCode.buttons.enumerated() {
                 if buttons >> UInt8(bit) & 1 != 0 {
@@ -101,8 +95,8 @@ public final class VirtioInput: VirtioDevice {
     }
 
     private func change(_ body: (inout Posture) -> Void) {
+        guard isListening else { return }
         state.withLock { state in
-            guard state.isListening else { return }
             body(&state.wanted)
             // Movement alone waits for the guest to take what there is; what is pressed does not.
             if state.events.isEmpty || state.wanted.keys != state.told.keys { Self.tell(&state) }
@@ -232,15 +226,7 @@ public final class VirtioInput: VirtioDevice {
 
     // MARK: Lifecycle
 
-    public func activate(features: UInt64) {
-        state.withLock { $0.isListening = true }
-        onListening(true)
-    }
-
-    public func reset() {
-        state.withLock { $0 = State() }
-        onListening(false)
-    }
+    public func reset() { state.withLock { $0 = State() } }
 
     public func save() -> Saved {
         state.withLock { state in
@@ -262,9 +248,6 @@ public final class VirtioInput: VirtioDevice {
             state.wanted = saved.wanted
             state.told = saved.told
             state.events = saved.events
-            // The transport says whether a driver listens.
-            state.isListening = false
         }
-        onListening(false)
     }
 }

@@ -31,7 +31,6 @@ final class DisplayHub: @unchecked Sendable {
     private var requests: [ScreenRequest] = []
     /// The machine owes a frame; at once.
     private var isFrameDue = false, isPromptDue = false
-    private var isPointerAbsolute = false
     private var failures = 0
     private var blockedUntil: UInt64 = 0
     private var isEnding = false
@@ -67,11 +66,8 @@ final class DisplayHub: @unchecked Sendable {
                 isEnding = true
                 loop.stop()
             case .message(let bytes):
-                switch ScreenLink.report(bytes) {
-                case .frame(let frame): take(frame)
-                case .pointer(let isAbsolute): takePointer(isAbsolute: isAbsolute)
-                case nil: continue
-                }
+                guard let frame = ScreenLink.frame(bytes) else { continue }
+                take(frame)
             }
         }
     }
@@ -84,14 +80,6 @@ final class DisplayHub: @unchecked Sendable {
         }
         for viewer in viewers.values { viewer.session.screenChanged(change) }
         for viewer in Array(viewers.values) { viewer.pump() }
-    }
-
-    private func takePointer(isAbsolute: Bool) {
-        isPointerAbsolute = isAbsolute
-        for viewer in Array(viewers.values) {
-            viewer.session.isPointerAbsolute = isAbsolute
-            viewer.pump()
-        }
     }
 
     /// Asks the machine for a frame when a viewer waits for one.
@@ -135,7 +123,6 @@ final class DisplayHub: @unchecked Sendable {
         let session = RFBSession(
             RFBConfiguration(name: options.name, password: password, refusal: refusal), framebuffer,
             challenge: challenge)
-        session.isPointerAbsolute = isPointerAbsolute
         let webSocket = kind == .browsers ? WebSocket(trustsAnyOrigin: password != nil) : nil
         let viewer = ViewerConnection(
             socket, session, webSocket, hub: self, deadline: now + Self.patience)
@@ -150,8 +137,12 @@ final class DisplayHub: @unchecked Sendable {
         for event in viewer.session.takeEvents() {
             switch event {
             case .key(let code, let isDown): send(.key(code, isDown: isDown))
-            case .move(let right, let down, let wheel, let buttons, let position):
-                send(.move(right: right, down: down, wheel: wheel, buttons: buttons, position: position))
+            case .move(let movement): send(.move(movement))
+            case .resize(let width, let height):
+                for other in viewers.values where other !== viewer {
+                    other.session.otherViewerWishes(width: width, height: height)
+                }
+                send(.resize(width: width, height: height))
             }
         }
         requestFrames()

@@ -28,12 +28,14 @@ struct FirmwareOptions: ParsableArguments {
     private enum Image {
         static let bios = "/usr/share/seabios/bios-256k.bin"
         static let video = "/usr/share/seabios/vgabios-stdvga.bin"
+        /// The same for the identity of a virtio display.
+        static let virtioVideo = "/usr/share/seabios/vgabios-virtio.bin"
         static let uefi = "/usr/share/OVMF/OVMF_CODE_4M.fd"
         static let uefiVariables = "/usr/share/OVMF/OVMF_VARS_4M.fd"
     }
 
     /// Opens the images and the files that go with them.
-    func open(into files: inout OpenedFiles) throws(RunFailure) -> FirmwareSpec {
+    func open(into files: inout OpenedFiles, video: VideoAdapter) throws(RunFailure) -> FirmwareSpec {
         let isUEFI = firmware == "uefi"
         var spec = FirmwareSpec(
             kind: isUEFI ? .uefi : .bios,
@@ -44,7 +46,8 @@ struct FirmwareOptions: ParsableArguments {
         if isUEFI {
             spec.variables = try files.addVariables(uefiVars, template: Image.uefiVariables)
         } else {
-            spec.videoROM = try files.addFirmware(Image.video, package: "seabios")
+            let image = video == .virtio ? Image.virtioVideo : Image.video
+            spec.videoROM = try files.addFirmware(image, package: "seabios")
         }
         if let firmwareLog { spec.log = try files.addLog(firmwareLog, option: "--firmware-log") }
         if let screenText { spec.screenText = try files.addLog(screenText, option: "--screen-text") }

@@ -39,7 +39,7 @@ struct MachineRequest {
         do throws(SpecError) {
             spec = try Self.spec(command)
             debuggerPlace = try command.debugging.place()
-            display = try command.screen.option(usesFirmware: usesFirmware)
+            display = try command.screen.option(hasScreen: usesFirmware || spec.video == .virtio)
             let image = command.starting.image, isDisc = image.map { OpenedFiles.isDisc($0) } ?? false
             // An image of a disc was given to be booted.
             bootOrder =
@@ -140,7 +140,7 @@ struct MachineRequest {
             opened.boot = KernelBoot(kernel: image, initialRAMDisk: initial, commandLine: commandLine)
         }
         if usesFirmware {
-            opened.firmware = try starting.open(into: &files)
+            opened.firmware = try starting.open(into: &files, video: spec.video)
             opened.firmware?.bootOrder = bootOrder
         }
         opened.disks = try disks.map { disk throws(RunFailure) in
@@ -179,6 +179,8 @@ struct MachineRequest {
             command.accel, "--accel", [("auto", .auto), ("kvm", .kvm), ("soft", .soft)])
         spec.machineType = try choice(command.machine, "--machine", [("pc", .pc), ("micro", .micro)])
         spec.sandbox = try choice(command.sandbox, "--sandbox", [("on", .on), ("log", .log)])
+        spec.video = try command.screen.adapter()
+        spec.input = try command.screen.inputDevices()
         spec.cpuCount = command.cpus
         spec.memory = try MemorySize(parsing: command.memory, option: "--memory")
         spec.codeCache =

@@ -8,19 +8,49 @@ struct ScreenOptions: ParsableArguments {
     @Option(
         help: """
             The screen: none, auto (viewers of this user, in the machine's folder), vnc=HOST:PORT or \
-            vnc=unix:PATH, either with ,websocket=HOST:PORT for a browser. (default: auto with a firmware, \
-            none with --kernel)
+            vnc=unix:PATH, either with ,websocket=HOST:PORT for a browser. (default: auto with a firmware \
+            or --video virtio, else none)
             """)
     var display: String?
+
+    @Option(
+        help: """
+            The display adapter: vga, or virtio, whose size follows the viewer's window; with a firmware \
+            it is a VGA, too, until the guest has a driver for it.
+            """)
+    var video = "vga"
+
+    @Option(
+        help: """
+            Keyboard and pointer: ps2, or virtio, which has the pointer where the viewer sees it. \
+            (default: virtio with --video virtio, else ps2)
+            """)
+    var input: String?
 
     @Option(help: "A file whose first line is the password for vnc= and websocket=: its first 8 bytes count.")
     var vncPasswordFile: String?
 
-    /// - Parameter usesFirmware: there is a screen.
-    func option(usesFirmware: Bool) throws(SpecError) -> DisplayOption {
+    func adapter() throws(SpecError) -> VideoAdapter {
+        switch video {
+        case "vga": return .vga
+        case "virtio": return .virtio
+        default: throw SpecError("--video '\(video)' is unknown: use one of vga, virtio.")
+        }
+    }
+
+    func inputDevices() throws(SpecError) -> InputDevices {
+        switch input {
+        case nil: return try adapter() == .virtio ? .virtio : .ps2
+        case "ps2": return .ps2
+        case "virtio": return .virtio
+        case let other?: throw SpecError("--input '\(other)' is unknown: use one of ps2, virtio.")
+        }
+    }
+
+    func option(hasScreen: Bool) throws(SpecError) -> DisplayOption {
         let option =
             try display.map { text throws(SpecError) in try DisplayOption(parsing: text) }
-            ?? (usesFirmware ? .auto : DisplayOption.none)
+            ?? (hasScreen ? .auto : DisplayOption.none)
         if vncPasswordFile != nil {
             guard case .vnc = option else {
                 throw SpecError("--vnc-password-file goes with --display vnc=HOST:PORT.")

@@ -2,7 +2,7 @@ import Foundation
 import TestKit
 import Testing
 
-/// CDs that grub-mkrescue makes here, for a BIOS and for a UEFI.
+/// CDs that grub-mkrescue makes here, for a BIOS.
 enum BootDisc {
     /// Makes the CD `name`, with `files` (names on the CD, below /boot, and where they are) and what GRUB
     /// does when the CD starts.

@@ -32,7 +32,10 @@ extension BootTests {
                     + "initrd /boot/initrd\nboot\n")
             let folder = try ScratchFolder()
             let machine = try GuestMachine(
-                [disc, "--name", "pointer", "--accel", "soft", "--memory", "512M", "--no-reboot"], in: folder)
+                [
+                    disc, "--input", "virtio", "--name", "pointer", "--accel", "soft", "--memory", "512M",
+                    "--no-reboot",
+                ], in: folder)
             let screen = try ScreenViewer("pointer", in: folder)
             try screen.viewer.setEncodings([0, -223, -308])
             try machine.wait(for: "RESULT watching Tablet")

@@ -15,13 +15,16 @@ struct TestBoot {
     /// Further words of the kernel's command line.
     var words = ""
 
+    func initialRAMDisk() throws -> String {
+        try BootAssets.initialRAMDisk(kernel, modules: modules, addition: program)
+    }
+
     /// The accelerator is named, so that a host with KVM tests the software CPU, too.
     func arguments() throws -> [String] {
         var arguments = [
             "--accel", "soft", "--machine", machine, "--no-reboot", "--stats", "--cpus", "\(cpus)",
             "--memory", memory,
-            "--kernel", kernel.path, "--initrd",
-            try BootAssets.initialRAMDisk(kernel, modules: modules, addition: program),
+            "--kernel", kernel.path, "--initrd", try initialRAMDisk(),
             "--append", "console=ttyS0 quiet panic=-1 ospite.test=\(test) \(words)",
         ]
         if let disk { arguments += ["--disk", disk] }

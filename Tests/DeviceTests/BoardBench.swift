@@ -43,6 +43,8 @@ enum BoardBench {
         spec.machineType = type
         spec.serialPorts = [.none, .none, .none, .none]
         spec.console = SerialBackend.none
+        spec.video = .virtio
+        spec.input = .virtio
         spec.disks = [
             DiskSpec(image: ResourceIndex(0), byteCount: 1 << 20),
             DiskSpec(image: ResourceIndex(1), overlay: ResourceIndex(2), byteCount: 1 << 20),

@@ -25,6 +25,7 @@ struct FuzzedFunction: Sendable {
     let transport: Transport
     let link: VirtioLink
     let features: UInt64
+    let deviceID: UInt16
 
     private init(known device: VirtioPCI<some VirtioDevice>) {
         self.init(.pci(device.function), device.device)
@@ -36,10 +37,15 @@ struct FuzzedFunction: Sendable {
         self.transport = transport
         link = device.link
         features = device.features | VirtioFeature.transport
+        deviceID = device.deviceID
     }
 
     init?(_ device: any Device) {
         switch device {
+        case let display as VirtioMMIO<VirtioGPU>: self.init(known: display)
+        case let input as VirtioMMIO<VirtioInput>: self.init(known: input)
+        case let display as VirtioPCI<VirtioGPU>: self.init(known: display)
+        case let input as VirtioPCI<VirtioInput>: self.init(known: input)
         case let disk as VirtioMMIO<VirtioBlock>: self.init(known: disk)
         case let generator as VirtioMMIO<VirtioEntropy>: self.init(known: generator)
         case let balloon as VirtioMMIO<VirtioBalloon>: self.init(known: balloon)
@@ -112,6 +118,9 @@ final class FuzzedBoard: Sendable {
     let devices: [any Device]
     let balloon: VirtioBalloon
     private let keyboard: I8042?
+    private let display: VirtioGPU?
+    /// Looks at the screen that found a picture on the virtio display.
+    let looksAtDisplay = Atomic(0)
     private let inputs: [VirtioInput]
     private let canvas: Mutex<ScreenCanvas>
     let console: VirtioConsole
@@ -134,14 +143,13 @@ final class FuzzedBoard: Sendable {
     }
 
     /// With firmware instead of a kernel it is the board of a PC.
-    init(_ type: MachineType = .pc, hasFirmware: Bool = false) throws {
+    init(_ type: MachineType = .pc, hasFirmware: Bool = false, video: VideoAdapter = .virtio) throws {
         let code = try Descriptor.memory("code", size: 0)
         try code.write(hasFirmware ? Self.firmwareFile : Self.kernelFile, at: 0)
         disk = try Descriptor.memory("disk", size: Self.diskSize)
         let readOnly = try Descriptor.memory("read-only disk", size: Self.diskSize)
-        let (input, inputWriter) = try Descriptor.pipe()
         // Nobody reads what the guest sends: the line backs up.
-        let (outputReader, output) = try Descriptor.pipe()
+        let (input, inputWriter) = try Descriptor.pipe(), (outputReader, output) = try Descriptor.pipe()
         try inputWriter.setNonBlocking(true)
         serialInput = inputWriter
         serialOutput = outputReader
@@ -149,6 +157,8 @@ final class FuzzedBoard: Sendable {
         (spec.machineType, spec.cpuCount) = (type, 2)
         spec.memory = MemorySize(bytes: Self.ram)
         spec.options = [.debugExit]
+        spec.video = video
+        spec.input = video == .virtio ? .virtio : .ps2
         spec.disks = [
             DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
             DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
@@ -171,17 +181,14 @@ final class FuzzedBoard: Sendable {
             tscFrequency: 1_000_000_000, report: { events.note($0) })
         devices = board.devices
         keyboard = devices.compactMap { $0 as? I8042 }.first
-        inputs = devices.compactMap { ($0 as? VirtioPCI<VirtioInput>)?.device }
+        display = Self.behaviours(VirtioGPU.self, of: devices).first
+        inputs = Self.behaviours(VirtioInput.self, of: devices)
         canvas = Mutex(ScreenCanvas(try SurfaceMemory(Self.surface(), writable: true)))
-        functions = devices.compactMap { FuzzedFunction($0) }
-        console =
-            devices.compactMap {
-                ($0 as? VirtioPCI<VirtioConsole>)?.device ?? ($0 as? VirtioMMIO<VirtioConsole>)?.device
-            }[0]
-        balloon =
-            devices.compactMap {
-                ($0 as? VirtioPCI<VirtioBalloon>)?.device ?? ($0 as? VirtioMMIO<VirtioBalloon>)?.device
-            }[0]
+        let all = devices.compactMap { FuzzedFunction($0) }
+        // The disks first: `firstSectors` reads from one.
+        functions = all.filter { $0.deviceID == 2 } + all.filter { $0.deviceID != 2 }
+        console = Self.behaviours(VirtioConsole.self, of: devices)[0]
+        balloon = Self.behaviours(VirtioBalloon.self, of: devices)[0]
         engine = SoftEngine(memory: board.memory, vcpuCount: 2, tscFrequency: 1_000_000_000)
         var vcpus: [any VCPU] = []
         for index in 0..<2 {
@@ -193,6 +200,11 @@ final class FuzzedBoard: Sendable {
         try board.eventLoop.start()
     }
 
+    /// The virtio devices of a kind, whatever their transport.
+    private static func behaviours<B: VirtioDevice>(_ kind: B.Type, of devices: [any Device]) -> [B] {
+        devices.compactMap { ($0 as? VirtioPCI<B>)?.device ?? ($0 as? VirtioMMIO<B>)?.device }
+    }
+
     /// A person at the machine: presses a key and moves the mouse now and then, and looks at the screen.
     func act(at round: Int) {
         if round % 8 == 0 {
@@ -201,15 +213,19 @@ final class FuzzedBoard: Sendable {
                 PointerMovement(
                     right: Int32(round % 700) - 350, down: 3, wheel: Int32(round % 3) - 1,
                     buttons: UInt8(round / 64 % 32)))
+            for input in inputs {
+                input.key(code: UInt8(truncatingIfNeeded: round / 8), isDown: round / 2048 % 2 == 0)
+                input.point(
+                    x: UInt16(truncatingIfNeeded: round &* 77), y: UInt16(truncatingIfNeeded: round &* 55), buttons: UInt8(round / 64 % 32),
+                    wheel: Int32(round % 3) - 1)
+            }
         }
-        for device in inputs where round % 8 == 0 {
-            device.key(UInt8(truncatingIfNeeded: round / 8), isDown: round / 2048 % 2 == 0)
-            device.point(
-                x: UInt16(truncatingIfNeeded: round &* 77), y: UInt16(truncatingIfNeeded: round &* 55),
-                wheel: Int32(round % 3) - 1, buttons: UInt8(round / 64 % 32))
+        if round % 300 == 299 { display?.requestSize(width: round % 5000, height: round % 4096) }
+        guard round % 100 == 99 else { return }
+        if display?.wantsScreen == true { looksAtDisplay.wrappingAdd(1, ordering: .relaxed) }
+        for source in [board.screen, display] as [(any ScreenSource)?] {
+            if let source { canvas.withLock { source.draw(on: &$0) } }
         }
-        guard round % 1000 == 999, let screen = board.screen else { return }
-        canvas.withLock { screen.draw(on: &$0) }
     }
 
     /// One on each other controller that needs no firmware.

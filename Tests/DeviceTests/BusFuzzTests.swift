@@ -22,8 +22,11 @@ import Testing
         try walk(.buses, rounds: rounds(300_000), seed: seed(0xB05))
     }
 
-    @Test func `a guest that does anything to a machine with firmware cannot stop it`() throws {
-        try walk(.buses, rounds: rounds(150_000), seed: seed(0xB105), hasFirmware: true)
+    @Test(arguments: VideoAdapter.allCases)
+    func `a guest that does anything to a machine with firmware cannot stop it`(
+        video: VideoAdapter
+    ) throws {
+        try walk(.buses, rounds: rounds(75_000), seed: seed(0xB105), hasFirmware: true, video: video)
     }
 
     @Test func `a guest that builds impossible queues cannot stop the machine`() throws {
@@ -37,9 +40,10 @@ import Testing
 
     /// One walk on one thread, with resets and saved states on the way.
     private func walk(
-        _ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64, on type: MachineType = .pc, hasFirmware: Bool = false
+        _ aim: BusFuzzer.Aim, rounds: Int, seed: UInt64, on type: MachineType = .pc,
+        hasFirmware: Bool = false, video: VideoAdapter = .virtio
     ) throws {
-        let target = try FuzzedBoard(type, hasFirmware: hasFirmware)
+        let target = try FuzzedBoard(type, hasFirmware: hasFirmware, video: video)
         defer { target.close() }
         #expect(try target.boots())
         var fuzzer = BusFuzzer(target, aim: aim, seed: seed)
@@ -62,13 +66,15 @@ import Testing
             if round % 5000 == 4999 { #expect(try target.boots()) }
         }
         #expect(fuzzer.answeredKicks * 20 > fuzzer.kicks && target.faults > 0, "the walk does not arrive")
+        let looks = target.looksAtDisplay.load(ordering: .relaxed)
+        #expect(looks > 0 || aim == .buses, "no display ever has a picture")
         #expect(losers.isEmpty, "lost their state when it was saved and restored: \(losers.sorted())")
         let growth = try residentSize(target) - size
         judge(growth)
         try expectLife(of: target)
         watch.end()
         print(
-            "\(watch.summary), \(growth >> 10) KiB more, "
+            "\(watch.summary), \(growth >> 10) KiB more, \(looks) looks at the display, "
                 + "\(fuzzer.answeredKicks) of \(fuzzer.kicks) kicks answered, \(target.faults) faults")
     }
 

@@ -19,6 +19,7 @@ extension BusFuzzer {
         case 6:
             let queue = queue(device, number)
             spoilRing(queue)
+        case 7 where device.deviceID == 16: useDisplay(device, number)
         default:
             // One fault stops a device until its driver starts over.
             if !device.link.signals.isRunning, !random.chance(4) { start(device, number) }
@@ -133,7 +134,8 @@ extension BusFuzzer {
         let head = UInt16(random.below(Int(size)))
         let count = isRight ? min(3, Int(size)) : 1 + random.below(random.chance(20) ? 200 : 5)
         let header = bufferAddress()
-        writeRequest(at: header)
+        let isDisplay = device.deviceID == 16
+        if isDisplay { writeDisplayCommand(at: header) } else { writeRequest(at: header) }
         var table: UInt64?
         if random.chance(6), isRight ? queue.usesIndirect : true {
             table = indirectTable(queue, head, entries: count, isRight: isRight)
@@ -148,7 +150,9 @@ extension BusFuzzer {
                 flags |= QueueDescriptor.write
             }
             var address = position == 0 ? header : bufferAddress()
-            var length = UInt32(position == 0 ? 16 : isLast ? 1 : 512 * (1 + random.below(8)))
+            var length = UInt32(
+                position == 0
+                    ? (isDisplay ? 256 : 16) : isLast ? (isDisplay ? 24 : 1) : 512 * (1 + random.below(8)))
             if !isRight, random.chance(12) { address = hostileAddress() }
             if !isRight, random.chance(12) { length = UInt32(truncatingIfNeeded: random.value()) }
             if !isRight, random.chance(25) { flags ^= UInt16(random.below(8)) }
@@ -203,6 +207,51 @@ extension BusFuzzer {
                     ? UInt32(truncatingIfNeeded: random.value()) : UInt32(random.below(0x2100))
                 try? memory.store(page, at: at + 4 * word)
             }
+        }
+    }
+
+    /// A driver of a display that knows how to send commands, and now and then which ones.
+    private mutating func useDisplay(_ device: FuzzedFunction, _ number: Int) {
+        let queue = FuzzedQueue(device, function: number, queue: random.chance(8) ? 1 : 0)
+        queue.start(device.features, memory: memory)
+        for _ in 0..<40 {
+            let request = bufferAddress()
+            writeDisplayCommand(at: request)
+            queue.describe(0, request, 256, flags: QueueDescriptor.next, next: 1, memory: memory)
+            queue.describe(1, bufferAddress(), 24, flags: QueueDescriptor.write, next: 0, memory: memory)
+            queue.makeAvailable(0, memory: memory)
+            queue.kick()
+        }
+    }
+
+    /// A command of a display on one of a few resources, with numbers that are small or anything.
+    private mutating func writeDisplayCommand(at address: UInt64) {
+        func number(_ limit: Int) -> UInt32 {
+            random.chance(10) ? UInt32(truncatingIfNeeded: random.value()) : UInt32(random.below(limit))
+        }
+        let types = Array(0x100...0x10B as ClosedRange<UInt32>) + [0x300, 0x301, 0x301, 0]
+        let type = types[random.below(types.count)], resource = number(3)
+        // Fences, too.
+        var words = [type, number(2), number(9), 0, 0, 0]
+        let size = random.chance(4) ? number(300) : 64
+        let rectangle = [number(20), number(20), number(44), number(44)]
+        switch type {
+        case 0x101: words += [resource, [1, 2, 3, 4, 67, 68, 121, 134][random.below(8)], size, size]
+        case 0x103: words += rectangle + [number(2), resource]
+        case 0x104: words += rectangle + [resource, 0]
+        case 0x105: words += rectangle + [number(5000), 0, resource, 0]
+        case 0x106:
+            words += [resource, number(14)]
+            for _ in 0..<14 {
+                let place = random.chance(20) ? hostileAddress() : bufferAddress()
+                words += [UInt32(truncatingIfNeeded: place), UInt32(place >> 32), number(100_000), 0]
+            }
+        case 0x300, 0x301:
+            words += [number(2), number(400), number(400), 0, resource, number(64), number(64), 0]
+        default: words += [resource, 0]
+        }
+        for (index, word) in words.enumerated() {
+            try? memory.store(word, at: GuestAddress(address + 4 * UInt64(index)))
         }
     }
 }

@@ -208,8 +208,7 @@ import Testing
         guard try socket.descriptor.wait(forWriting: false, milliseconds: 10_000),
             case .message(let bytes) = socket.receive()
         else { return nil }
-        guard case .frame(let frame)? = ScreenLink.report(bytes) else { return nil }
-        return frame
+        return ScreenLink.frame(bytes)
     }
 
     @Test func `frames come when they are asked for, and keys go the other way`() throws {
@@ -220,7 +219,7 @@ import Testing
             taken.withLock { $0.append(request) }
             counter.signal()
         }
-        output.show(vga)
+        output.show([vga])
         try output.start()
         let viewer = try ScreenSocket(ours)
         bochs([(4, 0), (1, 64), (2, 48), (3, 32), (4, 0x41)])
@@ -239,8 +238,9 @@ import Testing
         #expect(pixels == [0xABCDEF])
         viewer.send([99, 1, 2])
         let requests: [ScreenRequest] = [
-            .key(0xC8, isDown: true), .move(right: -5, down: .max, wheel: 1, buttons: 3, position: nil),
-            .move(right: 1, down: 2, wheel: -1, buttons: 0, position: ScreenPosition(x: 0, y: 32_767)),
+            .key(0xC8, isDown: true),
+            .move(ScreenMovement(right: -5, down: .max, wheel: 1, buttons: 3)),
+            .move(ScreenMovement(right: 1, place: ScreenPlace(x: 1, y: .max))),
         ]
         for request in requests { viewer.send(ScreenLink.bytes(request)) }
         while taken.withLock({ $0.count }) < 3 {
@@ -250,23 +250,53 @@ import Testing
         #expect(taken.withLock { $0 } == requests)
     }
 
-    @Test func `the viewer hears what the guest wants of the pointer`() throws {
+    /// An adapter of one colour that has the screen when it wants to.
+    private final class Painter: ScreenSource {
+        let state = Mutex((wants: false, size: [Int]()))
+        var wantsScreen: Bool { state.withLock { $0.wants } }
+        let takesSizes = true
+        func requestSize(width: Int, height: Int) { state.withLock { $0.size = [width, height] } }
+        func draw(on canvas: inout ScreenCanvas) {
+            guard canvas.begin(width: 64, height: 48) else { return }
+            for y in 0..<48 { canvas.put([UInt32](repeating: 0x77, count: 64), row: y) }
+        }
+    }
+
+    @Test func `the first adapter that wants the screen has it, and hears of sizes`() throws {
         let (ours, theirs) = try Descriptor.socketPair(packets: true)
         let file = try Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize))
-        let output = try ScreenOutput(surface: file, link: theirs) { _ in }
+        let painter = Painter(), hasTablet = Atomic(false), counter = try EventCounter()
+        let output = try ScreenOutput(
+            surface: file, link: theirs, takesPositions: { hasTablet.load(ordering: .relaxed) },
+            input: { _ in counter.signal() })
+        output.show([painter, vga])
         try output.start()
         let viewer = try ScreenSocket(ours)
-        output.setPointer(isAbsolute: false)
-        for isAbsolute in [true, false] {
-            output.setPointer(isAbsolute: isAbsolute)
-            #expect(try viewer.descriptor.wait(forWriting: false, milliseconds: 10_000))
-            guard case .message(let bytes) = viewer.receive() else {
-                Issue.record("no message")
-                return
-            }
-            #expect(ScreenLink.report(bytes) == .pointer(isAbsolute: isAbsolute))
+        bochs([(4, 0), (1, 64), (2, 48), (3, 32), (4, 0x41)])
+        let whole = ScreenRectangle(x: 0, y: 0, width: 64, height: 48)
+        func frame() throws -> ScreenFrame? {
+            viewer.send(ScreenLink.bytes(.refresh(promptly: true)))
+            return try receive(viewer)
         }
-        #expect(viewer.receive() == .nothing)
+        #expect(try frame() == ScreenFrame(width: 64, height: 48, damage: [whole]))
+        painter.state.withLock { $0.wants = true }
+        hasTablet.store(true, ordering: .relaxed)
+        // Of the same size, and every pixel is another.
+        #expect(
+            try frame()
+                == ScreenFrame(
+                    width: 64, height: 48, damage: [whole], abilities: [.takesSizes, .takesPositions]))
+        viewer.send(ScreenLink.bytes(.resize(width: 800, height: 600)))
+        // Requests are taken in their order.
+        viewer.send(ScreenLink.bytes(.key(1, isDown: true)))
+        #expect(try counter.descriptor.wait(forWriting: false, milliseconds: 10_000))
+        #expect(painter.state.withLock { $0.size } == [800, 600])
+        painter.state.withLock { $0.wants = false }
+        let back = try frame()
+        #expect(back?.damage == [whole] && back?.abilities == .takesPositions)
+        viewer.send(ScreenLink.bytes(.resize(width: 1, height: 1)))
+        #expect(try frame() != nil)
+        #expect(painter.state.withLock { $0.size } == [800, 600], "the VGA has the screen")
     }
 
     @Test func `a surface cannot be shrunk, nor written by who may only read`() throws {

@@ -12,6 +12,7 @@ import Testing
         spec.cpuCount = 255
         spec.memory = .mebibytes(3000)
         spec.machineType = .micro
+        (spec.video, spec.input) = (.virtio, .virtio)
         spec.boot = KernelBoot(
             kernel: ResourceIndex(0), initialRAMDisk: ResourceIndex(1), commandLine: "console=ttyS0 é")
         spec.disks = [

@@ -1,5 +1,5 @@
-import TestKit
 import ScreenSurface
+import TestKit
 import Testing
 
 @testable import RFB
@@ -64,67 +64,31 @@ import Testing
 
     @Test func `positions become distances, and the wheel steps`() {
         var pointer = PointerTracker()
-        let screen = ScreenRectangle(x: 0, y: 0, width: 200, height: 100)
-        func move(_ mask: UInt8, _ x: UInt16, _ y: UInt16) -> [Int32] {
-            numbers(pointer.move(mask, x, y, on: screen, isRelative: false))
+        let screen = ScreenRectangle(x: 0, y: 0, width: 201, height: 101)
+        func move(_ mask: UInt8, _ x: UInt16, _ y: UInt16) -> RFBEvent {
+            pointer.move(mask, x, y, on: screen, isRelative: false)
         }
-        #expect(move(0, 100, 95) == [0, 0, 0, 0])
-        #expect(move(1, 110, 90) == [10, -5, 0, 1])
-        #expect(move(4, 110, 90) == [0, 0, 0, 2])
-        #expect(move(2, 110, 90) == [0, 0, 0, 4])
-        #expect(move(0x10, 110, 90) == [0, 0, 1, 0])
-        #expect(move(0x10, 110, 90) == [0, 0, 0, 0])
-        #expect(move(0x08, 110, 90) == [0, 0, -1, 0])
-        let relative = pointer.move(0, 0x7FFF + 3, 0x7FFF - 4, on: screen, isRelative: true)
-        #expect(relative == .move(right: 3, down: -4, wheel: 0, buttons: 0, position: nil))
-    }
-
-    /// Right, down, wheel, buttons.
-    private func numbers(_ event: RFBEvent) -> [Int32] {
-        guard case .move(let right, let down, let wheel, let buttons, _) = event else { return [] }
-        return [right, down, wheel, Int32(buttons)]
-    }
-
-    @Test func `positions are the middles of pixels, whatever the size of the screen`() {
-        var pointer = PointerTracker()
-        func place(_ x: UInt16, _ y: UInt16, _ width: Int, _ height: Int) -> ScreenPosition? {
-            let screen = ScreenRectangle(x: 0, y: 0, width: width, height: height)
-            _ = pointer.move(0, x, y, on: screen, isRelative: false)
-            return pointer.position
+        func movement(
+            right: Int32 = 0, down: Int32 = 0, wheel: Int32 = 0, buttons: UInt8 = 0, x: UInt16 = 36044,
+            y: UInt16 = 62258
+        ) -> RFBEvent {
+            .move(
+                ScreenMovement(
+                    right: right, down: down, wheel: wheel, buttons: buttons, place: ScreenPlace(x: x, y: y)))
         }
-        #expect(place(0, 0, 2, 1) == ScreenPosition(x: 8192, y: 16_384))
-        #expect(place(1, 0, 2, 0) == ScreenPosition(x: 24_576, y: 16_384))
-        #expect(place(.max, .max, 1024, 768) == ScreenPosition(x: 32_752, y: 32_746))
-        // What a guest makes of it on the same screen is the same pixel.
-        for (size, step) in [(640, 7), (1366, 13), (16_384, 1)] {
-            for pixel in stride(from: 0, to: size, by: step) {
-                let found = place(UInt16(pixel), 0, size, 1)
-                #expect(found.map { Int($0.x) * size / 32_768 } == pixel)
-            }
-        }
-    }
-
-    @Test func `a viewer that can do both sends what the guest wants`() throws {
-        let bench = SessionBench(ScreenBench(64, 64))
-        try bench.viewer.connect()
-        try bench.viewer.setEncodings([0, -257])
-        try bench.viewer.capture()
-        #expect(bench.viewer.pointerMode == .relative)
-        try bench.viewer.pointer(0, 0x7FFF + 2, 0x7FFF)
+        #expect(move(0, 100, 100) == movement(x: 32768, y: 65535))
+        #expect(move(1, 110, 95) == movement(right: 10, down: -5, buttons: 1))
+        #expect(move(4, 110, 95) == movement(buttons: 2))
+        #expect(move(2, 110, 95) == movement(buttons: 4))
+        #expect(move(0x10, 110, 95) == movement(wheel: 1))
+        #expect(move(0x10, 110, 95) == movement())
+        // Beyond the edge is the edge.
+        #expect(move(0, 999, 0) == movement(right: 889, down: -95, x: 65535, y: 0))
+        _ = move(0x10, 110, 95)
+        #expect(move(0x08, 110, 95) == movement(wheel: -1))
         #expect(
-            bench.session.takeEvents() == [.move(right: 2, down: 0, wheel: 0, buttons: 0, position: nil)])
-        bench.session.isPointerAbsolute = true
-        try bench.viewer.capture()
-        #expect(bench.viewer.pointerMode == .absolute)
-        try bench.viewer.pointer(0, 63, 0)
-        let position = ScreenPosition(x: 32_512, y: 256)
-        #expect(
-            bench.session.takeEvents() == [
-                .move(right: 0, down: 0, wheel: 0, buttons: 0, position: position)
-            ])
-        bench.session.isPointerAbsolute = false
-        try bench.viewer.capture()
-        #expect(bench.viewer.pointerMode == .relative && bench.viewer.seen[-257] == 3)
+            pointer.move(0, 0x7FFF + 3, 0x7FFF - 4, on: screen, isRelative: true)
+                == .move(ScreenMovement(right: 3, down: -4)))
     }
 
     @Test func `a viewer that leaves lets go of keys and buttons`() throws {
@@ -137,8 +101,7 @@ import Testing
         #expect(
             bench.session.takeEvents() == [
                 .key(0x1E, isDown: false),
-                .move(
-                    right: 0, down: 0, wheel: 0, buttons: 0, position: ScreenPosition(x: 2816, y: 2816)),
+                .move(ScreenMovement(place: ScreenPlace(x: 5201, y: 5201))),
             ])
     }
 }

@@ -183,6 +183,84 @@ import Testing
         #expect(viewer.sizeAnswer?.reason == 1 && viewer.sizeAnswer?.status == 1 && viewer.width == 200)
     }
 
+    /// The same screen, with what the guest can do.
+    private func change(_ abilities: ScreenAbilities, _ screen: ScreenBench) -> Framebuffer.Change {
+        screen.framebuffer.apply(
+            ScreenFrame(width: screen.width, height: screen.height, damage: [], abilities: abilities)
+        ) { _, _, _, _ in
+        }
+    }
+
+    @Test func `a wish for another size goes to a guest that can, and its answer says by whom`() throws {
+        let screen = ScreenBench(200, 100)
+        let bench = SessionBench(screen), viewer = bench.viewer
+        let other = SessionBench(screen)
+        for each in [bench, other] {
+            try each.viewer.connect()
+            try each.viewer.setEncodings([0, -308])
+            try each.viewer.capture()
+            each.session.screenChanged(change(.takesSizes, screen))
+            try each.viewer.request(isIncremental: true)
+        }
+        try viewer.setDesktopSize(320, 240)
+        #expect(bench.session.takeEvents() == [.resize(width: 320, height: 240)])
+        other.session.otherViewerWishes(width: 320, height: 240)
+        try viewer.takeMessage()
+        #expect(viewer.sizeAnswer?.reason == 1 && viewer.sizeAnswer?.status == 4 && viewer.width == 200)
+        try viewer.request(isIncremental: true)
+        let resized = screen.resize(320, 240)
+        for (each, reason) in [(bench, 1), (other, 2)] {
+            each.session.screenChanged(resized)
+            try each.viewer.takeMessage()
+            #expect(each.viewer.sizeAnswer?.reason == reason && each.viewer.sizeAnswer?.status == 0)
+            #expect(each.viewer.width == 320 && each.viewer.height == 240)
+        }
+        // By the guest itself.
+        try viewer.request(isIncremental: true)
+        bench.session.screenChanged(screen.resize(200, 100))
+        try viewer.takeMessage()
+        #expect(viewer.sizeAnswer?.reason == 0 && viewer.width == 200)
+    }
+
+    @Test(
+        arguments: [
+            (200, 100, nil, 0), (0, 100, nil, 3), (100, 0, nil, 3), (65_535, 65_535, nil, 3),
+            (300, 200, [], 3), (300, 200, [[0, 0, 300, 199]], 3),
+            (300, 200, [[0, 0, 150, 200], [150, 0, 150, 200]], 3),
+        ] as [(Int, Int, [[Int]]?, Int)])
+    func `sizes that cannot be, and more than one screen, are refused`(
+        width: Int, height: Int, layout: [[Int]]?, status: Int
+    ) throws {
+        let screen = ScreenBench(200, 100)
+        let bench = SessionBench(screen), viewer = bench.viewer
+        try viewer.connect()
+        try viewer.setEncodings([0, -308])
+        try viewer.capture()
+        bench.session.screenChanged(change(.takesSizes, screen))
+        try viewer.setDesktopSize(width, height, layout: layout)
+        #expect(bench.session.takeEvents().isEmpty == (status != 0))
+        try viewer.request(isIncremental: true)
+        try viewer.takeMessage()
+        #expect(viewer.sizeAnswer?.reason == 1 && viewer.sizeAnswer?.status == status)
+    }
+
+    @Test func `viewers hear whether positions or distances are wanted`() throws {
+        let screen = ScreenBench(200, 100)
+        let bench = SessionBench(screen), viewer = bench.viewer
+        try viewer.connect()
+        try viewer.setEncodings([0, -257])
+        try viewer.capture()
+        #expect(viewer.isAbsolute == false && viewer.seen[-257] == 1)
+        for isAbsolute in [true, false] {
+            bench.session.screenChanged(change(isAbsolute ? .takesPositions : [], screen))
+            try viewer.request(isIncremental: true)
+            try viewer.takeMessage()
+            #expect(viewer.isAbsolute == isAbsolute)
+        }
+        try viewer.pointer(0, 0x7FFF + 2, 0x7FFF)
+        #expect(bench.session.takeEvents() == [.move(ScreenMovement(right: 2))])
+    }
+
     @Test func `extensions are offered to who knows them`() throws {
         let bench = SessionBench(screen), viewer = bench.viewer
         try viewer.connect()

@@ -1,0 +1,215 @@
+import Foundation
+import LinuxHost
+import Testing
+
+private enum DisplayGuest {
+    /// Debian's cloud kernels have no driver for a display.
+    static let kernel = InstalledKernel.standard
+    private static let hasHeaders = FileManager.default.isReadableFile(atPath: "/usr/include/libdrm/drm.h")
+    static let problem: String? =
+        kernel.problem ?? (BootAssets.hasCompiler ? nil : "gcc is absent; see Scripts/packages")
+        ?? (hasHeaders ? nil : "libdrm-dev is absent; see Scripts/packages")
+}
+
+extension BootTests {
+    /// Linux with a virtio display, keyboard and tablet, as a viewer sees it.
+    @Suite(.enabled(if: DisplayGuest.problem == nil, "\(DisplayGuest.problem ?? "")"))
+    struct DisplayBootTests {
+        private func start(
+            _ machine: String = "pc", more: [String] = [], in folder: ScratchFolder
+        ) throws -> GuestMachine {
+            let boot = TestBoot(
+                kernel: DisplayGuest.kernel, test: "display", machine: machine,
+                program: try BootAssets.program("display"), modules: ["virtio-gpu", "virtio_input"])
+            return try GuestMachine(
+                boot.arguments() + ["--video", "virtio", "--name", "display"] + more, in: folder)
+        }
+
+        /// What `sha256sum` says of the picture in the bytes of a frame buffer.
+        private func digest(_ pixels: [UInt32], in folder: ScratchFolder) throws -> String {
+            var bytes = Data(capacity: pixels.count * 4)
+            for pixel in pixels { withUnsafeBytes(of: pixel.littleEndian) { bytes.append(contentsOf: $0) } }
+            let run = try runTool(["sha256sum", try folder.file("picture", bytes)], in: folder.path)
+            return String(run.output.prefix(64))
+        }
+
+        /// What Tests/Guests/display draws.
+        private func pattern(_ width: Int, _ height: Int) -> [UInt32] {
+            var pixels: [UInt32] = []
+            for y in 0..<UInt32(height) {
+                for x in 0..<UInt32(width) {
+                    let value: UInt32 = (x &* 77) ^ (y &* 91) ^ (x &* y)
+                    pixels.append(value & 0xFF_FFFF)
+                }
+            }
+            return pixels
+        }
+
+        /// Looks until the screen has the pattern in this size.
+        private func waitForPattern(_ screen: ScreenViewer, _ width: Int, _ height: Int) throws {
+            let viewer = screen.viewer, expected = pattern(width, height)
+            let end = Date(timeIntervalSinceNow: 60)
+            repeat {
+                try viewer.capture()
+                if viewer.width == width, viewer.height == height, viewer.pixels == expected { return }
+                usleep(100_000)
+            } while Date() < end
+            throw AssetProblem(description: "no pattern on a screen of \(viewer.width)x\(viewer.height)")
+        }
+
+        @Test(arguments: ["pc", "micro"])
+        func `Linux draws its console, takes another size, and hears keys and where the pointer is`(
+            board: String
+        ) throws {
+            let folder = try ScratchFolder()
+            let machine = try start(board, in: folder)
+            try machine.wait(for: "RESULT compare")
+            let screen = try ScreenViewer("display", in: folder), viewer = screen.viewer
+            try viewer.setEncodings([16, -308, -257])
+            try viewer.capture()
+            #expect(viewer.width == 1280 && viewer.height == 800 && viewer.isAbsolute == true)
+            #expect(Set(viewer.pixels).count > 3, "there are letters and colours")
+            let frame = "frame 1280,800 " + (try digest(viewer.pixels, in: folder))
+            #expect(machine.results.contains(frame), "\(frame) is not in \(machine.results)")
+            machine.type("\n")
+            try machine.wait(for: "RESULT shows 1280x800")
+            try waitForPattern(screen, 1280, 800)
+
+            // The middle, and the corner.
+            try viewer.pointer(1, 640, 400)
+            try machine.wait(for: "RESULT key 272 1 at 16396 16404")
+            try viewer.pointer(4, 1279, 799)
+            try machine.wait(for: "RESULT key 273 1 at 32767 32767")
+            try viewer.pointer(0x10, 0, 0)
+            try machine.wait(for: "RESULT wheel -1")
+
+            try viewer.setDesktopSize(1024, 700)
+            try machine.wait(for: "RESULT shows 1024x700")
+            try waitForPattern(screen, 1024, 700)
+            #expect(viewer.sizeAnswer?.reason == 1 && viewer.sizeAnswer?.status == 0)
+
+            try viewer.key(0x61, isDown: true)
+            try machine.wait(for: "RESULT key 30 1")
+            try viewer.key(0xFF1B, isDown: true)
+            try viewer.key(0xFF1B, isDown: false)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+            let results = machine.results
+            #expect(results.contains("modes 1280x800") && results.contains("modes 1024x700"))
+            #expect(results.contains("input Ospite Virtio Tablet, 0 to 32767"))
+            #expect(results.contains("input Ospite Virtio Keyboard") && results.contains("screens 1"))
+            #expect(!results.contains { $0.hasPrefix("bad") }, "\(results)")
+        }
+
+        @Test(.enabled(if: VNCTools.hasTigerVNC, VNCTools.missingTigerVNC))
+        func `TigerVNC's viewer gives the guest's screen the size that it was asked to have`() throws {
+            let folder = try ScratchFolder()
+            let port = try #require(NetworkAddress(host: "127.0.0.1", port: 0))
+            let number = try Descriptor.listen(at: port).localPort()
+            let machine = try start(more: ["--display", "vnc=127.0.0.1:\(number)"], in: folder)
+            try machine.wait(for: "RESULT compare")
+            machine.type("\n")
+            try machine.wait(for: "RESULT shows 1280x800")
+            let desktop = try VirtualDesktop(in: folder)
+            let viewer = try desktop.start(
+                [
+                    "xtigervncviewer", "-Shared", "-DesktopSize=900x600", "-AutoSelect=0", "-NoJPEG",
+                    "127.0.0.1::\(number)",
+                ])
+            defer { viewer.terminate() }
+            try machine.wait(for: "RESULT shows 900x600")
+            // Without JPEG each pixel is the guest's; the viewer's own pointer may lie over some of the rest.
+            let expected = pattern(900, 600)
+            try desktop.wait { picture in
+                (0..<60).contains { top in
+                    (0..<40).contains { left in
+                        stride(from: 0, to: 900 * 100, by: 7).allSatisfy { place in
+                            let x = left + place % 900, y = top + place / 900
+                            return picture.pixels[y * picture.width + x] == expected[place]
+                        }
+                    }
+                }
+            }
+            let screen = try ScreenViewer("display", in: folder)
+            try screen.viewer.key(0xFF1B, isDown: true)
+            try screen.viewer.key(0xFF1B, isDown: false)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
+        private static let biosProblem = BootDisc.problem([])
+
+        @Test(.enabled(if: biosProblem == nil, "\(biosProblem ?? "")"))
+        func `GRUB shows itself on the VGA, Linux on the virtio display, and then the VGA is back`() throws {
+            let folder = try ScratchFolder()
+            let boot = TestBoot(
+                kernel: DisplayGuest.kernel, test: "display", program: try BootAssets.program("display"),
+                modules: ["virtio-gpu", "virtio_input"])
+            let disc = try BootDisc.make(
+                "display", files: ["linux": boot.kernel.path, "initrd": try boot.initialRAMDisk()],
+                commands: """
+                    echo This is GRUB on a VGA.
+                    sleep --interruptible 600
+                    linux /boot/linux console=ttyS0 quiet panic=-1 ospite.test=display ospite.after=vga
+                    initrd /boot/initrd
+                    boot
+
+                    """)
+            let machine = try GuestMachine(
+                [
+                    disc, "--firmware", "bios", "--accel", "soft", "--memory", "512M", "--video", "virtio",
+                    "--name", "display",
+                ], in: folder)
+            let screen = try ScreenViewer("display", in: folder), viewer = screen.viewer
+            try viewer.setEncodings([16, -308, -257])
+            try screen.wait(for: "This is GRUB on a VGA.")
+            #expect(viewer.isAbsolute == false, "no driver for the tablet")
+            // A VGA has the size that its modes have.
+            try viewer.setDesktopSize(1000, 700)
+            try viewer.capture()
+            #expect(viewer.sizeAnswer?.reason == 1 && viewer.sizeAnswer?.status == 1)
+            // The keyboard controller's key.
+            try viewer.key(0xFF1B, isDown: true)
+            try viewer.key(0xFF1B, isDown: false)
+            try machine.wait(for: "RESULT compare")
+            try viewer.capture()
+            #expect(viewer.width == 1280 && viewer.height == 800 && viewer.isAbsolute == true)
+            let frame = "frame 1280,800 " + (try digest(viewer.pixels, in: folder))
+            #expect(machine.results.contains(frame), "\(frame) is not in \(machine.results)")
+            machine.type("\n")
+            try machine.wait(for: "RESULT shows 1280x800")
+            try waitForPattern(screen, 1280, 800)
+            try viewer.key(0xFF1B, isDown: true)
+            try viewer.key(0xFF1B, isDown: false)
+            try machine.wait(for: "RESULT unbound")
+            try screen.wait(for: "GRUB", seconds: 20)
+            #expect(viewer.width == 720 && viewer.height == 400)
+            machine.type("\n")
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
+        @Test(.enabled(if: InstalledFirmware.hasUEFI, InstalledFirmware.missingUEFI))
+        func `a UEFI draws the same on a virtio display's VGA as on a VGA`() throws {
+            func picture(_ video: String) throws -> (width: Int, height: Int, pixels: [UInt32]) {
+                let folder = try ScratchFolder()
+                let machine = try GuestMachine(
+                    [
+                        "--firmware", "uefi", "--uefi-vars", folder.path + "/variables", "--accel", "soft",
+                        "--memory", "256M", "--video", video, "--name", "display",
+                    ], in: folder)
+                try machine.wait(for: "Shell>")
+                let screen = try ScreenViewer("display", in: folder)
+                try screen.viewer.setEncodings([16, -308])
+                // The prompt is on the serial line first.
+                sleep(2)
+                try screen.viewer.capture()
+                machine.type("reset -s\r")
+                #expect(try machine.status() == 0, "\(machine.errorText)")
+                return (screen.viewer.width, screen.viewer.height, screen.viewer.pixels)
+            }
+            let vga = try picture("vga"), virtio = try picture("virtio")
+            #expect(vga.width == virtio.width && vga.height == virtio.height && vga.width >= 800)
+            #expect(Set(vga.pixels).count > 2)
+            let isSame = vga.pixels == virtio.pixels
+            #expect(isSame)
+        }
+    }
+}
