@@ -28,8 +28,7 @@ private enum Debuggee {
     /// with `printf "RESULT ..."`.
     static func script(
         _ script: String, hasSymbols: Bool = true, in folder: ScratchFolder
-    ) throws -> [String]
-    {
+    ) throws -> [String] {
         let socket = folder.path + "/gdb"
         for _ in 0..<1000 where !FileManager.default.fileExists(atPath: socket) { usleep(10_000) }
         // The test's thread blocks signals, and its children inherit that.
