@@ -428,6 +428,6 @@ extension XHCILogic {
             set(endpoint, slot, index)
         }
         registers.slots[slot]?.endpoints[index - 1]?.isInUse = true
-        run(slot, index)
+        runSlot(slot)
     }
 }

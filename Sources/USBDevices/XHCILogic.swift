@@ -28,6 +28,8 @@ struct XHCILogic {
     var isExhausted = false
     /// Transfers that may still begin before others get the thread.
     var credit = 0
+    /// Transfers that have ended.
+    var finished: UInt64 = 0
     /// No transfer begins: the machine pauses, or a command waits for the disks.
     var isPaused = false, isHeld = false
     /// Whether vectors are sent: then nobody clears the pending bit.

@@ -119,14 +119,20 @@ extension XHCILogic {
 
     /// Goes on with every transfer of the device in a port.
     mutating func runPort(_ index: Int) {
-        guard let slot = slot(ofPort: index) else { return }
-        for number in 1...31 { run(slot, number) }
+        if let slot = slot(ofPort: index) { runSlot(slot) }
     }
 
     mutating func runAll() {
-        for index in registers.slots.indices where registers.slots[index] != nil {
-            for number in 1...31 { run(index, number) }
-        }
+        for index in registers.slots.indices where registers.slots[index] != nil { runSlot(index) }
+    }
+
+    /// What one endpoint did may be what another one waited for.
+    mutating func runSlot(_ slot: Int) {
+        var before: UInt64
+        repeat {
+            before = finished
+            for index in 1...31 { run(slot, index) }
+        } while finished != before && credit > 0
     }
 
     /// Does what an endpoint's ring has, until the device waits or the credit is used up.
@@ -286,6 +292,7 @@ extension XHCILogic {
     ) {
         // A slot that was disabled meanwhile has no endpoint.
         guard var endpoint = endpoint(slot, index) else { return }
+        finished &+= 1
         endpoint.ring = descriptor.end
         set(endpoint, slot, index)
         var rest = moved, transferred = 0

@@ -43,10 +43,14 @@ extension BootTests {
             try screen.wait(for: "highlighted entry")
             #expect(screen.viewer.pointerIsAbsolute == false, "nobody listens to the tablet yet")
             try screen.type("c")
-            try screen.wait(for: "grub>")
-            try screen.type(
-                "linux (hd0)/vmlinuz console=ttyS0 quiet panic=-1 ospite.test=usb\ninitrd (hd0)/initrd\n")
-            try screen.type("boot\n")
+            let lines = [
+                "linux (hd0)/vmlinuz console=ttyS0 quiet panic=-1 ospite.test=usb", "initrd (hd0)/initrd",
+                "boot",
+            ]
+            for (number, line) in lines.enumerated() {
+                try waitForPrompt(number + 1, screen)
+                try screen.type(line + "\n")
+            }
             try machine.wait(for: "RESULT listening")
             try point(screen)
             #expect(try machine.status() == 0, "\(machine.errorText)")
@@ -60,6 +64,15 @@ extension BootTests {
             ].map { $0.trimmingCharacters(in: .whitespaces) }
             #expect(
                 machine.results.suffix(wanted.count) == wanted[...], "\(GuestProblem("results", machine))")
+        }
+
+        /// What is typed while GRUB reads files is lost.
+        private func waitForPrompt(_ number: Int, _ screen: ScreenViewer) throws {
+            let end = Date(timeIntervalSinceNow: 120)
+            while try screen.text().count(where: { $0.hasPrefix("grub>") }) < number {
+                try #require(Date() < end, "\(try screen.text())")
+                usleep(200_000)
+            }
         }
 
         /// Points once the machine has said that places are welcome.
