@@ -33,6 +33,10 @@ public struct GDBSession: Sendable {
 
     // MARK: Input
 
+    /// gdb waits for each answer before it asks again. Who asks for more than this without taking any of it
+    /// is not heard.
+    static let mostOutput = 256 << 10
+
     /// Adds what gdb sent; then `next` until it returns nil.
     public mutating func feed(_ bytes: some Sequence<UInt8>) { input += bytes }
 
@@ -40,6 +44,7 @@ public struct GDBSession: Sendable {
     public mutating func next(_ target: inout some DebugTarget) -> DebugAction? {
         while let byte = input.first {
             input = input.dropFirst()
+            guard output.count < Self.mostOutput else { break }
             guard let item = reader.take(byte) else { continue }
             if let action = handle(item, &target) { return action }
         }

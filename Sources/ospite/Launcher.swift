@@ -33,6 +33,7 @@ enum Launcher {
             return try start(spec, resources: files.descriptors, keptLock: folder.lock, screen: viewer)
         }
         if let screen { Console.say("ospite: \(screen.invitation).") }
+        if let invitation = request.debuggerInvitation { Console.say("ospite: \(invitation)") }
         // Our ends would keep the screen's process from noticing that the machine is gone.
         screen = nil
         files.closeAll()

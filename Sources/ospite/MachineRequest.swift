@@ -25,6 +25,17 @@ struct MachineRequest {
     private let screen: ScreenOptions
     private let debugging: DebugOptions
     private let debuggerPlace: ViewerPlace?
+    /// How to connect gdb; nil: it may not.
+    var debuggerInvitation: String? {
+        let place: String
+        switch debuggerPlace {
+        case .network(let host, let port): place = "\(host.contains(":") ? "[\(host)]" : host):\(port)"
+        case .unixSocket(let path): place = path
+        case nil: return nil
+        }
+        return (debugging.gdbWait ? "the machine waits for gdb" : "gdb may connect")
+            + ": target remote \(place)"
+    }
     var screenPassword: [UInt8]? { get throws(RunFailure) { try screen.password() } }
 
     init(_ command: RunCommand) throws(RunFailure) {

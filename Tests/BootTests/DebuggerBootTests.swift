@@ -174,14 +174,16 @@ extension BootTests {
             #expect(try machine.status() == 0)
         }
 
-        @Test func `a debugger that dies leaves the machine running without a breakpoint`() throws {
+        @Test func `a debugger that goes without a word leaves no breakpoint behind`() throws {
             let folder = try ScratchFolder()
             let machine = try Debuggee.start([], in: folder)
             try machine.wait(for: "READY")
             _ = try Debuggee.script(
                 """
-                set var *(char *) &release = 1
+                set breakpoint always-inserted on
                 break work
+                watch *(long *) &counter
+                set var *(char *) &release = 1
                 printf "RESULT left\\n"
                 disconnect
                 """, in: folder)

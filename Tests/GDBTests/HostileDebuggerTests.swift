@@ -71,6 +71,16 @@ import X86Architecture
         #expect(answers.last?.hasPrefix("QC") == true, "it still listens")
     }
 
+    @Test func `questions without end do not fill the memory`() {
+        var gdb = FakeDebugger()
+        let question = FakeDebugger.packet("mffff800000001000,2000")
+        gdb.session.feed([[UInt8]](repeating: question, count: 10_000).joined())
+        #expect(gdb.session.next(&gdb.target) == nil)
+        let limit = GDBSession.mostOutput + PacketReader.longestPayload + 16
+        #expect(gdb.session.takeOutput().count <= limit)
+        #expect(gdb.ask("qC") == "QC1", "and then it is heard again")
+    }
+
     @Test func `numbers beyond 64 bits, and lengths beyond any memory, are refused or cut`() {
         var gdb = FakeDebugger()
         #expect(gdb.ask("m\(String(repeating: "f", count: 17)),1") == "E16")
