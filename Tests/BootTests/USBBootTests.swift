@@ -41,7 +41,7 @@ extension BootTests {
             let screen = try ScreenViewer("usb", in: folder)
             try screen.viewer.setEncodings([16, -223, -257])
             try screen.wait(for: "highlighted entry")
-            #expect(screen.viewer.pointerIsAbsolute == false, "nobody listens to the tablet yet")
+            #expect(screen.viewer.isAbsolute == false, "nobody listens to the tablet yet")
             try screen.type("c")
             let lines = [
                 "linux (hd0)/vmlinuz console=ttyS0 quiet panic=-1 ospite.test=usb", "initrd (hd0)/initrd",
@@ -78,11 +78,11 @@ extension BootTests {
         /// Points once the machine has said that places are welcome.
         private func point(_ screen: ScreenViewer) throws {
             let end = Date(timeIntervalSinceNow: 60)
-            while screen.viewer.pointerIsAbsolute != true, Date() < end {
+            while screen.viewer.isAbsolute != true, Date() < end {
                 try screen.viewer.capture()
                 usleep(50_000)
             }
-            #expect(screen.viewer.pointerIsAbsolute == true)
+            #expect(screen.viewer.isAbsolute == true)
             try screen.viewer.pointer(0, 321, 123)
             try screen.viewer.pointer(1, 321, 123)
         }
