@@ -216,7 +216,8 @@ final class FuzzedBoard: Sendable {
             for input in inputs {
                 input.key(code: UInt8(truncatingIfNeeded: round / 8), isDown: round / 2048 % 2 == 0)
                 input.point(
-                    x: UInt16(truncatingIfNeeded: round &* 77), y: UInt16(truncatingIfNeeded: round &* 55), buttons: UInt8(round / 64 % 32),
+                    x: UInt16(truncatingIfNeeded: round &* 77), y: UInt16(truncatingIfNeeded: round &* 55),
+                    buttons: UInt8(round / 64 % 32),
                     wheel: Int32(round % 3) - 1)
             }
         }
