@@ -276,10 +276,11 @@ struct PointerTracker {
         return ScreenMovement(place: place)
     }
 
+    /// The middle of a pixel: a guest that rounds either way finds the same one.
     private static func place(_ x: Int, _ y: Int, on screen: ScreenRectangle) -> ScreenPlace {
         func part(_ value: Int, of side: Int) -> UInt16 {
-            let last = max(side - 1, 1)
-            return UInt16((min(value, last) * 0xFFFF + last / 2) / last)
+            let pixels = max(side, 1), pixel = min(value, pixels - 1)
+            return UInt16((2 * pixel + 1) * 0x1_0000 / (2 * pixels))
         }
         return ScreenPlace(x: part(x, of: screen.width), y: part(y, of: screen.height))
     }

@@ -77,12 +77,10 @@ public final class VirtioInput: VirtioDevice, PointerTarget, KeyTarget {
 
     public func point(x: UInt16, y: UInt16, buttons: UInt8, wheel: Int32) {
         guard device == .tablet else { return }
-        func position(_ part: UInt16) -> UInt16 {
-            UInt16((Int(part) * Int(Self.largestPosition) + Int(UInt16.max) / 2) / Int(UInt16.max))
-        }
         change { posture in
-            posture.x = position(x)
-            posture.y = position(y)
+            // Half as many places as parts.
+            posture.x = x >> 1
+            posture.y = y >> 1
             posture.wheel = min(max(posture.wheel &- max(min(wheel, 127), -127), -127), 127)
             for (bit, code) in InputCode.buttons.enumerated() {
                 if buttons >> UInt8(bit) & 1 != 0 {

@@ -79,7 +79,7 @@ extension BootTests {
             try viewer.pointer(1, 640, 400)
             try machine.wait(for: "RESULT key 272 1 at 16396 16404")
             try viewer.pointer(4, 1279, 799)
-            try machine.wait(for: "RESULT key 273 1 at 32767 32767")
+            try machine.wait(for: "RESULT key 273 1 at 32755 32747")
             try viewer.pointer(0x10, 0, 0)
             try machine.wait(for: "RESULT wheel -1")
 

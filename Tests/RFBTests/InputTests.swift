@@ -69,26 +69,42 @@ import Testing
             pointer.move(mask, x, y, on: screen, isRelative: false)
         }
         func movement(
-            right: Int32 = 0, down: Int32 = 0, wheel: Int32 = 0, buttons: UInt8 = 0, x: UInt16 = 36044,
-            y: UInt16 = 62258
+            right: Int32 = 0, down: Int32 = 0, wheel: Int32 = 0, buttons: UInt8 = 0, x: UInt16 = 36028,
+            y: UInt16 = 61967
         ) -> RFBEvent {
             .move(
                 ScreenMovement(
                     right: right, down: down, wheel: wheel, buttons: buttons, place: ScreenPlace(x: x, y: y)))
         }
-        #expect(move(0, 100, 100) == movement(x: 32768, y: 65535))
+        #expect(move(0, 100, 100) == movement(x: 32768, y: 65211))
         #expect(move(1, 110, 95) == movement(right: 10, down: -5, buttons: 1))
         #expect(move(4, 110, 95) == movement(buttons: 2))
         #expect(move(2, 110, 95) == movement(buttons: 4))
         #expect(move(0x10, 110, 95) == movement(wheel: 1))
         #expect(move(0x10, 110, 95) == movement())
         // Beyond the edge is the edge.
-        #expect(move(0, 999, 0) == movement(right: 889, down: -95, x: 65535, y: 0))
+        #expect(move(0, 999, 0) == movement(right: 889, down: -95, x: 65372, y: 324))
         _ = move(0x10, 110, 95)
         #expect(move(0x08, 110, 95) == movement(wheel: -1))
         #expect(
             pointer.move(0, 0x7FFF + 3, 0x7FFF - 4, on: screen, isRelative: true)
                 == .move(ScreenMovement(right: 3, down: -4)))
+    }
+
+    @Test func `a guest finds the pixel that the viewer meant, whatever the size of the screen`() {
+        var pointer = PointerTracker()
+        for (size, step) in [(640, 7), (1366, 13), (4096, 1)] {
+            let screen = ScreenRectangle(x: 0, y: 0, width: size, height: 1)
+            for pixel in stride(from: 0, to: size, by: step) {
+                let event = pointer.move(0, UInt16(pixel), 0, on: screen, isRelative: false)
+                guard case .move(let movement) = event, let place = movement.place else {
+                    Issue.record("no place")
+                    return
+                }
+                // What a tablet makes of it, and then the guest.
+                #expect(Int(place.x >> 1) * size / 32_768 == pixel)
+            }
+        }
     }
 
     @Test func `a viewer that leaves lets go of keys and buttons`() throws {
@@ -101,7 +117,7 @@ import Testing
         #expect(
             bench.session.takeEvents() == [
                 .key(0x1E, isDown: false),
-                .move(ScreenMovement(place: ScreenPlace(x: 5201, y: 5201))),
+                .move(ScreenMovement(place: ScreenPlace(x: 5632, y: 5632))),
             ])
     }
 }
