@@ -4,25 +4,36 @@ internal import DisplayDevices
 internal import LinuxHost
 internal import MachineSpec
 internal import ScreenSurface
+internal import Synchronization
 internal import Virtio
 internal import VirtioDevices
 
 /// Where what viewers do goes: to the devices whose drivers listen, else to the keyboard controller.
 ///
 /// Confinement: the screen's thread, and any thread for `takesPositions`.
-struct InputRouter: Sendable {
-    let keyTargets: [any KeyTarget]
-    let pointerTargets: [any PointerTarget]
+final class InputRouter: Sendable {
+    private let keyTargets: [any KeyTarget]
+    private let pointerTargets: [any PointerTarget]
     /// Nil on a board without one.
-    let controller: I8042?
+    private let controller: I8042?
+    /// Codes of keys that went down at the controller: they go up there, whoever listens by then.
+    private let held = Mutex<Set<UInt8>>([])
+
+    init(_ keyTargets: [any KeyTarget], _ pointerTargets: [any PointerTarget], _ controller: I8042?) {
+        self.keyTargets = keyTargets
+        self.pointerTargets = pointerTargets
+        self.controller = controller
+    }
 
     /// Whether the guest hears where the pointer is.
     var takesPositions: Bool { pointerTargets.contains(where: \.isListening) }
 
     func key(_ code: UInt8, isDown: Bool) {
-        if let target = keyTargets.first(where: \.isListening) {
+        let wasHeld = held.withLock { $0.remove(code) != nil }
+        if isDown || !wasHeld, let target = keyTargets.first(where: \.isListening) {
             target.key(code: code, isDown: isDown)
         } else {
+            if isDown { held.withLock { _ = $0.insert(code) } }
             controller?.key(KeyCode(code), isDown: isDown)
         }
     }
@@ -107,8 +118,7 @@ extension BoardAssembly {
     /// After all devices: shows the picture to whoever looks, and lets them press keys and move the pointer.
     mutating func connectScreen() throws(BoardError) {
         guard let display = spec.display else { return }
-        let router = InputRouter(
-            keyTargets: keyTargets, pointerTargets: pointerTargets, controller: built(I8042.self))
+        let router = InputRouter(keyTargets, pointerTargets, built(I8042.self))
         do throws(HostError) {
             let output = try ScreenOutput(
                 surface: Descriptor(adopting: resources[display.surface]),

@@ -161,16 +161,18 @@ extension BoardAssembly {
         }
     }
 
-    /// Sticks, and the tablet of a machine with a screen.
+    /// Sticks, and the tablet of a machine with a screen, perhaps with a keyboard beside it.
     mutating func addUSB() throws(BoardError) {
         guard spec.hasUSB, isPC else { return }
         var attachments: [USBAttachment] = []
         for index in disks(on: .usb) {
             attachments.append(.storage(try diskBackend(index), serial: Self.serial(ofDisk: index)))
         }
-        if spec.firmware != nil { attachments.append(.tablet) }
+        if spec.hasScreen { attachments.append(.tablet) }
+        if spec.input == .usb { attachments.append(.keyboard) }
         let controller = XHCIController(context, attachments)
-        if spec.firmware != nil { pointerTargets.append(controller) }
+        if let tablet = controller.tablet { pointerTargets.append(tablet) }
+        if let keyboard = controller.keyboard { keyTargets.append(keyboard) }
         add(controller, controller.function, slot: Board.usbSlot)
     }
 

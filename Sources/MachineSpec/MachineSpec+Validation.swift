@@ -23,8 +23,8 @@ extension MachineSpec {
     public static let sataPorts = 6
     /// Two on each IDE channel.
     public static let idePlaces = 4
-    /// Sockets of the USB controller, less one for the tablet.
-    public static let usbPlaces = 7
+    /// Sockets of the USB controller, less two for a tablet and a keyboard.
+    public static let usbPlaces = 6
     public static let mostFloppies = 2
     public static let floppySizes: Set<UInt64> = Set([360, 720, 1200, 1440, 2880].map { $0 << 10 })
     /// Descriptors that one machine may come with.
@@ -113,8 +113,11 @@ extension MachineSpec {
                     + "--video virtio."
             )
         }
-        guard input == .ps2 || hasScreen else {
+        guard input != .virtio || hasScreen else {
             throw SpecError("--input virtio goes with a screen: use --video virtio, too.")
+        }
+        guard input != .usb || firmware != nil else {
+            throw SpecError("--input usb goes with a firmware: leave out --kernel, or use --input virtio.")
         }
         guard firmware == nil || boot == nil else {
             throw SpecError("--firmware and --kernel are two ways to boot: give one of them.")

@@ -184,10 +184,12 @@ public enum VideoAdapter: UInt8, Sendable, CaseIterable {
 
 /// Which keyboard and pointer the guest finds.
 public enum InputDevices: UInt8, Sendable, CaseIterable {
-    /// Those of the keyboard controller, which every PC has.
+    /// Those of the keyboard controller, which every PC has; with a firmware a USB tablet, too.
     case ps2 = 0
     /// And a virtio keyboard and a virtio tablet, which have the input while their drivers run.
     case virtio = 1
+    /// And a USB keyboard, beside the USB tablet that a machine with a firmware has anyway.
+    case usb = 2
 }
 
 /// Switches that change how a machine runs, not what it is.

@@ -70,20 +70,19 @@ public final class XHCIController: Device {
 
     // MARK: What a person does
 
-    /// The pointer is at a place, each from 0 to 32,767 of the screen; `wheel` has steps towards the user,
-    /// `buttons` left, right and middle in bits 0 to 2. False when there is no tablet that a guest listens
-    /// to.
-    public func point(x: UInt16, y: UInt16, wheel: Int32, buttons: UInt8) -> Bool {
-        core.point(
-            HIDTablet.Report(x: x, y: y, wheel: Int8(clamping: 0 - Int(wheel)), buttons: buttons))
+    /// The tablet, if it is plugged in.
+    public var tablet: (any PointerTarget)? { core.hasTablet ? USBTablet(core) : nil }
+    /// The keyboard, if it is plugged in.
+    public var keyboard: (any KeyTarget)? { core.hasKeyboard ? USBKeyboard(core) : nil }
+
+    /// The pointer is at a place, each from 0 to 32,767 of the screen; `wheel` has steps towards the user.
+    /// False when there is no tablet that a guest listens to.
+    func point(x: UInt16, y: UInt16, wheel: Int32, buttons: UInt8) -> Bool {
+        core.point(x: x, y: y, wheel: wheel, buttons: buttons)
     }
 
-    /// A key goes down or up, by its XT scan code with bit 7 for those with E0h before. False when there is
-    /// no keyboard that a guest listens to.
-    public func key(_ code: UInt8, isDown: Bool) -> Bool { core.key(code, isDown: isDown) }
-
-    /// Calls `listener` whenever a guest begins or ceases to listen to the tablet, on any thread.
-    public func onListening(_ listener: @escaping @Sendable (Bool) -> Void) { core.setListener(listener) }
+    /// False when there is no keyboard that a guest listens to.
+    func key(_ code: UInt8, isDown: Bool) -> Bool { core.key(code, isDown: isDown) }
 
     // MARK: Lifecycle
 
@@ -105,11 +104,28 @@ public final class XHCIController: Device {
     }
 }
 
-extension XHCIController: PointerTarget {
-    public var isListening: Bool { core.isListeningToTablet }
-
-    public func point(x: UInt16, y: UInt16, buttons: UInt8, wheel: Int32) {
-        // Half as many places as parts.
-        _ = point(x: x >> 1, y: y >> 1, wheel: wheel, buttons: buttons)
+extension XHCICore {
+    func point(x: UInt16, y: UInt16, wheel: Int32, buttons: UInt8) -> Bool {
+        point(HIDTablet.Report(x: x, y: y, wheel: Int8(clamping: 0 - Int(wheel)), buttons: buttons))
     }
+}
+
+/// A controller's tablet as people use it.
+private final class USBTablet: PointerTarget {
+    private let core: XHCICore
+    init(_ core: XHCICore) { self.core = core }
+    var isListening: Bool { core.isListeningToTablet }
+
+    func point(x: UInt16, y: UInt16, buttons: UInt8, wheel: Int32) {
+        // Half as many places as parts.
+        _ = core.point(x: x >> 1, y: y >> 1, wheel: wheel, buttons: buttons)
+    }
+}
+
+/// A controller's keyboard as people use it.
+private final class USBKeyboard: KeyTarget {
+    private let core: XHCICore
+    init(_ core: XHCICore) { self.core = core }
+    var isListening: Bool { core.isListeningToKeyboard }
+    func key(code: UInt8, isDown: Bool) { _ = core.key(code, isDown: isDown) }
 }

@@ -23,11 +23,10 @@ final class XHCICore: PCIFunctionHandler {
         var timer: (any DeviceTimer)?
         /// Somebody asks disks; who comes then leaves that to them.
         var isAsking = false
-        var listener: (@Sendable (Bool) -> Void)?
-        var wasListening = false
     }
     private let surroundings = Mutex(Surroundings())
-    private let tablet: Int?
+    /// Ports of the devices that people use.
+    private let tablet: Int?, keyboard: Int?
 
     init(
         _ context: DeviceContext, _ devices: [USBDevice?], _ disks: [SCSIDisk?], _ interrupts: PCIInterrupts
@@ -36,6 +35,7 @@ final class XHCICore: PCIFunctionHandler {
         clock = context.clock
         self.interrupts = interrupts
         tablet = devices.firstIndex { if case .tablet = $0 { true } else { false } }
+        keyboard = devices.firstIndex { if case .keyboard = $0 { true } else { false } }
         state = Mutex(XHCILogic(context.memory, devices, disks))
         let timer = context.clock.makeTimer { [weak self] in self?.goOn() }
         surroundings.withLock { $0.timer = timer }
@@ -45,7 +45,7 @@ final class XHCICore: PCIFunctionHandler {
     @discardableResult
     func change<Value: Sendable>(_ body: (inout XHCILogic) -> Value) -> Value {
         let isMessaging = interrupts.isMSIXEnabled
-        let (result, signals, isExhausted, isListening) = state.withLock { state in
+        let (result, signals, isExhausted) = state.withLock { state in
             state.usesMessages = isMessaging
             state.credit = Self.credit
             let result = body(&state)
@@ -54,27 +54,12 @@ final class XHCICore: PCIFunctionHandler {
                 state.isExhausted = false
             }
             if !isMessaging { interrupts.setPin(state.pin) }
-            let isListening = tablet.map { state.isListening(toPort: $0) } ?? false
-            return (result, state.signals, state.isExhausted, isListening)
+            return (result, state.signals, state.isExhausted)
         }
         for vector in signals { interrupts.signal(vector: vector) }
         if isExhausted { surroundings.withLock { $0.timer }?.arm(at: clock.now &+ Self.pause) }
-        tell(isListening)
         askDisks()
         return result
-    }
-
-    private func tell(_ isListening: Bool) {
-        let listener = surroundings.withLock { surroundings in
-            guard surroundings.wasListening != isListening else { return nil as (@Sendable (Bool) -> Void)? }
-            surroundings.wasListening = isListening
-            return surroundings.listener
-        }
-        listener?(isListening)
-    }
-
-    func setListener(_ listener: @escaping @Sendable (Bool) -> Void) {
-        surroundings.withLock { $0.listener = listener }
     }
 
     /// One after the other, so that a disk that answers at once makes no chain of calls.
@@ -316,13 +301,21 @@ final class XHCICore: PCIFunctionHandler {
 
     // MARK: People
 
+    var hasTablet: Bool { tablet != nil }
+    var hasKeyboard: Bool { keyboard != nil }
+    /// Whether a guest wants to know where the pointer is.
+    var isListeningToTablet: Bool { isListening(toPort: tablet) }
+    var isListeningToKeyboard: Bool { isListening(toPort: keyboard) }
+
+    private func isListening(toPort port: Int?) -> Bool {
+        port.map { port in state.withLock { $0.hears(fromPort: port) } } ?? false
+    }
+
     /// Where the pointer is. False when no guest wants to know.
     func point(_ report: HIDTablet.Report) -> Bool {
         guard let tablet else { return false }
         return change { state in
-            guard case .tablet(var device) = state.registers.devices[tablet],
-                state.isListening(toPort: tablet)
-                    || state.registers.ports[tablet].link == XHCILink.suspended
+            guard case .tablet(var device) = state.registers.devices[tablet], state.hears(fromPort: tablet)
             else { return false }
             let isNews = device.point(report)
             state.registers.devices[tablet] = .tablet(device)
@@ -331,28 +324,17 @@ final class XHCICore: PCIFunctionHandler {
         }
     }
 
-    /// Whether a guest wants to know where the pointer is.
-    var isListeningToTablet: Bool {
-        guard let tablet else { return false }
-        return state.withLock { state in
-            state.isListening(toPort: tablet) || state.registers.ports[tablet].link == XHCILink.suspended
-        }
-    }
-
     /// False when there is no keyboard, or nobody listens to it.
     func key(_ code: UInt8, isDown: Bool) -> Bool {
-        change { state in
-            for port in state.registers.devices.indices {
-                guard case .keyboard(var keyboard) = state.registers.devices[port] else { continue }
-                guard
-                    state.isListening(toPort: port) || state.registers.ports[port].link == XHCILink.suspended
-                else { return false }
-                let isNews = keyboard.key(code, isDown: isDown)
-                state.registers.devices[port] = .keyboard(keyboard)
-                if isNews { state.deviceHasNews(at: port) }
-                return true
-            }
-            return false
+        guard let keyboard else { return false }
+        return change { state in
+            guard case .keyboard(var device) = state.registers.devices[keyboard],
+                state.hears(fromPort: keyboard)
+            else { return false }
+            let isNews = device.key(code, isDown: isDown)
+            state.registers.devices[keyboard] = .keyboard(device)
+            if isNews { state.deviceHasNews(at: keyboard) }
+            return true
         }
     }
 

@@ -121,6 +121,12 @@ extension XHCILogic {
         for number in 0..<31 { registers.slots[slot]?.endpoints[number]?.isInUse = false }
     }
 
+    /// Whether what a person does reaches a guest: somebody listens, or sleeps until the device wakes it.
+    func hears(fromPort index: Int) -> Bool {
+        guard registers.ports[index].link == XHCILink.suspended else { return isListening(toPort: index) }
+        return registers.devices[index]?.function.standing.mayWake == true
+    }
+
     /// Whether a guest waits for reports of the device in a port.
     func isListening(toPort index: Int) -> Bool {
         guard registers.isRunning, isReachable(index), let slot = slot(ofPort: index),

@@ -120,9 +120,9 @@ struct GPUState {
 
     /// Each of the entries: le64 addr, le32 length, le32 padding.
     mutating func attachBacking(_ id: UInt32, _ entries: [UInt8], _ memory: GuestMemory) -> GPUAnswer {
-        guard let resource = resources[id] else { return .invalidResource }
+        guard resources[id] != nil else { return .invalidResource }
         // A driver detaches what it has attached.
-        guard resource.backing == nil else { return .unspecified }
+        guard resources[id]?.backing == nil else { return .unspecified }
         let list = stride(from: 0, to: entries.count, by: GPUField.entrySize).map { place in
             (
                 address: UInt64(entries.gpuField(place)) | UInt64(entries.gpuField(place + 4)) << 32,
@@ -144,10 +144,10 @@ struct GPUState {
     }
 
     /// Nil when the rectangle is not inside the resource.
-    private func rectangle(_ request: [UInt8], inside resource: GPUResource) -> ScreenRectangle? {
+    private func rectangle(_ request: [UInt8], inside bounds: ScreenRectangle) -> ScreenRectangle? {
         let fields = (0..<4).map { Int(request.gpuField(GPUField.rectangle + 4 * $0)) }
         let part = ScreenRectangle(x: fields[0], y: fields[1], width: fields[2], height: fields[3])
-        guard part.right <= resource.width, part.bottom <= resource.height else { return nil }
+        guard part.right <= bounds.width, part.bottom <= bounds.height else { return nil }
         return part
     }
 
@@ -159,8 +159,8 @@ struct GPUState {
             scanout = nil
             return .ok
         }
-        guard let resource = resources[id] else { return .invalidResource }
-        guard let part = rectangle(request, inside: resource), !part.isEmpty else { return .invalidParameter }
+        guard let bounds = resources[id]?.bounds else { return .invalidResource }
+        guard let part = rectangle(request, inside: bounds), !part.isEmpty else { return .invalidParameter }
         scanout = Scanout(
             resource: id, x: UInt32(part.x), y: UInt32(part.y), width: UInt32(part.width),
             height: UInt32(part.height))
@@ -170,8 +170,8 @@ struct GPUState {
     /// FLUSH: rectangle, le32 resource_id.
     mutating func flush(_ request: [UInt8]) -> GPUAnswer {
         let id = request.gpuField(GPUField.flushResource)
-        guard let resource = resources[id] else { return .invalidResource }
-        guard let part = rectangle(request, inside: resource) else { return .invalidParameter }
+        guard let bounds = resources[id]?.bounds else { return .invalidResource }
+        guard let part = rectangle(request, inside: bounds) else { return .invalidParameter }
         guard let scanout, scanout.resource == id else { return .ok }
         var shown = part.intersection(scanout.part)
         guard !shown.isEmpty else { return .ok }
@@ -184,8 +184,9 @@ struct GPUState {
     /// TRANSFER_TO_HOST_2D: rectangle, le64 offset, le32 resource_id. Returns the bytes that it moved, too.
     mutating func transfer(_ request: [UInt8], _ memory: GuestMemory) -> (GPUAnswer, bytes: Int) {
         let id = request.gpuField(GPUField.transferResource)
-        guard let resource = resources[id] else { return (.invalidResource, 0) }
-        guard let part = rectangle(request, inside: resource) else { return (.invalidParameter, 0) }
+        // Nothing may hold the resource itself when it is changed: its pixels would be copied.
+        guard let bounds = resources[id]?.bounds else { return (.invalidResource, 0) }
+        guard let part = rectangle(request, inside: bounds) else { return (.invalidParameter, 0) }
         let place = GPUField.transferOffset
         let offset = UInt64(request.gpuField(place)) | UInt64(request.gpuField(place + 4)) << 32
         guard resources[id]?.transfer(part, from: offset, memory) == true else {

@@ -22,8 +22,8 @@ struct ScreenOptions: ParsableArguments {
 
     @Option(
         help: """
-            Keyboard and pointer: ps2, or virtio, which has the pointer where the viewer sees it. \
-            (default: virtio with --video virtio, else ps2)
+            The keyboard: ps2, or one on usb or virtio for systems that know those. virtio is a tablet, \
+            too; with a firmware there is one on USB anyway. (default: virtio with --video virtio, else ps2)
             """)
     var input: String?
 
@@ -42,8 +42,9 @@ struct ScreenOptions: ParsableArguments {
         switch input {
         case nil: return try adapter() == .virtio ? .virtio : .ps2
         case "ps2": return .ps2
+        case "usb": return .usb
         case "virtio": return .virtio
-        case let other?: throw SpecError("--input '\(other)' is unknown: use one of ps2, virtio.")
+        case let other?: throw SpecError("--input '\(other)' is unknown: use one of ps2, usb, virtio.")
         }
     }
 

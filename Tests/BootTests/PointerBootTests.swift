@@ -47,7 +47,7 @@ extension BootTests {
                 try screen.viewer.pointer(UInt8(count & 1), place.x, place.y)
             }
             try repeating(until: "RESULT end", machine) { count in
-                try screen.viewer.key(0x61, isDown: count % 2 == 0)
+                try screen.untilItIsGone { try screen.viewer.key(0x61, isDown: count % 2 == 0) }
             }
             #expect(try machine.status() == 0, "\(machine.errorText)")
             let results = machine.results

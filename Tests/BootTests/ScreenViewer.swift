@@ -84,7 +84,10 @@ final class ScreenViewer {
     func type(_ text: String) throws { try viewer.type(text) { usleep(25_000) } }
 
     /// Types what ends the machine: it may be gone before the last key is released.
-    func typeFarewell(_ text: String) throws {
-        do { try type(text) } catch let error as HostError where error.code == EPIPE {}
+    func typeFarewell(_ text: String) throws { try untilItIsGone { try type(text) } }
+
+    /// Does something that is of no use when the machine has just ended.
+    func untilItIsGone(_ step: () throws -> Void) throws {
+        do { try step() } catch let error as HostError where error.code == EPIPE {}
     }
 }

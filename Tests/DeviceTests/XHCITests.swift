@@ -1,7 +1,6 @@
 import DeviceModel
 import GuestMemory
 import StateCodec
-import Synchronization
 import TestKit
 import Testing
 
@@ -212,14 +211,14 @@ import Testing
         #expect(try driver.takeEvent() == nil)
     }
 
-    @Test func `whether somebody listens is told, and ends with the endpoint`() throws {
-        let told = Told()
-        driver.controller.onListening { told.append($0) }
+    @Test func `somebody listens to the tablet from its first transfer until its endpoint stops`() throws {
+        let tablet = try #require(driver.controller.tablet)
+        #expect(!tablet.isListening)
         let slot = try driver.startHuman(Driver.tablet)
         try driver.transfer(slot, 3, 8)
-        #expect(told.values == [true])
+        #expect(tablet.isListening)
         let stop = try driver.command(TRBType.stopEndpoint, slot: slot, endpoint: 3)
-        #expect(stop?.code == TRBCompletion.success && told.values == [true, false])
+        #expect(stop?.code == TRBCompletion.success && !tablet.isListening)
         #expect(!driver.controller.point(x: 1, y: 1, wheel: 0, buttons: 0))
     }
 
@@ -243,7 +242,7 @@ import Testing
         try driver.transfer(slot, 3, 8)
         let port = Driver.port(Driver.tablet)
         driver.write(port, XHCIPortStatus.linkWrite | XHCILink.suspended << 5)
-        #expect(driver.controller.point(x: 1, y: 0, wheel: 0, buttons: 0))
+        #expect(!driver.controller.point(x: 1, y: 0, wheel: 0, buttons: 0), "nobody would hear of it")
         #expect(driver.read(port) >> 5 & 0xF == XHCILink.suspended, "it may not")
         driver.write(port, XHCIPortStatus.linkWrite)
         _ = try driver.takeEvents()
@@ -327,10 +326,4 @@ import Testing
         }
         #expect(driver.controller.save() == good)
     }
-}
-
-private final class Told: Sendable {
-    private let list = Mutex<[Bool]>([])
-    var values: [Bool] { list.withLock { $0 } }
-    func append(_ value: Bool) { list.withLock { $0.append(value) } }
 }
