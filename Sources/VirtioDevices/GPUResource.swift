@@ -119,13 +119,13 @@ struct GPUResource {
     private mutating func take(
         _ part: ScreenRectangle, from offset: Int, _ backing: GuestBacking, _ memory: GuestMemory
     ) {
-        if pixels.isEmpty { pixels = [UInt32](repeating: 0xFF00_0000, count: width * height) }
+        if pixels.isEmpty { pixels = [UInt32](repeating: 0, count: width * height) }
         hasContents = true
         for y in 0..<part.height {
             let place = (part.y + y) * width + part.x
             backing.copy(
                 offset + y * width * 4, count: part.width * 4, memory, into: &pixels, atByte: place * 4)
-            guard format != .bgra else { continue }
+            guard format != .bgra, format != .bgrx else { continue }
             for index in place..<place + part.width { pixels[index] = format.standard(pixels[index]) }
         }
     }

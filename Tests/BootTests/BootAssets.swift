@@ -157,22 +157,32 @@ enum BootAssets {
     }()
     private static let debianDisk = folder + "/debian-gcc.img"
 
-    /// A GPT disk with that system for a UEFI: GRUB, a kernel and its initial RAM disk in the first
-    /// partition, the system in the second.
+    /// A GPT disk with that system for a UEFI.
     static func debianUEFIDisk(_ kernel: InstalledKernel, in scratch: ScratchFolder) throws -> String {
-        let system = try debianDisk(in: scratch), disk = scratch.path + "/uefi.img"
-        let initrd = try initialRAMDisk(kernel, init: "root-init")
+        try uefiDisk(
+            of: try debianDisk(in: scratch), kernel, try initialRAMDisk(kernel, init: "root-init"),
+            in: scratch)
+    }
+
+    /// A GPT disk for a UEFI: GRUB, a kernel and its initial RAM disk in the first partition, in the second
+    /// `system`, an ext4 image that is gone afterwards. `words`: more of the kernel's command line.
+    static func uefiDisk(
+        of system: String, _ kernel: InstalledKernel, _ initrd: String, words: String = "",
+        in scratch: ScratchFolder
+    ) throws -> String {
+        let disk = scratch.path + "/uefi.img"
         let menu = """
             set timeout=0
             menuentry Debian {
-              linux /linux console=ttyS0 quiet panic=-1 root=/dev/vda2
+              linux /linux console=ttyS0 quiet panic=-1 root=/dev/vda2 \(words)
               initrd /initrd
             }
 
             """
         _ = try scratch.file("grub.cfg", Data(menu.utf8))
         // In MiB: the first partition begins at 1.
-        let size = (first: 96, second: 2048)
+        let bytes = try FileManager.default.attributesOfItem(atPath: system)[.size] as? Int ?? 0
+        let size = (first: 96, second: bytes >> 20)
         let table = """
             label: gpt
             start=1MiB, size=\(size.first)MiB, type=U
@@ -212,15 +222,36 @@ enum BootAssets {
         return missing.isEmpty ? nil : "Missing: \(missing.joined(separator: ", ")); see Scripts/packages"
     }()
 
-    /// A copy for one test of a disk with a small Debian system and gcc, which is made once and kept between
-    /// runs.
+    /// A copy for one test of a disk with a small Debian system and gcc.
     static func debianDisk(in scratch: ScratchFolder) throws -> String {
-        if !FileManager.default.fileExists(atPath: debianDisk) {
-            try script(
-                ["Scripts/make-rootfs", "--include", "gcc,libc6-dev", "--size", "2G", debianDisk])
+        try debianSystem(debianDisk, ["--include", "gcc,libc6-dev", "--size", "2G"], in: scratch)
+    }
+
+    /// A copy for one test of a Debian system with the Xfce desktop, which desktop.service starts.
+    static func desktopDisk(in scratch: ScratchFolder) throws -> String {
+        let packages = [
+            "xserver-xorg-core", "xserver-xorg-input-libinput", "xinit", "x11-xserver-utils",
+            "xfce4-session", "xfwm4", "xfdesktop4", "xfce4-panel", "xfce4-settings", "xterm",
+            "fonts-dejavu-core",
+        ]
+        return try debianSystem(
+            folder + "/debian-desktop.img",
+            [
+                "--include", packages.joined(separator: ","), "--size", "1500M",
+                "--add", root + "/Scripts/guest/desktop-session:/usr/local/bin/desktop-session",
+                "--add", root + "/Scripts/guest/desktop.service:/etc/systemd/system/desktop.service",
+            ], in: scratch)
+    }
+
+    /// Makes the image once, and keeps it between runs.
+    private static func debianSystem(
+        _ image: String, _ options: [String], in scratch: ScratchFolder
+    ) throws -> String {
+        if !FileManager.default.fileExists(atPath: image) {
+            try script(["Scripts/make-rootfs"] + options + [image])
         }
         let copy = scratch.path + "/debian.img"
-        try script(["cp", "--sparse=always", debianDisk, copy])
+        try script(["cp", "--sparse=always", image, copy])
         return copy
     }
 }

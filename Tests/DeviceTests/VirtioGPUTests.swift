@@ -327,8 +327,8 @@ final class GPURig {
     // MARK: Cursor
 
     /// A cursor that is red and half transparent, and white at its hot spot (2, 1).
-    private func makeCursor() {
-        #expect(rig.type(.createResource, [9, GPUFormat.bgra.rawValue, 64, 64]) == .ok)
+    private func makeCursor(_ format: GPUFormat = .bgra) {
+        #expect(rig.type(.createResource, [9, format.rawValue, 64, 64]) == .ok)
         #expect(rig.type(.attachBacking, [9, 1, UInt32(GPURig.pages) + 0x8000, 0, 64 * 64 * 4, 0]) == .ok)
         for place in 0..<64 * 64 as Range<UInt64> {
             let value: UInt32 = place == 66 ? 0xFFFF_FFFF : 0x8080_0000
@@ -337,11 +337,13 @@ final class GPURig {
         #expect(rig.type(.transferToHost, [0, 0, 64, 64, 0, 0, 9, 0]) == .ok)
     }
 
-    @Test func `the cursor lies over the picture, and leaves it as it was`() {
+    /// In the second format Linux keeps all that is drawn by the processor, cursors with alpha, too.
+    @Test(arguments: [GPUFormat.bgra, .bgrx])
+    func `the cursor lies over the picture, and leaves it as it was`(format: GPUFormat) {
         rig.show()
         rig.paint(10, 10, 0x0000_00FF)
         rig.update()
-        makeCursor()
+        makeCursor(format)
         rig.sendCursor(.updateCursor, x: 12, y: 11, [9, 2, 1, 0])
         var canvas = ScreenCanvas(rig.surface)
         rig.gpu.draw(on: &canvas)
