@@ -73,6 +73,12 @@ private enum Installer {
     static let problem =
         BootDisc.problem(Array(files.values) + ["/usr/bin/xz"])
 
+    private static let graphicalFolder = folder.replacingOccurrences(of: "/text/", with: "/gtk/")
+    static let graphicalFiles = [
+        "linux": graphicalFolder + "/linux", "initrd.gz": graphicalFolder + "/initrd.gz",
+    ]
+    static let graphicalProblem = BootDisc.problem(Array(graphicalFiles.values)) ?? WordReader.problem
+
     /// The kernel's console keeps the font of a text mode, and has one of its own else.
     static func reader(_ firmware: String, in folder: ScratchFolder) throws -> VGAFontReader {
         guard firmware == "uefi" else { return try ScreenViewer.textMode() }
@@ -158,6 +164,33 @@ extension BootTests {
             try press([0xFF0D], on: screen)
             let keyboards = try screen.wait(for: "Configure the keyboard")
             #expect(keyboards.contains { $0.contains("American English") }, "\(keyboards)")
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
+        @Test(
+            .enabled(if: Installer.graphicalProblem == nil, "\(Installer.graphicalProblem ?? "")"),
+            arguments: ["bios", "uefi"])
+        func `the graphical installer takes keys and the pointer`(firmware: String) throws {
+            let disc = try BootDisc.make(
+                "graphical", files: Installer.graphicalFiles,
+                commands: """
+                    if [ "$grub_platform" != efi ]; then set gfxpayload=1024x768x32; fi
+                    linux /boot/linux
+                    initrd /boot/initrd.gz
+                    boot
+
+                    """)
+            let folder = try ScratchFolder()
+            let machine = try BootDisc.start(disc, "installer", firmware, memory: "1G", in: folder)
+            let screen = try ScreenViewer("installer", in: folder)
+            try screen.viewer.setEncodings([16, -223, -308])
+            _ = try screen.wait(forWords: ["language", "Dutch", "Continue"], in: folder, seconds: 240)
+            try press([0xFF54, 0xFF52, 0xFF0D], on: screen)
+            let places = try screen.wait(forWords: ["location", "Ireland", "Continue"], in: folder)
+            try screen.click(places[2].middle)
+            _ = try screen.wait(forWords: ["keyboard", "American", "English"], in: folder)
             machine.send(SIGTERM)
             machine.send(SIGTERM)
             #expect(try machine.status() == 0, "\(machine.errorText)")

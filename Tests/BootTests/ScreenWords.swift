@@ -18,17 +18,18 @@ enum WordReader {
     }()
 
     /// The letters of screens are smaller than those of scanned pages, which the reader expects.
-    private static let scale = 3
+    private static let scale = 2
 
-    /// The words of a picture of red, green and blue from bit 23 down, row by row, as they are read.
+    /// The words of a picture of red, green and blue from bit 23 down. Read as text that lies about and as a
+    /// page, since each finds what the other does not: most words are here twice.
     static func words(_ pixels: [UInt32], width: Int, in folder: ScratchFolder) throws -> [ScreenWord] {
         let file = try folder.file("screen.pgm", grey(pixels, width: width))
+        let reader = "OMP_THREAD_LIMIT=1 tesseract '\(file)' - --psm $way tsv 2>/dev/null"
         let run = try runTool(
-            ["sh", "-c", "OMP_THREAD_LIMIT=1 tesseract '\(file)' - --psm 11 tsv 2>/dev/null"],
-            in: folder.path)
+            ["sh", "-c", "for way in 11 3; do \(reader) || exit; done"], in: folder.path)
         guard run.status == 0 else { throw AssetProblem(description: "tesseract: \(run.output)") }
         // Level, page, block, paragraph, line, word; left, top, width, height; confidence; text.
-        return run.output.split(separator: "\n").dropFirst().compactMap { line in
+        return run.output.split(separator: "\n").compactMap { line in
             let fields = line.split(separator: "\t", omittingEmptySubsequences: false)
             guard fields.count == 12, let confidence = Double(fields[10]), confidence > 30 else { return nil }
             let numbers = fields[6..<10].compactMap { Int($0) }
