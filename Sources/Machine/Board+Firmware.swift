@@ -173,6 +173,8 @@ extension BoardAssembly {
         contents.add(file: "bootorder", bytes: Array(BootOrder(spec).text.utf8) + [0])
         // Milliseconds: a menu waits that long for a key; without a system to boot the machine stays.
         contents.add(file: "etc/boot-menu-wait", number: 3000 as UInt16)
+        // What is plugged into our USB ports is there from the start: SeaBIOS need not wait for more.
+        contents.add(file: "etc/usb-time-sigatt", number: 1 as UInt64)
         contents.add(file: "etc/boot-fail-wait", number: UInt32.max)
         do throws(FirmwareTableError) {
             try addTables(to: &contents)

@@ -127,7 +127,10 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         }
         cpu.flushTLB()
         if let translations { startTranslation(translations) }
-        if engine.translates, engine.verifies { lockstep = try Lockstep() }
+        if engine.translates, engine.verifies {
+            lockstep = try Lockstep()
+            translations?.mayRedirect = false
+        }
         load(VCPUState())
         if index != 0 { cpu.s.activity = .waitingForStartup }
     }

@@ -100,6 +100,45 @@ import X86Architecture
         #expect(machine.get(Register.rax) == 100 + 100 * 0x101)
     }
 
+    @Test func `a store beside code leaves its translation as it is`() throws {
+        let machine = try machine([0x12000, 0x13000])
+        var code: [UInt8] = []
+        for value in 0..<20 as Range<UInt8> {
+            hundredCalls(&code, to: 0x1000)
+            // mov byte [13800h], value
+            code += [0xC6, 0x04, 0x25, 0x00, 0x38, 0x01, 0x00, value]
+        }
+        hundredCalls(&code, to: 0x1000)
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        // add eax, 1; ret
+        machine.write(0x13000, [0x05, 1, 0, 0, 0, 0xC3])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.get(Register.rax) == 2100)
+        #expect(machine.load(0x13800) == 19)
+        let statistics = try #require(machine.vcpu.translations).statistics
+        #expect(statistics.invalidations == 20 && statistics.woken == 20)
+    }
+
+    @Test func `a branch that was linked to code before it changed is linked to what it became`() throws {
+        let machine = try machine([0x12000, 0x13000])
+        var code: [UInt8] = []
+        for value in 2..<6 as Range<UInt8> {
+            hundredCalls(&code, to: 0x1000)
+            // mov byte [13041h], value: the constant that is added
+            code += [0xC6, 0x04, 0x25, 0x41, 0x30, 0x01, 0x00, value]
+        }
+        hundredCalls(&code, to: 0x1000)
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        // jmp 40h; at 40h: add eax, 1; ret
+        machine.write(0x13000, [0xEB, 0x3E])
+        machine.write(0x13040, [0x05, 1, 0, 0, 0, 0xC3])
+        #expect(machine.vcpu.run() == .requested)
+        #expect(machine.get(Register.rax) == 100 * (1 + 2 + 3 + 4 + 5))
+        let statistics = try #require(machine.vcpu.translations).statistics
+        #expect(statistics.woken >= 4)
+        #expect(statistics.exits[Int(TranslatedExit.stale)] < 20, "\(statistics.exits)")
+    }
+
     /// add eax, imm32; ret: the constant's last three bytes lie in the page behind.
     private static let addition = 0xFFE
     private func writeAddition(_ machine: TestMachine, _ page: UInt64, _ tails: [(UInt64, UInt8)]) {

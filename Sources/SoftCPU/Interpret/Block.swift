@@ -19,7 +19,7 @@ struct Block: BitwiseCopyable {
     var instructionCount: UInt16
     /// Address of the first `MicroOp`; the last one ends the block.
     var ops: UInt
-    /// Address of its translation, 0 before.
+    /// Address of its translation, 0 before and while it sleeps.
     var code: UInt = 0
     /// Linear page address that it was translated for, or `CodePlace.anywhere`.
     var linear: UInt64 = CodePlace.anywhere
@@ -37,6 +37,16 @@ struct Block: BitwiseCopyable {
     var checks: UInt8 = 0
     /// Entries from the run loop since then.
     var entries: UInt32 = 0
+    /// The bytes that it was decoded from lie behind it (`copy`).
+    var hasCopy = false
+    /// `former` is its own translation, asleep, which `entryBytes` wake.
+    var sleeps = false
+    /// Where the place of its page was when it fell asleep.
+    var formerPlace: UInt32 = 0
+    /// The entry, which leads out, of a translation that branches may still be linked to: of this block, or
+    /// of the one that had its key before; else 0.
+    var former: UInt = 0
+    var entryBytes = CodeArena.Entry()
 
     /// Where indirect branches enter the translation.
     var targetEntry: UInt { linear == CodePlace.anywhere ? code &- Translator.pageStoreBytes : code }
@@ -142,6 +152,10 @@ struct Block: BitwiseCopyable {
 @safe struct BlockView {
     let address: UInt
     @inline(__always) init(address: UInt) { self.address = address }
+    /// Space of a `Block` in front of what belongs to it.
+    static let bytes = (MemoryLayout<Block>.size + 63) & ~63
+    /// Where the bytes are that the block was decoded from, `byteLength` of them.
+    var copy: UInt { address &+ UInt(Self.bytes) }
     var b: Block {
         @inline(__always) unsafeAddress {
             // SAFETY: addresses come from the arena, which lives as long as the vCPU.

@@ -6,10 +6,11 @@ import X86Architecture
 extension SoftVCPU {
     /// Most instructions in one block: bounds the time between looks at `attention`.
     static let longestBlock = 48
-    /// Space of a `Block` in front of its ops.
-    private static let blockBytes = (MemoryLayout<Block>.size + 63) & ~63
     /// Bytes for the ops of a block in the making, with the one that ends it.
-    static let draftBytes = (longestBlock + 1) * MemoryLayout<MicroOp>.stride
+    private static let draftOpBytes = (longestBlock + 1) * MemoryLayout<MicroOp>.stride
+    /// The same for the code that they were decoded from, which is written in pieces of sixteen bytes.
+    private static let draftCodeBytes = longestBlock * InstructionBytes.longest + 16
+    static let draftBytes = draftOpBytes + draftCodeBytes
 
     /// The block at the next instruction, decoded if need be.
     /// - Throws: what fetching raises: #PF, #GP.
@@ -31,12 +32,33 @@ extension SoftVCPU {
         let found = BlockCache.find(cpu.s.blockTable, physical, mode)
         if found != 0 {
             let block = BlockView(address: found)
-            if CPU.pageWord(block.b.pageWord) == block.b.generation {
+            if CPU.pageWord(block.b.pageWord) == block.b.generation || revive(block) {
                 if mode & 8 != 0, block.b.secondWord == 0 { return found }
                 if try isCurrent(block) { return found }
             }
         }
-        return try buildBlock(linear, physical, mode)
+        return try buildBlock(linear, physical, mode, before: found)
+    }
+
+    /// A store reached the block's page since it was decoded. If it changed other bytes, the block holds
+    /// again, with its translation.
+    @inline(never)
+    private func revive(_ block: BlockView) -> Bool {
+        guard block.b.hasCopy else { return false }
+        let physical = block.b.physical
+        let page = openCodePage(physical & TLB.pageMask)
+        guard page.host != 0 else { return false }
+        let code = page.host &+ UInt(physical & 0xFFF), length = UInt(block.b.byteLength)
+        var place: UInt = 0
+        while place < length {
+            let size = length - place >= 8 ? 8 : 1
+            guard CPU.loadHost(code &+ place, size) == CPU.loadHost(block.copy &+ place, size) else {
+                return false
+            }
+            place += UInt(size)
+        }
+        block.b.generation = page.generation
+        return true
     }
 
     /// Translates a fetch and remembers it.
@@ -152,10 +174,15 @@ extension SoftVCPU {
         var length = 0
         var second: CodePage?
         var ended = false
+        /// More than the bytes of `length` decides what it is.
+        var isUndefined = false
     }
 
+    /// Decodes the block at `linear`. `before`: the stale block of the same key, or 0.
     @inline(never)
-    private func buildBlock(_ linear: UInt64, _ physical: UInt64, _ mode: UInt32) throws(Fault) -> UInt {
+    private func buildBlock(
+        _ linear: UInt64, _ physical: UInt64, _ mode: UInt32, before: UInt
+    ) throws(Fault) -> UInt {
         let first = openCodePage(physical & TLB.pageMask)
         let most = mode & 4 != 0 ? 1 : Self.longestBlock
         var draft = Draft(ops: draftOps)
@@ -173,11 +200,13 @@ extension SoftVCPU {
         // Also after a branch: a body that was expected to leave may come back.
         appendFallThrough(&draft, physical, mode)
         let opBytes = draft.count * MemoryLayout<MicroOp>.stride
-        guard let space = cache.allocate(Self.blockBytes + opBytes) else {
+        let hasCopy = draft.second == nil && !draft.isUndefined && first.host != 0
+        let copyBytes = hasCopy ? (draft.length + 15) & ~15 : 0
+        guard let space = cache.allocate(BlockView.bytes + copyBytes + opBytes) else {
             clearCode()
-            return try buildBlock(linear, physical, mode)
+            return try buildBlock(linear, physical, mode, before: 0)
         }
-        let ops = space + UInt(Self.blockBytes)
+        let ops = space + UInt(BlockView.bytes + copyBytes)
         // SAFETY: both are `opBytes` long, the target fresh arena space.
         unsafe UnsafeMutableRawPointer(bitPattern: ops).unsafelyUnwrapped
             .copyMemory(from: UnsafeRawPointer(bitPattern: draftOps).unsafelyUnwrapped, byteCount: opBytes)
@@ -187,10 +216,24 @@ extension SoftVCPU {
             pageWord: first.word, secondPhysical: draft.second?.physical ?? 0,
             secondWord: draft.second?.word ?? 0,
             secondGeneration: draft.second?.generation ?? 0, byteLength: UInt16(draft.length),
-            instructionCount: UInt16(instructions), ops: ops)
+            instructionCount: UInt16(instructions), ops: ops, hasCopy: hasCopy)
+        // SAFETY: the copy's room in front of the ops; the draft's code has as much.
+        unsafe UnsafeMutableRawPointer(bitPattern: block.copy).unsafelyUnwrapped
+            .copyMemory(from: UnsafeRawPointer(bitPattern: draftCode).unsafelyUnwrapped, byteCount: copyBytes)
+        if before != 0 { takePlace(of: BlockView(address: before), block) }
         // Code outside memory is decoded every time.
         if first.host != 0, draft.second.map({ $0.host != 0 }) ?? true { cache.enter(space) }
         return space
+    }
+
+    /// Address of the code of the block in the making.
+    private var draftCode: UInt { draftOps + UInt(Self.draftOpBytes) }
+
+    /// Branches that are linked to the translation of the stale block `old` shall find that of `new`.
+    private func takePlace(of old: BlockView, _ new: BlockView) {
+        new.b.former = old.b.former
+        new.b.formerPlace = old.b.formerPlace
+        new.b.linksPages = old.b.linksPages
     }
 
     /// Decodes one instruction into the draft. False: it does not belong to this block any more.
@@ -221,6 +264,10 @@ extension SoftVCPU {
         }
         var op = MicroOp(handler: Lowering.undefined)
         op.offset = UInt16(draft.length)
+        // What is read again to compare may be newer than what was decoded.
+        let copy = draftCode + UInt(draft.length)
+        CPU.storeHost(copy, 8, bytes.low)
+        CPU.storeHost(copy + 8, 8, bytes.high)
         switch decoded {
         case .success(let instruction):
             let end = cpu.s.rip &+ UInt64(draft.length) &+ UInt64(instruction.length) &- 1
@@ -233,6 +280,7 @@ extension SoftVCPU {
             draft.length += Int(instruction.length)
         case .failure(let failure):
             if failure == .tooLong || failure == .truncated { op.handler = Lowering.tooLong }
+            draft.isUndefined = true
             op.length = 1
             draft.length += 1
             draft.ended = true
@@ -248,7 +296,7 @@ extension SoftVCPU {
 
     private func store(_ op: MicroOp, _ draft: inout Draft) {
         let address = draft.ops + UInt(draft.count * MemoryLayout<MicroOp>.stride)
-        // SAFETY: inside the `draftBytes` at `draftOps`: at most `longestBlock` ops and the one that ends it.
+        // SAFETY: inside the `draftOpBytes` at `draftOps`: at most `longestBlock` ops and one that ends it.
         unsafe UnsafeMutablePointer<MicroOp>(bitPattern: address).unsafelyUnwrapped.initialize(to: op)
         draft.count += 1
     }

@@ -116,7 +116,11 @@ extension SoftVCPU {
             followUp = TranslatedFollowUp()
             return false
         }
-        if followUp.isUngrouped { block.b.isUngrouped = true }
+        if followUp.isUngrouped {
+            block.b.isUngrouped = true
+            block.b.sleeps = false
+        }
+        if block.b.sleeps { _ = translations.wake(block) }
         if block.b.code != 0, isMisplaced(block) {
             moveCode(block, translations)
             block.b.runs = threshold &- 1

@@ -75,6 +75,29 @@ import LinuxHost
         unsafe (writable.base + Int(site &- start) + 5).storeBytes(of: word, as: Int32.self)
     }
 
+    /// What a CALL with a word behind it takes the place of.
+    struct Entry: BitwiseCopyable {
+        var low: UInt64 = 0
+        var high: UInt8 = 0
+    }
+
+    func entry(at site: UInt) -> Entry {
+        precondition(contains(site) && contains(site + 8), "an entry outside the arena")
+        let place = unsafe UnsafeRawPointer(writable.base) + Int(site &- start)
+        // SAFETY: nine bytes inside the writable mapping.
+        return unsafe Entry(
+            low: place.loadUnaligned(as: UInt64.self), high: place.load(fromByteOffset: 8, as: UInt8.self))
+    }
+
+    /// Writes back what was there.
+    func restore(_ entry: Entry, at site: UInt) {
+        precondition(contains(site) && contains(site + 8), "an entry outside the arena")
+        let place = unsafe writable.base + Int(site &- start)
+        // SAFETY: nine bytes inside the writable mapping.
+        unsafe place.storeBytes(of: entry.low, as: UInt64.self)
+        unsafe place.storeBytes(of: entry.high, toByteOffset: 8, as: UInt8.self)
+    }
+
     /// Writes a JMP over the code at executable address `site`.
     func patchJump(_ site: UInt, target: UInt) {
         precondition(contains(site) && contains(site + 4) && contains(target), "a jump outside the arena")

@@ -108,7 +108,10 @@ extension CPU {
     }
 
     /// Whether any translated code comes from the page at `word`.
-    func hasCode(_ word: UInt) -> Bool { pages[word] != nil || endingBlocks[word] != nil }
+    func hasCode(_ word: UInt) -> Bool { (pages[word]?.first ?? 0) != 0 || endingBlocks[word] != nil }
+
+    /// The number of the page's place, if it has one.
+    func number(_ word: UInt) -> UInt32? { pages[word]?.place }
 
     /// Puts a block in the lists of its pages.
     mutating func list(_ block: BlockView) {
@@ -121,14 +124,16 @@ extension CPU {
 
     /// Takes all blocks of a page off the list; `each` sees every one that is translated, with what is behind
     /// an exit to its first instruction. `moves`: because the page turned up at another address, not because
-    /// its contents changed.
+    /// it was stored to: then it keeps its place.
     mutating func remove(_ word: UInt, moves: Bool, _ each: (BlockView, Int32) -> Void) {
-        if moves { self.moves[word, default: 0] += 1 } else { self.moves[word] = nil }
+        // A page without blocks may well hold another program by now.
+        if moves, hasCode(word) { self.moves[word, default: 0] += 1 } else { self.moves[word] = nil }
         for address in endingBlocks.removeValue(forKey: word) ?? [] {
             let block = BlockView(address: address)
             if block.b.code != 0 { each(block, self.word(of: block)) }
         }
-        guard let page = pages.removeValue(forKey: word) else { return }
+        guard let page = pages[word] else { return }
+        if moves { pages[word] = nil } else { pages[word]?.first = 0 }
         var address = page.first
         while address != 0 {
             let block = BlockView(address: address)

@@ -22,6 +22,8 @@ final class TranslationCache {
     /// What the cache itself counts; `SoftVCPU.translationStatistics` adds the rest.
     var statistics = TranslationStatistics()
     var blocksTranslated: Int { statistics.blocks }
+    /// Branches may lead to new translations before those were compared with the interpreter.
+    var mayRedirect = true
     /// What a trial enters to return from the call that its block made.
     let comesBack: UInt
 
@@ -96,6 +98,13 @@ final class TranslationCache {
         guard
             let entry = translator.translate(block, source, place: place.number, linear: place.linear)
         else { return false }
+        if block.b.former != 0 {
+            if mayRedirect, block.b.formerPlace == place.number, block.b.linksPages == translator.linksPages {
+                arena.patchJump(block.b.former, target: entry)
+            }
+            block.b.former = 0
+            block.b.sleeps = false
+        }
         block.b.code = entry
         block.b.checks = 0
         block.b.linear = place.linear
@@ -117,7 +126,31 @@ final class TranslationCache {
     func invalidate(pageWord: UInt, moves: Bool = false) {
         // Branches from other pages would find the old entries for ever.
         if let linear = pages.linear(pageWord) { farLinks.cut(linear, arena) }
-        pages.remove(pageWord, moves: moves) { forget($0, word: $1) }
+        let place = pages.number(pageWord)
+        pages.remove(pageWord, moves: moves) { block, word in
+            if !moves, block.b.pageWord == pageWord, block.b.hasCopy, let place {
+                block.b.former = block.b.code
+                block.b.formerPlace = place
+                block.b.entryBytes = arena.entry(at: block.b.code)
+                block.b.sleeps = true
+            }
+            forget(block, word: word)
+        }
+    }
+
+    /// A block whose translation sleeps holds again: wakes that. False: it is of no use any more.
+    func wake(_ block: BlockView) -> Bool {
+        guard pages.number(block.b.pageWord) == block.b.formerPlace else {
+            block.b.sleeps = false
+            return false
+        }
+        arena.restore(block.b.entryBytes, at: block.b.former)
+        block.b.code = block.b.former
+        block.b.former = 0
+        block.b.sleeps = false
+        pages.list(block)
+        statistics.woken += 1
+        return true
     }
 
     /// Makes the entry of a translated block lead out.

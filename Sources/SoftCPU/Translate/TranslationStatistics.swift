@@ -12,6 +12,8 @@ struct TranslationStatistics {
     var farLinks = 0
     var farCuts = 0
     var invalidations = 0
+    /// Of those, whose code was found unchanged.
+    var woken = 0
     var flushes = 0
     /// By `TranslatedExit`.
     var exits: InlineArray<9, UInt64> = .init(repeating: 0)
@@ -39,6 +41,7 @@ struct TranslationStatistics {
         sum.farLinks += other.farLinks
         sum.farCuts += other.farCuts
         sum.invalidations += other.invalidations
+        sum.woken += other.woken
         sum.flushes += other.flushes
         for kind in sum.exits.indices { sum.exits[kind] &+= other.exits[kind] }
         sum.escapes &+= other.escapes
@@ -64,7 +67,7 @@ struct TranslationStatistics {
                 + " \(decimal((line + stub) / guest, 2)) times: \(decimal(line / guest, 2)) in line,"
                 + " \(decimal(stub / guest, 2)) in stubs",
             "kept: \(links) links made, \(farLinks) to other pages (\(farCuts) cut),"
-                + " \(invalidations) blocks invalidated, emptied \(flushes) times",
+                + " \(invalidations) blocks invalidated, \(woken) of them woken, emptied \(flushes) times",
             "executed: \(translated) instructions in \(entries) translated blocks,"
                 + " \(interpreted) by the interpreter (\(decimal(percent(interpreted, of: all), 2)) %),"
                 + " \(escapes) bodies called from blocks",
