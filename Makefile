@@ -11,7 +11,7 @@ help:
 	@echo 'make fuzz    runs the mutation tests for longer: ROUNDS=n per test (default 1000000), the bus fuzzer'
 	@echo '             with new seeds for MINUTES=n (default 0), then compares the software CPU with this'
 	@echo '             processor until you stop it'
-	@echo 'make soak    hundreds of boots and kills, resumable: ROUNDS=n (default 200)'
+	@echo 'make soak    memory testers, then hundreds of boots and kills, resumable: ROUNDS=n (default 200)'
 	@echo 'make bench   compares the software CPU with QEMU and the host in one run: ROUNDS=n (default 7),'
 	@echo '             ROWS="sha256 boot" for some rows of Scripts/guest/bench/rows only, SHORT=20 for a'
 	@echo '             twentieth of the operations'
@@ -53,6 +53,7 @@ fuzz:
 
 soak: build
 	@Scripts/install-packages soak
+	@Scripts/soak-memory
 	@Scripts/soak
 
 bench: build

@@ -108,33 +108,71 @@ extension BootTests {
             return nil
         }
 
-        @Test(arguments: ["bios", "uefi"])
-        func `memtest86+ runs its first tests from a CD and finds no errors`(firmware: String) throws {
+        private func start(
+            _ firmware: String, memory: String, in folder: ScratchFolder
+        ) throws -> (machine: GuestMachine, screen: ScreenViewer) {
             let disc = try BootDisc.make(
                 "memtest-" + firmware,
                 files: ["memtest": firmware == "bios" ? MemoryTester.bios : MemoryTester.uefi],
                 commands: "linux /boot/memtest\nboot\n")
-            let folder = try ScratchFolder()
-            let memory = firmware == "bios" ? "48M" : "96M"
             let machine = try BootDisc.start(disc, "tester", firmware, memory: memory, in: folder)
             let screen = try ScreenViewer("tester", in: folder, reader: try MemoryTester.reader(firmware))
             // With the sizes that the screen takes.
             try screen.viewer.setEncodings([0, -223, -308])
             try screen.wait(for: "Memtest86+ v")
-            let end = Date(timeIntervalSinceNow: 300)
+            return (machine, screen)
+        }
+
+        /// Looks until `isEnough`; that no error was found.
+        private func watch(
+            _ screen: ScreenViewer, seconds: Double, until isEnough: ([String]) -> Bool
+        ) throws {
+            let end = Date(timeIntervalSinceNow: seconds)
             var rows: [String] = []
-            while test(rows) ?? 0 < 4, Date() < end {
+            while !isEnough(rows), Date() < end {
                 usleep(300_000)
                 rows = try screen.text()
             }
-            #expect(test(rows) ?? 0 >= 4, "\(rows)")
+            #expect(isEnough(rows), "\(rows)")
             #expect(
                 rows.contains { $0.contains("Errors: 0") } && !rows.contains { $0.contains("FAIL") },
                 "\(rows)")
             #expect(rows.contains { $0.contains("Ospite") && $0.contains("virtual machine") }, "\(rows)")
+        }
+
+        private func end(_ machine: GuestMachine) throws {
             machine.send(SIGTERM)
             machine.send(SIGTERM)
             #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
+        @Test(arguments: ["bios", "uefi"])
+        func `memtest86+ runs its first tests from a CD and finds no errors`(firmware: String) throws {
+            let folder = try ScratchFolder()
+            let (machine, screen) = try start(
+                firmware, memory: firmware == "bios" ? "48M" : "96M", in: folder)
+            try watch(screen, seconds: 300) { test($0) ?? 0 >= 4 }
+            try end(machine)
+        }
+
+        private static let results = ProcessInfo.processInfo.environment["OSPITE_SOAK"]
+
+        @Test(
+            .enabled(if: results != nil, "a whole pass takes minutes: make soak runs it"),
+            arguments: [("bios", 64), ("uefi", 128)])
+        func `memtest86+ ends a whole pass without an error`(firmware: String, memory: Int) throws {
+            let folder = try ScratchFolder()
+            let (machine, screen) = try start(firmware, memory: "\(memory)M", in: folder)
+            let began = Date()
+            try watch(screen, seconds: 1800) { rows in
+                rows.contains { $0.range(of: "Pass: +1 ", options: .regularExpression) != nil }
+            }
+            let seconds = Int(Date().timeIntervalSince(began))
+            try end(machine)
+            let line = "\(firmware) | \(memory) MiB | \(seconds) s\n"
+            let file = try FileHandle(forUpdating: URL(fileURLWithPath: try #require(Self.results)))
+            try file.seekToEnd()
+            try file.write(contentsOf: Data(line.utf8))
         }
     }
 
