@@ -3,20 +3,6 @@ import TestKit
 
 @testable import RFB
 
-/// Numbers that are the same in each run (xorshift).
-struct TestRandom {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 | 1 }
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
-    }
-    mutating func below(_ limit: Int) -> Int { Int(next() >> 11) % limit }
-    mutating func byte() -> UInt8 { UInt8(truncatingIfNeeded: next() >> 20) }
-}
-
 /// A screen and its server, with the machine's part played by the test.
 final class ScreenBench {
     let framebuffer = Framebuffer()
