@@ -42,6 +42,8 @@ enum RFBNumber {
         static let raw: Int32 = 0, copyRectangle: Int32 = 1, hextile: Int32 = 5, tight: Int32 = 7
         static let zrle: Int32 = 16
         static let desktopSize: Int32 = -223, lastRectangle: Int32 = -224, cursor: Int32 = -239
+        /// With colours and a mask, §7.8.1, or with alpha (rfbproto).
+        static let alphaCursor: Int32 = -314
         static let pointerMotion: Int32 = -257, extendedKey: Int32 = -258, desktopName: Int32 = -307
         static let extendedDesktopSize: Int32 = -308, fence: Int32 = -312, continuousUpdates: Int32 = -313
         /// Compression levels 0 to 9, JPEG quality levels 0 to 9.

@@ -212,12 +212,19 @@ public final class RFBSession {
     public func screenChanged(_ change: Framebuffer.Change) {
         view.needsFreshFrame = false
         guard state == .running else { return }
-        view.note(framebuffer.abilities)
+        keepingCursor { $0.note(framebuffer.abilities) }
         if change.isResized {
             view.sizeHasChanged()
         } else {
             view.add(change)
         }
+    }
+
+    /// Changes what the viewer can take; sends again what the cursor covers when that changes who draws it.
+    func keepingCursor(_ body: (inout ViewerView) -> Void) {
+        let before = view.seesCursorInPicture
+        body(&view)
+        if view.seesCursorInPicture != before, let place = framebuffer.cursorPlace { view.repaint(place) }
     }
 
     /// Another viewer would like the screen to have this size.
