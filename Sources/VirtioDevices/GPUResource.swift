@@ -125,7 +125,7 @@ struct GPUResource {
             let place = (part.y + y) * width + part.x
             backing.copy(
                 offset + y * width * 4, count: part.width * 4, memory, into: &pixels, atByte: place * 4)
-            guard format != .bgra else { continue }
+            guard format != .bgra, format != .bgrx else { continue }
             for index in place..<place + part.width { pixels[index] = format.standard(pixels[index]) }
         }
     }

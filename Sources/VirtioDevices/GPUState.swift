@@ -8,7 +8,8 @@ struct GPUCursor: Codable, Sendable, Equatable {
     /// Alpha, red, green, blue, the colours multiplied with alpha already.
     var pixels: [UInt32]
     var hotX: UInt32, hotY: UInt32
-    /// Where the hot spot is.
+    /// Where the top left corner is. §5.7.6.10 does not say so, drivers mean it: planes of Linux and pointers
+    /// of Windows' display drivers are placed by that corner.
     var x: Int32, y: Int32
 
     /// What viewers get. The driver's hot spot may be anywhere; theirs is a pixel of the picture.
@@ -16,7 +17,7 @@ struct GPUCursor: Codable, Sendable, Equatable {
         func inside(_ hot: UInt32) -> Int { min(Int(hot), Self.side - 1) }
         return ScreenCursor(
             pixels: pixels, width: Self.side, height: Self.side, hotX: inside(hotX), hotY: inside(hotY),
-            left: Int(x) - Int(hotX), top: Int(y) - Int(hotY))
+            left: Int(x), top: Int(y))
     }
 }
 

@@ -85,17 +85,15 @@ enum GPUAnswerLayout {
 enum GPUFormat: UInt32, Codable, Sendable, CaseIterable {
     case bgra = 1, bgrx = 2, argb = 3, xrgb = 4, rgba = 67, xbgr = 68, abgr = 121, rgbx = 134
 
-    /// A pixel as a number (little-endian) becomes alpha, red, green, blue from bit 31 down.
+    /// A pixel as a number (little-endian) becomes alpha, red, green, blue from bit 31 down. Of formats without
+    /// alpha that byte stays, too: a screen has no use for it, but Linux's driver makes cursors in them and
+    /// means alpha.
     func standard(_ pixel: UInt32) -> UInt32 {
         switch self {
-        case .bgra: pixel
-        case .bgrx: pixel | 0xFF00_0000
-        case .argb: pixel.byteSwapped
-        case .xrgb: pixel.byteSwapped | 0xFF00_0000
-        case .rgba: Self.swapped(pixel)
-        case .rgbx: Self.swapped(pixel) | 0xFF00_0000
-        case .abgr: pixel >> 8 | pixel << 24
-        case .xbgr: pixel >> 8 | 0xFF00_0000
+        case .bgra, .bgrx: pixel
+        case .argb, .xrgb: pixel.byteSwapped
+        case .rgba, .rgbx: Self.swapped(pixel)
+        case .abgr, .xbgr: pixel >> 8 | pixel << 24
         }
     }
 
