@@ -24,7 +24,9 @@ let package = Package(
         .executable(name: "ospite-display", targets: ["ospite-display"]),
     ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
     ],
     targets: [
         // Floor 0: C shims.
@@ -90,6 +92,17 @@ let package = Package(
                 "StorageDevices", "VirtioDevices", "USBDevices", "GDBRemote",
                 "FirmwareTables", "BootLoaders", "CharacterBackends", "DiskImages",
             ]),
+        // Floor 5: what needs packages of others.
+        .target(
+            name: "ViewerGateway",
+            dependencies: [
+                "LinuxHost", "RFB",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOEmbedded", package: "swift-nio"),
+                .product(name: "NIOTLS", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+            ],
+            swiftSettings: fenced),
         // Floor 6: programs.
         .executableTarget(
             name: "ospite-vmm",
@@ -103,7 +116,7 @@ let package = Package(
             name: "ospite",
             dependencies: [
                 "CLinux", "LinuxHost", "MachineSpec", "MachineControl", "ScreenSurface", "RFB", "Compression",
-                "ByteLayout",
+                "ByteLayout", "ViewerGateway",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: fenced),
@@ -136,6 +149,15 @@ let package = Package(
             swiftSettings: plain),
         .testTarget(
             name: "RFBTests", dependencies: ["RFB", "ScreenSurface", "Compression", "ByteLayout", "TestKit"],
+            swiftSettings: plain),
+        .testTarget(
+            name: "GatewayTests",
+            dependencies: [
+                "ViewerGateway", "LinuxHost", "TestKit",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOEmbedded", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+            ],
             swiftSettings: plain),
         .testTarget(
             name: "GDBTests",

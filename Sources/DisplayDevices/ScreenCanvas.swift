@@ -30,6 +30,9 @@ public struct ScreenCanvas {
     public private(set) var damage = DamageRegion()
     /// Rows that changed one after the other, not in `damage` yet.
     private var growing: ScreenRectangle?
+    private(set) var cursor: ScreenCursor?
+    private var cursorShape: UInt32 = 0
+    private var hasNewCursor = false
 
     public init(_ memory: SurfaceMemory) { self.memory = memory }
 
@@ -62,6 +65,17 @@ public struct ScreenCanvas {
         }
     }
 
+    /// What lies over the picture at the pointer from now on, which the source does not draw; nil: nothing.
+    public mutating func show(_ new: ScreenCursor?) {
+        guard new != cursor else { return }
+        if let new, new.pixels != cursor?.pixels {
+            _ = memory.write(new.pixels, at: SurfaceMemory.cursorStart)
+            cursorShape &+= 1
+        }
+        cursor = new
+        hasNewCursor = true
+    }
+
     /// The frame since the last call; nil when nothing has changed and nobody wants to know that.
     mutating func takeFrame(evenWithoutDamage: Bool = false) -> ScreenFrame? {
         if let last = growing { damage.add(last) }
@@ -69,16 +83,25 @@ public struct ScreenCanvas {
         defer {
             damage.clear()
             hasNewSize = false
+            hasNewCursor = false
         }
         guard width > 0 else { return nil }
+        let cursor = cursor.map {
+            ScreenCursorNews(
+                shape: cursorShape, width: $0.width, height: $0.height, hotX: $0.hotX, hotY: $0.hotY,
+                left: $0.left, top: $0.top)
+        }
         if hasNewSize {
             let all = ScreenRectangle(x: 0, y: 0, width: width, height: height)
-            return ScreenFrame(width: width, height: height, damage: [all])
+            return ScreenFrame(width: width, height: height, damage: [all], cursor: cursor)
         }
-        guard evenWithoutDamage || !damage.isEmpty else { return nil }
-        return ScreenFrame(width: width, height: height, damage: damage.rectangles)
+        guard evenWithoutDamage || hasNewCursor || !damage.isEmpty else { return nil }
+        return ScreenFrame(width: width, height: height, damage: damage.rectangles, cursor: cursor)
     }
 
-    /// The next source draws everything.
-    mutating func forget() { wantsAll = true }
+    /// The next source draws everything, and shows a cursor if it has one.
+    mutating func forget() {
+        wantsAll = true
+        show(nil)
+    }
 }

@@ -12,8 +12,11 @@ public final class Framebuffer {
     public private(set) var width = 640, height = 480
     /// What the guest could do when the last frame was drawn.
     public private(set) var abilities: ScreenAbilities = []
-    /// XRGB8888, row after row.
+    /// XRGB8888, row after row, without the cursor.
     private var pixels: [UInt32]
+    /// What lies over it, and the number of its picture.
+    public private(set) var cursor: ScreenCursor?
+    private(set) var cursorShape: UInt32 = 0
 
     public init() { pixels = [UInt32](repeating: 0, count: 640 * 480) }
 
@@ -25,10 +28,44 @@ public final class Framebuffer {
         public var damage: [ScreenRectangle]
         public var move: ScreenMove?
         public var rest: [ScreenRectangle] = []
+        /// For those who see the cursor as a part of the picture: where it was and is, if it changed.
+        public var cursorDamage: [ScreenRectangle] = []
+        /// Nothing moves under a cursor, before or now: it would be dragged along.
+        public var hasCursor = false
     }
 
     /// Takes over what a frame has changed; `read` copies pixels from a word of the surface on.
     public func apply(
+        _ frame: ScreenFrame,
+        _ read: (_ start: Int, _ count: Int, _ pixels: inout [UInt32], _ place: Int) -> Void
+    ) -> Change {
+        let before = cursor
+        takeCursor(frame.cursor, read)
+        var change = applyPicture(frame, read)
+        change.hasCursor = before != nil || cursor != nil
+        if before != cursor {
+            change.cursorDamage = [before, cursor].compactMap { $0?.place(on: bounds) }
+        }
+        return change
+    }
+
+    private func takeCursor(
+        _ news: ScreenCursorNews?,
+        _ read: (_ start: Int, _ count: Int, _ pixels: inout [UInt32], _ place: Int) -> Void
+    ) {
+        guard let news else { return cursor = nil }
+        var image = cursor?.pixels ?? []
+        if news.shape != cursorShape || image.count != news.width * news.height {
+            image = [UInt32](repeating: 0, count: news.width * news.height)
+            read(SurfaceMemory.cursorStart, image.count, &image, 0)
+        }
+        cursorShape = news.shape
+        cursor = ScreenCursor(
+            pixels: image, width: news.width, height: news.height, hotX: news.hotX, hotY: news.hotY,
+            left: news.left, top: news.top)
+    }
+
+    private func applyPicture(
         _ frame: ScreenFrame,
         _ read: (_ start: Int, _ count: Int, _ pixels: inout [UInt32], _ place: Int) -> Void
     ) -> Change {
@@ -59,7 +96,10 @@ public final class Framebuffer {
         return change
     }
 
-    /// The pixels of a rectangle; black beyond the screen.
+    /// Where the cursor lies over the screen.
+    var cursorPlace: ScreenRectangle? { cursor?.place(on: bounds) }
+
+    /// The pixels of a rectangle without the cursor; black beyond the screen.
     public func copy(_ rectangle: ScreenRectangle) -> [UInt32] {
         var result: [UInt32] = []
         result.reserveCapacity(rectangle.area)

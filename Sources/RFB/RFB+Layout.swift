@@ -2,8 +2,28 @@
 /// "rfbproto"), all fields big-endian.
 enum RFBNumber {
     static let versionLength = 12
+    static let version: [UInt8] = Array("RFB 003.008\n".utf8)
+    /// 3, 7 or 8, from a version's twelve bytes (§7.1.1): what is unknown is treated as the version below.
+    /// Nil for what is none.
+    static func minorVersion(_ text: ArraySlice<UInt8>) -> Int? {
+        let bytes = Array(text)
+        func number(_ range: Range<Int>) -> Int? { Int(String(decoding: bytes[range], as: UTF8.self)) }
+        guard bytes.count == versionLength, bytes.starts(with: "RFB ".utf8), bytes[7] == 0x2E,
+            bytes[11] == 0x0A, let major = number(4..<7), let minor = number(8..<11), major >= 3
+        else { return nil }
+        return major > 3 || minor >= 8 ? 8 : minor == 7 ? 7 : 3
+    }
     /// Security types, RFC 6143 §7.1.2.
-    enum Security { static let none: UInt8 = 1, password: UInt8 = 2 }
+    enum Security { static let none: UInt8 = 1, password: UInt8 = 2, veNCrypt: UInt8 = 19 }
+    /// Encryption (rfbproto, "VeNCrypt"): the version that we speak, major and minor, and subtypes whose
+    /// server has a certificate; inside TLS nothing, or the password of type 2.
+    enum VeNCrypt {
+        static let version: [UInt8] = [0, 2]
+        static let x509None: UInt32 = 260, x509Password: UInt32 = 261
+        /// The version, and then the subtype, suits or does not.
+        static let versionSuits: UInt8 = 0, versionFails: UInt8 = 1
+        static let subtypeFails: UInt8 = 0, subtypeSuits: UInt8 = 1
+    }
     /// Messages of the client, §7.5, and extensions.
     enum FromClient {
         static let setPixelFormat: UInt8 = 0, setEncodings: UInt8 = 2, updateRequest: UInt8 = 3
@@ -22,6 +42,8 @@ enum RFBNumber {
         static let raw: Int32 = 0, copyRectangle: Int32 = 1, hextile: Int32 = 5, tight: Int32 = 7
         static let zrle: Int32 = 16
         static let desktopSize: Int32 = -223, lastRectangle: Int32 = -224, cursor: Int32 = -239
+        /// With colours and a mask, §7.8.1, or with alpha (rfbproto).
+        static let alphaCursor: Int32 = -314
         static let pointerMotion: Int32 = -257, extendedKey: Int32 = -258, desktopName: Int32 = -307
         static let extendedDesktopSize: Int32 = -308, fence: Int32 = -312, continuousUpdates: Int32 = -313
         /// Compression levels 0 to 9, JPEG quality levels 0 to 9.

@@ -80,7 +80,7 @@ extension RFBSession {
         guard reader.bytes.endIndex - reader.place >= 4 * Int(count) else { return false }
         let encodings = (0..<count).map { _ in Int32(bitPattern: reader.long() ?? 0) }
         let (hadFence, hadContinuous) = (view.hasFence, view.hasContinuousUpdates)
-        view.setEncodings(encodings)
+        keepingCursor { $0.setEncodings(encodings) }
         // Both are offered by using them.
         if view.hasFence, !hadFence { appendFence(RFBNumber.Fence.request | RFBNumber.Fence.syncNext, []) }
         if view.hasContinuousUpdates, !hadContinuous {

@@ -68,7 +68,7 @@ extension RFBSession {
 
     /// A rectangle without pixels.
     private enum News {
-        case name, extendedKeys
+        case name, extendedKeys, cursor
         case pointerMotion(isAbsolute: Bool)
         case extendedSize
         /// What became of this viewer's wish for another.
@@ -89,6 +89,11 @@ extension RFBSession {
             news.append(.extendedSize)
         }
         if let answer = view.sizeAnswer, view.hasExtendedDesktopSize { news.append(.sizeAnswer(answer)) }
+        let wanted = view.wantedCursor(framebuffer.cursor, shape: framebuffer.cursorShape)
+        if wanted != view.ownCursor {
+            view.ownCursor = wanted
+            news.append(.cursor)
+        }
         view.greetings = []
         view.sizeAnswer = nil
         return news
@@ -100,6 +105,7 @@ extension RFBSession {
         case .name:
             beginRectangle(empty, RFBNumber.Encoding.desktopName)
             appendText(configuration.name)
+        case .cursor: appendCursor()
         case .extendedKeys: beginRectangle(empty, RFBNumber.Encoding.extendedKey)
         // An x of 1 says that positions are absolute; a mouse knows only distances.
         case .pointerMotion(let isAbsolute):
@@ -110,6 +116,23 @@ extension RFBSession {
         case .sizeAnswer(let status):
             appendExtendedSize(reason: RFBNumber.SizeReason.viewer, status: status)
         }
+    }
+
+    /// The cursor for a viewer that draws it: for none, a single pixel that is not seen, since viewers do not
+    /// agree on pictures without any.
+    private func appendCursor() {
+        let nothing = ScreenCursor(pixels: [0], width: 1, height: 1, left: 0, top: 0)
+        let cursor = view.ownCursor == .invisible ? nothing : framebuffer.cursor ?? nothing
+        let header = ScreenRectangle(
+            x: cursor.hotX, y: cursor.hotY, width: cursor.width, height: cursor.height)
+        guard view.hasAlphaCursor else {
+            beginRectangle(header, RFBNumber.Encoding.cursor)
+            CursorEncoder.append(cursor, view.translator, to: &output)
+            return
+        }
+        beginRectangle(header, RFBNumber.Encoding.alphaCursor)
+        output.append(bigEndian: RFBNumber.Encoding.raw)
+        CursorEncoder.appendAlpha(cursor, to: &output)
     }
 
     private func beginMessage(rectangles: Int) {
@@ -153,7 +176,9 @@ extension RFBSession {
     }
 
     private func encode(_ part: ScreenRectangle) {
-        let pixels = framebuffer.copy(part), values = view.translator.values(pixels)
+        var pixels = framebuffer.copy(part)
+        if view.seesCursorInPicture { framebuffer.cursor?.blend(into: &pixels, of: part) }
+        let values = view.translator.values(pixels)
         beginRectangle(part, view.encoding)
         switch view.encoding {
         case RFBNumber.Encoding.hextile:

@@ -68,7 +68,7 @@ public final class RFBSession {
         self.configuration = configuration
         self.framebuffer = framebuffer
         self.challenge = challenge
-        output = Array("RFB 003.008\n".utf8)
+        output = RFBNumber.version
     }
 
     /// The handshake is done.
@@ -138,13 +138,8 @@ public final class RFBSession {
     // MARK: Handshake (§7.1 to §7.3)
 
     private func takeVersion(_ text: ArraySlice<UInt8>) {
-        let bytes = Array(text)
-        func number(_ range: Range<Int>) -> Int? { Int(String(decoding: bytes[range], as: UTF8.self)) }
-        guard bytes.starts(with: "RFB ".utf8), bytes[7] == 0x2E, bytes[11] == 0x0A,
-            let major = number(4..<7), let minor = number(8..<11), major >= 3
-        else { return close("it is no viewer") }
-        // What is unknown is treated as the version below (§7.1.1).
-        minorVersion = major > 3 || minor >= 8 ? 8 : minor == 7 ? 7 : 3
+        guard let version = RFBNumber.minorVersion(text) else { return close("it is no viewer") }
+        minorVersion = version
         let type =
             configuration.password == nil ? RFBNumber.Security.none : RFBNumber.Security.password
         if let refusal = configuration.refusal {
@@ -217,12 +212,19 @@ public final class RFBSession {
     public func screenChanged(_ change: Framebuffer.Change) {
         view.needsFreshFrame = false
         guard state == .running else { return }
-        view.note(framebuffer.abilities)
+        keepingCursor { $0.note(framebuffer.abilities) }
         if change.isResized {
             view.sizeHasChanged()
         } else {
             view.add(change)
         }
+    }
+
+    /// Changes what the viewer can take; sends again what the cursor covers when that changes who draws it.
+    func keepingCursor(_ body: (inout ViewerView) -> Void) {
+        let before = view.seesCursorInPicture
+        body(&view)
+        if view.seesCursorInPicture != before, let place = framebuffer.cursorPlace { view.repaint(place) }
     }
 
     /// Another viewer would like the screen to have this size.

@@ -10,6 +10,7 @@ struct ViewerView {
     private(set) var quality: Int?
     private(set) var hasCopy = false, hasDesktopSize = false, hasExtendedDesktopSize = false
     private(set) var hasName = false, hasExtendedKeys = false, hasPointerMotion = false
+    private(set) var hasCursor = false, hasAlphaCursor = false
     private(set) var hasFence = false, hasContinuousUpdates = false
     /// The viewer was told that it sends distances.
     var usesRelativePointer = false
@@ -27,6 +28,14 @@ struct ViewerView {
     }
     var wish: Wish?
     private var abilities: ScreenAbilities = []
+    /// The cursor that the viewer was given to draw itself.
+    enum OwnCursor: Equatable {
+        /// Its own arrow, or whatever it has.
+        case none
+        case invisible
+        case shape(UInt32, hotX: Int, hotY: Int)
+    }
+    var ownCursor = OwnCursor.none
     /// Rectangles without pixels that say what we understand, each sent once.
     var greetings: Set<Int32> = []
 
@@ -52,6 +61,7 @@ struct ViewerView {
         hasName = list.contains(Encoding.desktopName)
         hasExtendedKeys = list.contains(Encoding.extendedKey)
         hasPointerMotion = list.contains(Encoding.pointerMotion)
+        takeCursors(list)
         hasFence = list.contains(Encoding.fence)
         hasContinuousUpdates = list.contains(Encoding.continuousUpdates)
         if !hasContinuousUpdates { continuous = nil }
@@ -60,6 +70,29 @@ struct ViewerView {
         if hasExtendedKeys, !hadKeys { greetings.insert(Encoding.extendedKey) }
         if hasPointerMotion, !hadMotion { greetings.insert(Encoding.pointerMotion) }
         if !hasPointerMotion { usesRelativePointer = false }
+    }
+
+    private mutating func takeCursors(_ list: [Int32]) {
+        let (hadCursor, hadAlpha) = (hasCursor, hasAlphaCursor)
+        hasCursor = list.contains(RFBNumber.Encoding.cursor)
+        hasAlphaCursor = list.contains(RFBNumber.Encoding.alphaCursor)
+        // Another kind is sent anew.
+        if hadCursor != hasCursor || hadAlpha != hasAlphaCursor { ownCursor = .none }
+    }
+
+    /// Whether the cursor is a part of the picture for this viewer: it cannot draw one, or the guest's is not
+    /// where its own pointer is, since the guest hears only how far that moves.
+    var seesCursorInPicture: Bool {
+        !(hasCursor || hasAlphaCursor) || !abilities.contains(.takesPositions)
+    }
+
+    /// The cursor that the viewer should draw.
+    func wantedCursor(_ cursor: ScreenCursor?, shape: UInt32) -> OwnCursor {
+        guard let cursor, !seesCursorInPicture else {
+            // One that has drawn none keeps what it has.
+            return ownCursor == .none ? .none : .invisible
+        }
+        return .shape(shape, hotX: cursor.hotX, hotY: cursor.hotY)
     }
 
     /// What the guest can do now.
@@ -89,16 +122,23 @@ struct ViewerView {
     }
 
     mutating func add(_ change: Framebuffer.Change) {
+        let overlay = seesCursorInPicture ? change.cursorDamage : []
         // Something moves only on a screen that the viewer has as it was.
         if hasCopy, damage.isEmpty, queue.isEmpty, move == nil, !isSizeNew, let new = change.move,
-            bounds.contains(new.rectangle)
+            bounds.contains(new.rectangle), !(seesCursorInPicture && change.hasCursor)
         {
             move = new
             for part in change.rest { damage.add(part.intersection(bounds)) }
             return
         }
         giveUpMove()
-        for part in change.damage { damage.add(part.intersection(bounds)) }
+        for part in change.damage + overlay { damage.add(part.intersection(bounds)) }
+    }
+
+    /// A part of the picture that is to be sent again.
+    mutating func repaint(_ part: ScreenRectangle) {
+        giveUpMove()
+        damage.add(part.intersection(bounds))
     }
 
     /// Sends what moved as it looks now.

@@ -19,14 +19,18 @@ public struct ScreenFrame: Equatable, Sendable {
     public var width: Int, height: Int
     public var damage: [ScreenRectangle]
     public var abilities: ScreenAbilities
+    /// Not a part of the picture; nil: the guest shows none, or draws it itself.
+    public var cursor: ScreenCursorNews?
 
     public init(
-        width: Int, height: Int, damage: [ScreenRectangle], abilities: ScreenAbilities = []
+        width: Int, height: Int, damage: [ScreenRectangle], abilities: ScreenAbilities = [],
+        cursor: ScreenCursorNews? = nil
     ) {
         self.width = width
         self.height = height
         self.damage = damage
         self.abilities = abilities
+        self.cursor = cursor
     }
 }
 
@@ -75,7 +79,8 @@ public struct ScreenPlace: Hashable, Sendable {
 /// The messages between a machine and the process that shows its screen, little-endian, one a packet:
 ///
 ///     frame     1, abilities, le16 width, le16 height, le16 count, then le16 x, y, width, height for each
-///               rectangle
+///               rectangle; then, if there is a cursor, le32 shape, le16 width, height, hotX, hotY,
+///               left, top, the last two signed
 ///     refresh   16, promptly
 ///     key       17, code, down
 ///     move      18, buttons, le32 right, le32 down, le32 wheel; then le16 x, le16 y, or nothing
@@ -88,7 +93,8 @@ public enum ScreenLink {
         static let resize: UInt8 = 19
     }
     /// The longest message in bytes.
-    public static let longest = 8 + 8 * DamageRegion.mostRectangles
+    public static let longest = 8 + 8 * DamageRegion.mostRectangles + cursorSize
+    private static let cursorSize = 16
 
     public static func bytes(_ frame: ScreenFrame) -> [UInt8] {
         var bytes: [UInt8] = [Kind.frame, frame.abilities.rawValue]
@@ -101,15 +107,22 @@ public enum ScreenLink {
                 bytes.append(littleEndian: UInt16(truncatingIfNeeded: value))
             }
         }
+        guard let cursor = frame.cursor else { return bytes }
+        bytes.append(littleEndian: cursor.shape)
+        for value in [cursor.width, cursor.height, cursor.hotX, cursor.hotY] {
+            bytes.append(littleEndian: UInt16(truncatingIfNeeded: value))
+        }
+        for value in [cursor.left, cursor.top] { bytes.append(littleEndian: Int16(clamping: value)) }
         return bytes
     }
 
-    /// Nil for what is no frame, or one of a size that no surface has. Rectangles are cut to the screen.
+    /// Nil for what is no frame, or one of a size that no surface or cursor has. Rectangles are cut to the
+    /// screen.
     public static func frame(_ bytes: [UInt8]) -> ScreenFrame? {
         func word(_ place: Int) -> Int? { bytes.load(littleEndian: UInt16.self, at: place).map { Int($0) } }
         guard bytes.first == Kind.frame, let width = word(2), let height = word(4), let count = word(6),
             SurfaceMemory.fits(width: width, height: height), count <= DamageRegion.mostRectangles,
-            bytes.count == 8 + 8 * count
+            bytes.count == 8 + 8 * count || bytes.count == 8 + 8 * count + cursorSize
         else { return nil }
         let screen = ScreenRectangle(x: 0, y: 0, width: width, height: height)
         var damage: [ScreenRectangle] = []
@@ -122,7 +135,24 @@ public enum ScreenLink {
             if !part.isEmpty { damage.append(part) }
         }
         let abilities = ScreenAbilities(rawValue: bytes[1]).intersection(.known)
-        return ScreenFrame(width: width, height: height, damage: damage, abilities: abilities)
+        var frame = ScreenFrame(width: width, height: height, damage: damage, abilities: abilities)
+        if bytes.count > 8 + 8 * count {
+            guard let cursor = cursor(bytes, at: 8 + 8 * count) else { return nil }
+            frame.cursor = cursor
+        }
+        return frame
+    }
+
+    private static func cursor(_ bytes: [UInt8], at start: Int) -> ScreenCursorNews? {
+        let fields = (0..<6).compactMap { bytes.load(littleEndian: UInt16.self, at: start + 4 + 2 * $0) }
+        guard fields.count == 6, let shape = bytes.load(littleEndian: UInt32.self, at: start) else {
+            return nil
+        }
+        let cursor = ScreenCursorNews(
+            shape: shape, width: Int(fields[0]), height: Int(fields[1]), hotX: Int(fields[2]),
+            hotY: Int(fields[3]), left: Int(Int16(bitPattern: fields[4])),
+            top: Int(Int16(bitPattern: fields[5])))
+        return cursor.isPossible ? cursor : nil
     }
 
     public static func bytes(_ request: ScreenRequest) -> [UInt8] {

@@ -11,7 +11,11 @@ public import LinuxHost
     public static let mostPixels = 16 << 20
     public static let longestSide = 16_384
     /// Of the file, in bytes; only the pages that were drawn to take memory.
-    public static let fileSize = mostPixels * 4
+    public static let fileSize = words * 4
+    /// The first word of the cursor's picture, which lies behind the largest screen and has the same order:
+    /// alpha is in the bits that a pixel of the screen does not use.
+    public static let cursorStart = mostPixels
+    private static let words = mostPixels + ScreenCursor.longestSide * ScreenCursor.longestSide
 
     private let mapping: MemoryMapping
 
@@ -30,7 +34,7 @@ public import LinuxHost
     }
 
     private func check(_ start: Int, _ count: Int) {
-        precondition(start >= 0 && count >= 0 && start <= Self.mostPixels - count, "outside the surface")
+        precondition(start >= 0 && count >= 0 && start <= Self.words - count, "outside the surface")
     }
 
     /// Copies `count` pixels from word `start` to `pixels`, from `place` on.

@@ -44,6 +44,13 @@ public final class RFBTestViewer {
     public private(set) var sizeAnswer: (reason: Int, status: Int)?
     /// Whether the server takes positions of the pointer, once it has said so.
     public private(set) var isAbsolute: Bool?
+    /// What the server gave this viewer to draw at its pointer: alpha, red, green, blue.
+    public struct Cursor: Equatable {
+        public var width: Int, height: Int, hotX: Int, hotY: Int
+        public var pixels: [UInt32]
+        public var isInvisible: Bool { pixels.allSatisfy { $0 >> 24 == 0 } }
+    }
+    public private(set) var cursor: Cursor?
     private var tightStreams: [Inflater?] = [nil, nil, nil, nil]
     private var zrleStream = Inflater()
 
@@ -209,6 +216,11 @@ public final class RFBTestViewer {
         switch encoding {
         case -224: return false
         case -223: try setSize(width, height)
+        case -239, -314:
+            cursor = Cursor(
+                width: width, height: height, hotX: x, hotY: y,
+                pixels: try encoding == -239
+                    ? maskedCursor(width, height) : alphaCursor(width, height))
         case -257: isAbsolute = x == 1
         case -258: break
         case -307: name = try text()
@@ -224,6 +236,25 @@ public final class RFBTestViewer {
             try takePixels(x, y, width, height, encoding)
         }
         return true
+    }
+
+    /// RFC 6143 §7.8.1.
+    private func maskedCursor(_ width: Int, _ height: Int) throws -> [UInt32] {
+        let values = try (0..<width * height).map { _ in try pixel() }
+        let stride = (width + 7) / 8, mask = try receive(stride * height)
+        return values.enumerated().map { place, value in
+            let column = place % width, byte = mask[place / width * stride + column / 8]
+            return byte >> UInt8(7 - column % 8) & 1 == 0 ? 0 : 0xFF00_0000 | value
+        }
+    }
+
+    /// rfbproto, "Cursor With Alpha".
+    private func alphaCursor(_ width: Int, _ height: Int) throws -> [UInt32] {
+        guard try signed() == 0 else { throw RFBProblem("the cursor's encoding") }
+        return try (0..<width * height).map { _ in
+            let bytes = try receive(4).map { UInt32($0) }
+            return bytes[3] << 24 | bytes[0] << 16 | bytes[1] << 8 | bytes[2]
+        }
     }
 
     private func takePixels(_ x: Int, _ y: Int, _ width: Int, _ height: Int, _ encoding: Int32) throws {

@@ -4,44 +4,20 @@ internal import ScreenSurface
 
 /// The picture that lies over the screen at the pointer (VIRTIO 1.3 §5.7.6.10, UPDATE_CURSOR).
 struct GPUCursor: Codable, Sendable, Equatable {
-    static let side = 64
+    static let side = ScreenCursor.longestSide
     /// Alpha, red, green, blue, the colours multiplied with alpha already.
     var pixels: [UInt32]
     var hotX: UInt32, hotY: UInt32
-    /// Where the hot spot is.
+    /// Where the top left corner is. §5.7.6.10 does not say so, drivers mean it: planes of Linux and pointers
+    /// of Windows' display drivers are placed by that corner.
     var x: Int32, y: Int32
 
-    var left: Int { Int(x) - Int(hotX) }
-    var top: Int { Int(y) - Int(hotY) }
-
-    /// The part of a screen that it covers.
-    func place(on screen: ScreenRectangle) -> ScreenRectangle {
-        let (left, top) = (left, top)
-        let right = min(left + Self.side, screen.right), bottom = min(top + Self.side, screen.bottom)
-        return ScreenRectangle(
-            x: max(left, 0), y: max(top, 0), width: max(right - max(left, 0), 0),
-            height: max(bottom - max(top, 0), 0))
-    }
-
-    /// Lays its pixels over those of row `y` of the screen, which begins at `x`.
-    func blend(into row: inout [UInt32], y: Int, from x: Int) {
-        guard y >= top, y < top + Self.side else { return }
-        for index in row.indices {
-            let column = x + index - left
-            guard column >= 0, column < Self.side else { continue }
-            row[index] = Self.over(pixels[(y - top) * Self.side + column], row[index])
-        }
-    }
-
-    private static func over(_ front: UInt32, _ back: UInt32) -> UInt32 {
-        let rest = 255 - (front >> 24)
-        guard rest > 0 else { return front & 0xFF_FFFF }
-        var sum: UInt32 = 0
-        for shift in [0, 8, 16] as [UInt32] {
-            let part = (front >> shift & 0xFF) + ((back >> shift & 0xFF) * rest + 127) / 255
-            sum |= min(part, 255) << shift
-        }
-        return sum
+    /// What viewers get. The driver's hot spot may be anywhere; theirs is a pixel of the picture.
+    var screenCursor: ScreenCursor {
+        func inside(_ hot: UInt32) -> Int { min(Int(hot), Self.side - 1) }
+        return ScreenCursor(
+            pixels: pixels, width: Self.side, height: Self.side, hotX: inside(hotX), hotY: inside(hotY),
+            left: Int(x), top: Int(y))
     }
 }
 
@@ -197,18 +173,11 @@ struct GPUState {
 
     // MARK: Cursor (§5.7.6.10)
 
-    private mutating func change(_ new: GPUCursor?) {
-        for cursor in [cursor, new] {
-            if let cursor { damage.add(cursor.place(on: screen)) }
-        }
-        cursor = new
-    }
-
     /// le32 scanout_id, x, y; then le32 resource_id, hot_x, hot_y. Nothing answers to what cannot be.
     mutating func updateCursor(_ request: [UInt8], _ memory: GuestMemory) {
         guard request.gpuField(GPUField.cursorScanout) == 0 else { return }
         let id = request.gpuField(GPUField.cursorResource)
-        guard id != 0 else { return change(nil) }
+        guard id != 0 else { return cursor = nil }
         let side = GPUCursor.side
         guard let resource = resources[id], resource.width == side, resource.height == side else { return }
         var pixels: [UInt32] = [], row = [UInt32](repeating: 0, count: side)
@@ -216,18 +185,16 @@ struct GPUState {
             resources[id]?.copyRow(y, from: 0, into: &row, memory)
             pixels += row
         }
-        change(
-            GPUCursor(
-                pixels: pixels, hotX: request.gpuField(GPUField.cursorHotX),
-                hotY: request.gpuField(GPUField.cursorHotY), x: Self.position(request, GPUField.cursorX),
-                y: Self.position(request, GPUField.cursorY)))
+        cursor = GPUCursor(
+            pixels: pixels, hotX: request.gpuField(GPUField.cursorHotX),
+            hotY: request.gpuField(GPUField.cursorHotY), x: Self.position(request, GPUField.cursorX),
+            y: Self.position(request, GPUField.cursorY))
     }
 
     mutating func moveCursor(_ request: [UInt8]) {
-        guard request.gpuField(GPUField.cursorScanout) == 0, var moved = cursor else { return }
-        moved.x = Self.position(request, GPUField.cursorX)
-        moved.y = Self.position(request, GPUField.cursorY)
-        change(moved)
+        guard request.gpuField(GPUField.cursorScanout) == 0 else { return }
+        cursor?.x = Self.position(request, GPUField.cursorX)
+        cursor?.y = Self.position(request, GPUField.cursorY)
     }
 
     /// A cursor may begin left of the screen or above it.
@@ -238,9 +205,11 @@ struct GPUState {
     // MARK: Drawing
 
     /// What is to be drawn; the next call says what changed after this one.
-    mutating func takeDamage() -> (screen: ScreenRectangle, damage: [ScreenRectangle]) {
+    mutating func takeDamage() -> (
+        screen: ScreenRectangle, damage: [ScreenRectangle], cursor: ScreenCursor?
+    ) {
         defer { damage.clear() }
-        return (screen, damage.rectangles)
+        return (screen, damage.rectangles, scanout == nil ? nil : cursor?.screenCursor)
     }
 
     /// A part of a row of the screen as it is now; false when the screen has no such part any more.
@@ -248,7 +217,6 @@ struct GPUState {
         guard y < screen.height, x + row.count <= screen.width else { return false }
         if let part = scanout {
             resources[part.resource]?.copyRow(part.part.y + y, from: part.part.x + x, into: &row, memory)
-            cursor?.blend(into: &row, y: y, from: x)
         } else {
             for index in row.indices { row[index] = 0 }
         }

@@ -77,8 +77,9 @@ public final class VirtioGPU: VirtioDevice, ScreenSource {
     public var wantsScreen: Bool { state.withLock { $0.scanout != nil } }
 
     public func draw(on canvas: inout ScreenCanvas) {
-        let (screen, damage) = state.withLock { $0.takeDamage() }
+        let (screen, damage, cursor) = state.withLock { $0.takeDamage() }
         let isNew = canvas.begin(width: screen.width, height: screen.height)
+        canvas.show(cursor)
         for part in isNew ? [screen] : damage {
             var row = [UInt32](repeating: 0, count: part.width)
             for y in part.y..<part.bottom {

@@ -22,7 +22,7 @@ enum Launcher {
         defer { files.removeLeftovers() }
         var spec = try request.open(into: &files, keyboard: keyboard?.reader)
         var screen = try ScreenProcess(
-            request.display, password: request.screenPassword, folder: folder, files: &files, spec: &spec)
+            request.display, request.screenAccess, folder: folder, files: &files, spec: &spec)
         do throws(SpecError) {
             try spec.validate(resourceCount: files.descriptors.count)
         } catch {
@@ -32,6 +32,11 @@ enum Launcher {
             let viewer = try screen?.start()
             return try start(spec, resources: files.descriptors, keptLock: folder.lock, screen: viewer)
         }
+        let gateway = try host { () throws(HostError) in
+            let gateway = try screen?.gateway()
+            try gateway?.start()
+            return gateway
+        }
         if let screen { Console.say("ospite: \(screen.invitation).") }
         if let invitation = request.debuggerInvitation { Console.say("ospite: \(invitation)") }
         // Our ends would keep the screen's process from noticing that the machine is gone.
@@ -40,7 +45,9 @@ enum Launcher {
         files.placePerfMap(process: machine.child.identifier)
         let supervisor = Supervisor(
             machine: machine, signals: signals, terminal: terminal, keyboard: keyboard?.writer)
-        return supervisor.run()
+        let status = supervisor.run()
+        gateway?.stop()
+        return status
     }
 
     /// Starts the machine's process and sends it the description.

@@ -36,7 +36,11 @@ struct MachineRequest {
         return (debugging.gdbWait ? "the machine waits for gdb" : "gdb may connect")
             + ": target remote \(place)"
     }
-    var screenPassword: [UInt8]? { get throws(RunFailure) { try screen.password() } }
+    var screenAccess: ScreenAccess {
+        get throws(RunFailure) {
+            ScreenAccess(password: try screen.password(), identity: try screen.identity())
+        }
+    }
 
     init(_ command: RunCommand) throws(RunFailure) {
         if let refusal = command.later.refusal { throw .usage(refusal) }

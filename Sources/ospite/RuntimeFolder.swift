@@ -4,6 +4,7 @@ internal import MachineSpec
 
 /// The folder of a running machine, `$XDG_RUNTIME_DIR/ospite/NAME/`: whoever looks for machines looks there.
 /// It holds `pid`, which is locked while the machine lives, and `vnc`, a socket for viewers of the screen.
+/// `vnc-tls` and `vnc-wss` are for those whose encryption ended in `ospite`: the password is asked for.
 final class RuntimeFolder {
     let path: String
     /// The lock; the machine's process gets a copy, so that it holds as long as either lives.
@@ -25,6 +26,9 @@ final class RuntimeFolder {
     /// Where viewers of this user connect to.
     var screenSocket: String { path + Self.screenName }
     private static let screenName = "/vnc"
+    /// Where viewers are led to when their encryption has ended: VNC, and WebSockets.
+    var encryptedScreenSocket: String { screenSocket + "-tls" }
+    var encryptedBrowserSocket: String { screenSocket + "-wss" }
 
     /// The same for a machine that may be running.
     static func screenSocket(of machine: String) throws(HostError) -> String {

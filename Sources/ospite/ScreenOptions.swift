@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import Glibc
 internal import LinuxHost
 internal import MachineSpec
+internal import ViewerGateway
 
 /// Who may see the machine's screen and type into it.
 struct ScreenOptions: ParsableArguments {
@@ -30,6 +31,16 @@ struct ScreenOptions: ParsableArguments {
     @Option(help: "A file whose first line is the password for vnc= and websocket=: its first 8 bytes count.")
     var vncPasswordFile: String?
 
+    @Option(
+        help: """
+            Encrypt vnc= (VeNCrypt, X.509) and websocket= (wss) with TLS: a PEM file of the certificate, \
+            and of those between it and one that viewers trust.
+            """)
+    var vncCertificate: String?
+
+    @Option(help: "The private key for --vnc-certificate, in PEM. (default: in the same file)")
+    var vncKey: String?
+
     func adapter() throws(SpecError) -> VideoAdapter {
         switch video {
         case "vga": return .vga
@@ -56,6 +67,14 @@ struct ScreenOptions: ParsableArguments {
             guard case .vnc = option else {
                 throw SpecError("--vnc-password-file goes with --display vnc=HOST:PORT.")
             }
+        }
+        if vncCertificate != nil {
+            guard case .vnc = option else {
+                throw SpecError("--vnc-certificate goes with --display vnc=HOST:PORT.")
+            }
+        }
+        guard vncKey == nil || vncCertificate != nil else {
+            throw SpecError("--vnc-key goes with --vnc-certificate.")
         }
         if case .vnc(let place, let webSocket) = option {
             for place in [place, webSocket].compactMap({ $0 }) { try check(place) }
@@ -90,6 +109,34 @@ struct ScreenOptions: ParsableArguments {
             return Array(line)
         } catch {
             throw .host("--vnc-password-file cannot be used: \(error). Give a file with a password in it.")
+        }
+    }
+
+    /// For TLS; nil: viewers come without it.
+    func identity() throws(RunFailure) -> TLSIdentity? {
+        guard let vncCertificate else { return nil }
+        let certificate = try Self.contents(of: vncCertificate, "--vnc-certificate")
+        let key = try vncKey.map { file throws(RunFailure) in try Self.contents(of: file, "--vnc-key") }
+        do throws(CertificateProblem) {
+            return try TLSIdentity(certificate: certificate, key: key ?? certificate)
+        } catch {
+            throw .host("--vnc-certificate \(vncCertificate) cannot be used: \(error).")
+        }
+    }
+
+    /// Of a file of certificates or keys, which has at most a megabyte.
+    private static func contents(of path: String, _ option: String) throws(RunFailure) -> [UInt8] {
+        do throws(HostError) {
+            let file = try Descriptor.open(path, flags: O_RDONLY | O_NONBLOCK)
+            let facts = try file.facts()
+            guard facts.kind == .regular, facts.size <= 1 << 20 else {
+                throw HostError("\(path) is no file of at most a megabyte", code: 0)
+            }
+            var bytes = [UInt8](repeating: 0, count: Int(facts.size))
+            let count = try file.read(at: 0, into: &bytes)
+            return Array(bytes.prefix(count))
+        } catch {
+            throw .host("\(option) cannot be used: \(error). Give a PEM file that you may read.")
         }
     }
 }

@@ -2,6 +2,15 @@ internal import Glibc
 internal import LinuxHost
 internal import MachineSpec
 internal import ScreenSurface
+internal import ViewerGateway
+
+/// What viewers need beyond a way to the screen, but not those who come through the machine's folder.
+struct ScreenAccess {
+    /// The password's bytes; nil: none.
+    var password: [UInt8]?
+    /// For TLS; nil: none.
+    var identity: TLSIdentity?
+}
 
 /// The process that shows a machine's screen, before it is started: its ends of what it shares with the
 /// machine, and its listening sockets.
@@ -14,14 +23,17 @@ struct ScreenProcess {
     private let link: Descriptor
     private let surface: Descriptor
     private var listeners: [(kind: Kind, descriptor: Descriptor)] = []
-    private let password: [UInt8]?
+    private let access: ScreenAccess
+    /// Where viewers come with TLS. Behind each place is a socket of the screen's process in the machine's
+    /// folder.
+    private var places: [ViewerGateway.Place] = []
     /// How to see the screen, for the user.
     private(set) var invitation = ""
 
     /// Opens everything, and puts the machine's ends into `files` and `spec`. Nil when nobody asked for a
     /// screen, or when it cannot be shown and nobody asked for it by name.
     init?(
-        _ option: DisplayOption, password: [UInt8]?, folder: RuntimeFolder, files: inout OpenedFiles,
+        _ option: DisplayOption, _ access: ScreenAccess, folder: RuntimeFolder, files: inout OpenedFiles,
         spec: inout MachineSpec
     ) throws(RunFailure) {
         guard option != .none else { return nil }
@@ -34,7 +46,7 @@ struct ScreenProcess {
         }
         name = spec.name
         sandbox = spec.sandbox
-        self.password = password
+        self.access = access
         do throws(HostError) {
             let memory = try Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize))
             surface = try memory.reopenedForReading()
@@ -45,16 +57,34 @@ struct ScreenProcess {
             listeners = [(.local, try files.listen(at: .unixSocket(path: socket)))]
             invitation = "the screen is at \(socket)"
             if case .vnc(let place, let webSocket) = option {
-                listeners.append((.viewers, try files.listen(at: place)))
+                try open(place, .viewers, behind: folder.encryptedScreenSocket, &files)
                 invitation = "the screen is at \(Self.text(place))"
                 if let webSocket {
-                    listeners.append((.browsers, try files.listen(at: webSocket)))
+                    try open(webSocket, .browsers, behind: folder.encryptedBrowserSocket, &files)
                     invitation += " and, for browsers, at \(Self.text(webSocket))"
                 }
+                if access.identity != nil { invitation += ", with TLS" }
             }
         } catch {
             throw .host("--display cannot be used: \(error). Choose another place.")
         }
+    }
+
+    /// Listens for viewers; with TLS here, and the screen's process at `socket`.
+    private mutating func open(
+        _ place: ViewerPlace, _ kind: Kind, behind socket: String, _ files: inout OpenedFiles
+    ) throws(HostError) {
+        let listener = try files.listen(at: place)
+        guard access.identity != nil else { return listeners.append((kind, listener)) }
+        listeners.append((kind, try files.listen(at: .unixSocket(path: socket))))
+        places.append(
+            ViewerGateway.Place(kind == .viewers ? .viewers : .browsers, listener: listener, screen: socket))
+    }
+
+    /// What ends TLS, not started; nil: viewers come without.
+    func gateway() throws(HostError) -> ViewerGateway? {
+        guard let identity = access.identity else { return nil }
+        return try ViewerGateway(identity, places)
     }
 
     private static func text(_ place: ViewerPlace) -> String {
@@ -72,7 +102,7 @@ struct ScreenProcess {
             arguments += [listener.kind.rawValue, "\(inherited.count)"]
             inherited.append(listener.descriptor)
         }
-        if let password {
+        if let password = access.password {
             let pipe = try Descriptor.pipe()
             try pipe.writer.writeAll(password)
             arguments += ["--password", "\(inherited.count)"]

@@ -83,6 +83,8 @@ extension BootTests {
             try viewer.pointer(0x10, 0, 0)
             try machine.wait(for: "RESULT wheel -1")
 
+            try checkCursor(machine, screen, in: folder)
+
             try viewer.setDesktopSize(1024, 700)
             try machine.wait(for: "RESULT shows 1024x700")
             try waitForPattern(screen, 1024, 700)
@@ -98,6 +100,53 @@ extension BootTests {
             #expect(results.contains("input Ospite Virtio Tablet, 0 to 32767"))
             #expect(results.contains("input Ospite Virtio Keyboard") && results.contains("screens 1"))
             #expect(!results.contains { $0.hasPrefix("bad") }, "\(results)")
+        }
+
+        /// The guest's cursor, for `screen` a part of the picture and for another viewer beside it.
+        private func checkCursor(
+            _ machine: GuestMachine, _ screen: ScreenViewer, in folder: ScratchFolder
+        ) throws {
+            func screenshot(_ name: String) throws -> Data {
+                let file = folder.path + "/" + name
+                let run = try runTool(
+                    [
+                        "env", "XDG_RUNTIME_DIR=" + folder.path, BuiltPrograms.ospite, "screenshot",
+                        "display", file,
+                    ], in: folder.path)
+                #expect(run.status == 0, "\(run.output)")
+                return try Data(contentsOf: URL(fileURLWithPath: file))
+            }
+            let viewer = screen.viewer, artist = try ScreenViewer("display", in: folder)
+            try artist.viewer.setEncodings([16, -308, -314])
+            let before = try screenshot("before.png")
+            try viewer.key(0x63, isDown: true)
+            try viewer.key(0x63, isDown: false)
+            try machine.wait(for: "RESULT cursor")
+            let background = pattern(1280, 800)
+            var expected = background
+            for y in 0..<32 {
+                for x in 0..<64 {
+                    expected[(50 + y) * 1280 + 100 + x] = UInt32(x) << 18 | UInt32(y) << 3
+                }
+            }
+            try viewer.capture()
+            let isComposed = viewer.pixels == expected
+            #expect(isComposed)
+            #expect(try screenshot("with.png") != before)
+            try artist.viewer.capture()
+            let isBare = artist.viewer.pixels == background
+            #expect(isBare)
+            let cursor = try #require(artist.viewer.cursor)
+            #expect(cursor.width == 64 && cursor.height == 64 && cursor.hotX == 3 && cursor.hotY == 5)
+            #expect(cursor.pixels[64 * 31 + 63] == 0xFFFC_00F8 && cursor.pixels[64 * 32] == 0)
+            try viewer.key(0x68, isDown: true)
+            try viewer.key(0x68, isDown: false)
+            try machine.wait(for: "RESULT no cursor")
+            try viewer.capture()
+            try artist.viewer.capture()
+            let isGone = viewer.pixels == background
+            #expect(isGone && artist.viewer.cursor?.isInvisible == true)
+            artist.leave()
         }
 
         @Test(.enabled(if: VNCTools.hasTigerVNC, VNCTools.missingTigerVNC))

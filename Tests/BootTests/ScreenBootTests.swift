@@ -1,5 +1,6 @@
 import Foundation
 import LinuxHost
+import TestKit
 import Testing
 
 extension BootTests {
@@ -206,6 +207,47 @@ extension BootTests {
             machine.send(SIGTERM)
             machine.send(SIGTERM)
             #expect(try machine.status() == 0)
+        }
+
+        @Test(
+            .enabled(if: VNCTools.hasTigerVNC, VNCTools.missingTigerVNC),
+            arguments: [(nil, "X509None"), ("sesame", "X509Vnc")] as [(String?, String)])
+        func `TigerVNC's viewer shows the screen through TLS, and types into it`(
+            password: String?, type: String
+        ) throws {
+            let folder = try ScratchFolder()
+            let port = try freePort(), files = try TestCertificate()
+            let certificate = try folder.file("certificate", Data(files.certificate))
+            var options = [
+                "--display", "vnc=127.0.0.1:\(port)", "--vnc-certificate", certificate, "--vnc-key",
+                try folder.file("key", Data(files.key)),
+            ]
+            if let password {
+                options += ["--vnc-password-file", try folder.file("password", Data(password.utf8))]
+            }
+            let machine = try grub(options, in: folder)
+            let screen = try ScreenViewer("grub", in: folder)
+            try screen.wait(for: "highlighted entry")
+            let desktop = try VirtualDesktop(in: folder)
+            // It takes this type only, knows this certificate only, and asks nobody.
+            let viewer = try desktop.start([
+                "VNC_PASSWORD=" + (password ?? ""), "xtigervncviewer", "-Shared", "-SecurityTypes", type,
+                "-X509CA", certificate, "localhost::\(port)",
+            ])
+            defer { viewer.terminate() }
+            try desktop.wait { picture in try contains(screen, in: picture) }
+            try desktop.run(["xdotool", "search", "--onlyvisible", "--name", "TigerVNC", "windowfocus"])
+            try desktop.run(["xdotool", "key", "--delay", "100", "c"])
+            try screen.wait(for: "grub>")
+            try desktop.run(["xdotool", "type", "--delay", "60", "echo secret!"])
+            try desktop.run(["xdotool", "key", "Return"])
+            try screen.wait(for: "secret!")
+            try desktop.wait { picture in try contains(screen, in: picture) }
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0)
+            let left = try FileManager.default.contentsOfDirectory(atPath: folder.path + "/ospite")
+            #expect(left.isEmpty, "\(left)")
         }
 
         /// Whether the machine's picture is somewhere on the desktop, pixel by pixel but for what blinks and

@@ -33,6 +33,30 @@ import Testing
         #expect(throws: SpecError.self) { try DisplayOption(parsing: text) }
     }
 
+    @Test(
+        arguments: [
+            (
+                ["--vnc-certificate", "/nowhere/x.pem"], 1,
+                "--vnc-certificate cannot be used: opening /nowhere/x.pem"
+            ),
+            (["--vnc-certificate", "/dev/zero"], 1, "Give a PEM file that you may read."),
+            (["--vnc-certificate", "/etc/hostname"], 1, "no certificate in it; give one in PEM form."),
+            (["--vnc-key", "/etc/hostname"], 64, "--vnc-key goes with --vnc-certificate."),
+            (["--display", "none", "--vnc-certificate", "x"], 64, "goes with --display vnc=HOST:PORT."),
+            (["--display", "vnc=0.0.0.0:5999", "--vnc-certificate", "x"], 64, "add --vnc-password-file"),
+        ] as [([String], Int32, String)])
+    func `a certificate that cannot be used is one sentence`(more: [String], status: Int32, words: String)
+        throws
+    {
+        let display = more.contains("--display") ? [] : ["--display", "vnc=unix:\(folder.path)/viewers"]
+        let program = try RunningProgram(
+            BuiltPrograms.ospite, ["run", "--accel", "soft", "--firmware", "bios"] + display + more,
+            in: folder)
+        #expect(program.status() == status)
+        #expect(program.errorText.contains(words), "\(program.errorText)")
+        #expect(program.errorText.split(separator: "\n").count == 1)
+    }
+
     @Test func `chords are read`() throws {
         #expect(try KeyCommand.codes("ctrl-alt-del") == [0x1D, 0x38, 0xD3])
         #expect(try KeyCommand.codes("f12") == [0x58])

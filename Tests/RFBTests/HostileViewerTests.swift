@@ -16,8 +16,7 @@ import Testing
         func small() -> [UInt8] { [0, random.byte()] }
         let encodings: [Int32] = [
             0, 1, 2, 5, 6, 7, 15, 16, -223, -224, -239, -240, -247, -256, -257, -258, -23, -32, -307, -308,
-            -312,
-            -313, -1_063_131_698,
+            -312, -313, -314, -1_063_131_698,
         ]
         switch random.below(12) {
         case 0:
@@ -67,6 +66,18 @@ import Testing
             default: break
             }
             if session.acceptsInput { session.receive(bytes[...]) }
+            if random.below(8) == 0 {
+                let side = 1 + random.below(64), pixel = UInt32(truncatingIfNeeded: random.next())
+                screen.abilities = random.below(2) == 0 ? [] : .takesPositions
+                screen.cursorShape += 1
+                screen.cursor =
+                    random.below(4) == 0
+                    ? nil
+                    : ScreenCursor(
+                        pixels: [UInt32](repeating: pixel, count: side * side), width: side, height: side,
+                        hotX: random.below(side), hotY: random.below(side), left: random.below(500) - 100,
+                        top: random.below(400) - 100)
+            }
             if random.below(4) == 0 {
                 let part = ScreenRectangle(
                     x: random.below(250), y: random.below(150), width: 1 + random.below(50),
@@ -168,14 +179,22 @@ import Testing
                         ScreenRectangle(
                             x: random.below(400), y: random.below(300), width: random.below(400),
                             height: random.below(300))
-                    }))
+                    },
+                    cursor: random.below(2) == 0
+                        ? nil
+                        : ScreenCursorNews(
+                            shape: random.below(2) == 0 ? 0 : 1, width: random.below(67),
+                            height: random.below(67), hotX: random.below(60), hotY: random.below(60),
+                            left: random.below(70_000) - 35_000, top: random.below(70_000) - 35_000)))
             if random.below(2) == 0 { bytes[random.below(bytes.count)] = random.byte() & 3 }
             guard let frame = ScreenLink.frame(bytes), frame.width * frame.height < 1 << 17 else { continue }
             accepted += 1
             _ = framebuffer.apply(frame) { start, count, pixels, place in
-                precondition(start >= 0 && start + count <= SurfaceMemory.mostPixels)
+                precondition(start >= 0 && (start + count) * 4 <= SurfaceMemory.fileSize)
                 for index in 0..<count { pixels[place + index] = UInt32(start + index) }
             }
+            var picture = framebuffer.copy(framebuffer.bounds)
+            framebuffer.cursor?.blend(into: &picture, of: framebuffer.bounds)
         }
         #expect(accepted > Self.rounds / 4)
     }

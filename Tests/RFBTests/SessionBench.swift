@@ -3,25 +3,15 @@ import TestKit
 
 @testable import RFB
 
-/// Numbers that are the same in each run (xorshift).
-struct TestRandom {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 | 1 }
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
-    }
-    mutating func below(_ limit: Int) -> Int { Int(next() >> 11) % limit }
-    mutating func byte() -> UInt8 { UInt8(truncatingIfNeeded: next() >> 20) }
-}
-
 /// A screen and its server, with the machine's part played by the test.
 final class ScreenBench {
     let framebuffer = Framebuffer()
     private(set) var pixels: [UInt32]
     private(set) var width: Int, height: Int
+    /// What the guest has at its pointer, and the number of its picture.
+    var cursor: ScreenCursor?
+    var cursorShape: UInt32 = 1
+    var abilities: ScreenAbilities = []
 
     init(_ width: Int = 640, _ height: Int = 480) {
         self.width = width
@@ -40,9 +30,18 @@ final class ScreenBench {
     }
 
     func show(_ damage: [ScreenRectangle]) -> Framebuffer.Change {
-        framebuffer.apply(ScreenFrame(width: width, height: height, damage: damage)) {
-            start, count, target, place in
-            for index in 0..<count { target[place + index] = pixels[start + index] }
+        let news = cursor.map {
+            ScreenCursorNews(
+                shape: cursorShape, width: $0.width, height: $0.height, hotX: $0.hotX, hotY: $0.hotY,
+                left: $0.left, top: $0.top)
+        }
+        let frame = ScreenFrame(
+            width: width, height: height, damage: damage, abilities: abilities, cursor: news)
+        return framebuffer.apply(frame) { start, count, target, place in
+            let isCursor = start >= SurfaceMemory.cursorStart
+            let source = isCursor ? cursor?.pixels ?? [] : pixels
+            let first = isCursor ? start - SurfaceMemory.cursorStart : start
+            for index in 0..<count { target[place + index] = source[first + index] }
         }
     }
 
@@ -107,9 +106,18 @@ final class SessionBench {
     var isUpToDate: Bool { viewer.pixels == expected }
 
     /// The screen as the viewer's format has it.
-    var expected: [UInt32] {
+    var expected: [UInt32] { expected(screen.pixels) }
+
+    /// The same with the cursor over it.
+    var expectedWithCursor: [UInt32] {
+        var pixels = screen.pixels
+        screen.cursor?.blend(into: &pixels, of: screen.bounds)
+        return expected(pixels)
+    }
+
+    private func expected(_ pixels: [UInt32]) -> [UInt32] {
         let format = viewer.format
-        return screen.pixels.map { pixel in
+        return pixels.map { pixel in
             var value: UInt32 = 0
             for (part, shift) in [16, 8, 0].enumerated() {
                 let component = pixel >> UInt32(shift) & 0xFF

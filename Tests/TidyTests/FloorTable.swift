@@ -19,6 +19,8 @@ let floorTable: [String: Int] = [
     "FirmwareTables": 3, "BootLoaders": 3,
     // the machine
     "MachineSpec": 4, "MachineControl": 4, "VMMSandbox": 4, "Machine": 4,
+    // with packages of others
+    "ViewerGateway": 5,
     // programs and tools
     "ospite": 6, "ospite-vmm": 6, "ospite-display": 6, "ospite-oracle": 6, "table-generator": 6, "TestKit": 6,
 ]

@@ -1,5 +1,6 @@
 // A guest with a virtio display, keyboard and tablet: gives the screen the size that the host asks for, draws
-// a pattern that the host knows, and says what arrives. Escape ends it. Lines begin with RESULT.
+// a pattern that the host knows, and says what arrives. C shows a
+// cursor, H hides it, Escape ends it. Lines begin with RESULT.
 #include <dirent.h>
 #include <libdrm/drm.h>
 #include <libdrm/drm_mode.h>
@@ -83,6 +84,33 @@ static void show(struct drm_mode_modeinfo mode) {
     printf("RESULT shows %ux%u\n", buffer.width, buffer.height);
 }
 
+// A cursor of 64 x 64 whose lower half is not there. The host's test computes the same.
+static void show_cursor(void) {
+    struct drm_mode_create_dumb buffer = {.width = 64, .height = 64, .bpp = 32};
+    if (ioctl(card, DRM_IOCTL_MODE_CREATE_DUMB, &buffer) < 0) fail("no cursor's buffer");
+    struct drm_mode_map_dumb map = {.handle = buffer.handle};
+    if (ioctl(card, DRM_IOCTL_MODE_MAP_DUMB, &map) < 0) fail("no cursor's map");
+    uint8_t *bytes = mmap(NULL, buffer.size, PROT_READ | PROT_WRITE, MAP_SHARED, card, (off_t)map.offset);
+    if (bytes == MAP_FAILED) fail("no cursor's memory");
+    for (uint32_t y = 0; y < 64; y++) {
+        uint32_t *row = (uint32_t *)(bytes + (uint64_t)y * buffer.pitch);
+        for (uint32_t x = 0; x < 64; x++) row[x] = y < 32 ? 0xFF000000 | x << 18 | y << 3 : 0;
+    }
+    munmap(bytes, buffer.size);
+    struct drm_mode_cursor2 request = {
+        .flags = DRM_MODE_CURSOR_BO | DRM_MODE_CURSOR_MOVE, .crtc_id = controller, .x = 100, .y = 50,
+        .width = 64, .height = 64, .handle = buffer.handle, .hot_x = 3, .hot_y = 5,
+    };
+    if (ioctl(card, DRM_IOCTL_MODE_CURSOR2, &request) < 0) fail("no cursor");
+    printf("RESULT cursor\n");
+}
+
+static void hide_cursor(void) {
+    struct drm_mode_cursor2 request = {.flags = DRM_MODE_CURSOR_BO, .crtc_id = controller};
+    if (ioctl(card, DRM_IOCTL_MODE_CURSOR2, &request) < 0) fail("the cursor stays");
+    printf("RESULT no cursor\n");
+}
+
 static struct pollfd inputs[most_inputs];
 static nfds_t input_count;
 
@@ -120,6 +148,8 @@ static int take(int device) {
     case EV_REL: printf("RESULT wheel %d\n", event.value); break;
     case EV_KEY:
         printf("RESULT key %d %d at %d %d\n", event.code, event.value, x, y);
+        if (event.code == KEY_C && event.value == 1) show_cursor();
+        if (event.code == KEY_H && event.value == 1) hide_cursor();
         return !(event.code == KEY_ESC && event.value == 0);
     }
     return 1;
