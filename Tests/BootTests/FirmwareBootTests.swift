@@ -60,6 +60,18 @@ extension BootTests {
             #expect(log.contains("Booting from Hard Disk..."))
         }
 
+        @Test(.enabled(if: AccelTests.hasKVM, AccelTests.withKVM))
+        func `SeaBIOS starts the boot sector of a disk on KVM`() throws {
+            let folder = try ScratchFolder()
+            let machine = try GuestMachine(
+                [
+                    "--disk", try disk(in: folder) + ",bus=sata", "--accel", "kvm", "--memory", "64M",
+                    "--debug-exit",
+                ], in: folder, patience: 60)
+            #expect(try machine.status() == (0x80 << 1 | 1) & 0xFF, "\(machine.errorText)")
+            #expect(machine.consoleText == "The boot sector runs.\r\n")
+        }
+
         @Test func `without a system to boot the firmware stays, and the power button ends the machine`()
             throws
         {

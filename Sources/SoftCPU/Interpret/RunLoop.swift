@@ -139,8 +139,7 @@ extension SoftVCPU {
                 return false
             }
         }
-        // 32-bit code is compared with the host's processor only (`ospite-oracle --translated`).
-        if let lockstep, cpu.is64Bit, holdsBack(block, translations, lockstep) {
+        if let lockstep, holdsBack(block, translations, lockstep) {
             followUp = TranslatedFollowUp()
             return false
         }

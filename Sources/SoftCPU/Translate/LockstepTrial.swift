@@ -84,6 +84,8 @@ extension SoftVCPU {
     /// Runs `body` with the memory and the caches of a trial, and puts the state back as it was.
     func inTrials<T>(_ lockstep: Lockstep, _ body: () -> T) -> T {
         let cpu = self.cpu
+        // Translated 32-bit code relies on it.
+        if !cpu.s.isNarrow, !cpu.is64Bit { cpu.narrowRegisters() }
         let before = LockstepState(cpu)
         let tlb = cpu.s.tlb, escape = cpu.s.translated.escape
         cpu.s.inTrial = true
@@ -195,6 +197,7 @@ extension SoftVCPU {
         if exit == TranslatedExit.far {
             cpu.s.rip &+= UInt64(bitPattern: Int64(cache.arena.word(data + 8)))
         }
+        cpu.s.rip &= cpu.s.linearMask
     }
 
     /// After a trial that ended with a call, returns from it at once; says what is wrong with where that
@@ -209,7 +212,7 @@ extension SoftVCPU {
         let exit = unsafe ospite_call2(
             UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, cache.comesBack)
         cpu.loadSavedFlags(cpu.s.translated.flags)
-        let next = start.rip & TLB.pageMask &+ UInt64(last.nextOffset)
+        let next = (start.rip & TLB.pageMask &+ UInt64(last.nextOffset)) & cpu.s.linearMask
         switch exit {
         case TranslatedExit.link, TranslatedExit.far: setPlace(exit, cache)
         case TranslatedExit.target: break
@@ -230,7 +233,7 @@ extension SoftVCPU {
         let cpu = self.cpu, items = lockstep.plan.items, start = cpu.s.rip
         cpu.setRegister(UInt16(Register.blockRIP * 8), start)
         func sequential(_ index: Int) -> UInt64 {
-            start &+ UInt64(items[index].nextOffset - items[0].pageOffset)
+            (start &+ UInt64(items[index].nextOffset - items[0].pageOffset)) & cpu.s.linearMask
         }
         for index in 0..<limit {
             let result = cpu.runInTrial(items[index].op)
