@@ -85,9 +85,9 @@ enum GPUAnswerLayout {
 enum GPUFormat: UInt32, Codable, Sendable, CaseIterable {
     case bgra = 1, bgrx = 2, argb = 3, xrgb = 4, rgba = 67, xbgr = 68, abgr = 121, rgbx = 134
 
-    /// A pixel as a number (little-endian) becomes alpha, red, green, blue from bit 31 down. Of formats without
-    /// alpha that byte stays, too: a screen has no use for it, but Linux's driver makes cursors in them and
-    /// means alpha.
+    /// A pixel as a number (little-endian) becomes alpha, red, green, blue from bit 31 down. Of formats
+    /// without alpha that byte stays, too: a screen has no use for it, but Linux's driver makes cursors in
+    /// them and means alpha.
     func standard(_ pixel: UInt32) -> UInt32 {
         switch self {
         case .bgra, .bgrx: pixel
