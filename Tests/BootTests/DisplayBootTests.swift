@@ -179,6 +179,17 @@ extension BootTests {
                 }
             }
             let screen = try ScreenViewer("display", in: folder)
+            // The guest's cursor becomes the viewer's own, where the desktop has its pointer.
+            try screen.viewer.key(0x63, isDown: true)
+            try screen.viewer.key(0x63, isDown: false)
+            try machine.wait(for: "RESULT cursor")
+            try desktop.run(["xdotool", "mousemove", "300", "200"])
+            // Row 16 of it, whose hot spot (3, 5) is at the pointer; nothing else draws it there.
+            let row = (0..<64).map { UInt32($0) << 18 | 16 << 3 }
+            try desktop.wait { picture in
+                let start = (200 - 5 + 16) * picture.width + 300 - 3
+                return picture.pixels[start..<start + 64].elementsEqual(row)
+            }
             try screen.viewer.key(0xFF1B, isDown: true)
             try screen.viewer.key(0xFF1B, isDown: false)
             #expect(try machine.status() == 0, "\(machine.errorText)")

@@ -250,6 +250,61 @@ extension BootTests {
             #expect(left.isEmpty, "\(left)")
         }
 
+        @Test func `strangers at an encrypted place harm nobody`() throws {
+            let folder = try ScratchFolder(), place = folder.path + "/strangers"
+            let files = try TestCertificate()
+            let certificate = try folder.file("pem", Data(files.certificate + files.key))
+            let machine = try grub(
+                ["--display", "vnc=unix:" + place, "--vnc-certificate", certificate], in: folder)
+            let screen = try ScreenViewer("grub", in: folder)
+            try screen.wait(for: "highlighted entry")
+            let process = "/proc/\(machine.identifier)"
+            func descriptors() throws -> Int {
+                try FileManager.default.contentsOfDirectory(atPath: process + "/fd").count
+            }
+            func kilobytes() throws -> Int {
+                let status = try String(contentsOfFile: process + "/status", encoding: .utf8)
+                return try #require(status.firstMatch(of: /VmRSS:\s+(\d+)/).flatMap { Int($0.output.1) })
+            }
+            /// All that a viewer says before TLS, then a greeting of TLS that is none, or half of it.
+            func misbehave(_ round: Int) throws {
+                let stranger = try Descriptor.connect(unixPath: place)
+                var words = Array("RFB 003.008\n".utf8) + [19, 0, 2, 0, 0, 1, 4, 0x16, 3, 1, 0, 200]
+                words += (0..<200).map { UInt8(truncatingIfNeeded: $0 &* round) }
+                // It may be turned away meanwhile.
+                try? stranger.writeAll(Array(words.prefix(round % 230)))
+                guard round % 2 == 0 else { return }
+                var answer = [UInt8](repeating: 0, count: 64)
+                guard try stranger.wait(forWriting: false, milliseconds: 20_000) else { return }
+                _ = try? stranger.read(into: &answer)
+            }
+            let before = try descriptors()
+            for round in 0..<100 { try misbehave(round) }
+            let memory = try kilobytes()
+            for round in 0..<1_000 { try misbehave(round) }
+            #expect(try kilobytes() < memory + 8_192)
+            // More than are let in, and they say nothing; the machine's folder has room for its user.
+            var silent = try (0..<30).map { _ in try Descriptor.connect(unixPath: place) }
+            #expect(try verb(["screenshot", "grub", folder.path + "/shot.png"], in: folder).status == 0)
+            silent = []
+            let end = Date(timeIntervalSinceNow: 30)
+            while try descriptors() > before, Date() < end { usleep(20_000) }
+            #expect(try descriptors() == before)
+            // The next one is served.
+            let guest = try Descriptor.connect(unixPath: place)
+            try guest.writeAll(Array("RFB 003.008\n".utf8))
+            var offer: [UInt8] = []
+            while offer.count < 14, try guest.wait(forWriting: false, milliseconds: 20_000) {
+                var bytes = [UInt8](repeating: 0, count: 64)
+                guard case .moved(let count) = try guest.read(into: &bytes) else { break }
+                offer += bytes.prefix(count)
+            }
+            #expect(offer.suffix(2) == [1, 19])
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
         /// Whether the machine's picture is somewhere on the desktop, pixel by pixel but for what blinks and
         /// what JPEG blurs: each row of text has the same bright dots.
         private func contains(_ screen: ScreenViewer, in picture: VirtualDesktop.Picture) throws -> Bool {
