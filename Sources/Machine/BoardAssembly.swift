@@ -77,9 +77,9 @@ struct BoardAssembly {
 
     /// On PCI virtio devices take slots in the order of the catalog; on a board without it, pages of memory
     /// and lines of the IOAPIC.
-    mutating func add(_ device: some VirtioDevice, rom: [UInt8] = []) throws(BoardError) {
+    mutating func add(_ device: some VirtioDevice) throws(BoardError) {
         guard spec.machineType == .micro else {
-            let function = VirtioPCI(device, rom: rom)
+            let function = VirtioPCI(device)
             virtio.append(function)
             devices.append(function)
             return

@@ -58,7 +58,6 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
     DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
-    DeviceEntry(VirtioNetwork.kind)  { board throws(BoardError) in try board.addNetworks() },
 ]
 
 // MARK: Rows that are longer than a line
@@ -194,20 +193,6 @@ extension BoardAssembly {
 
     mutating func addEntropySource() throws(BoardError) {
         try add(VirtioEntropy(context) { Entropy.bytes($0) })
-    }
-
-    /// What a firmware has room for is its own affair.
-    private static let largestOptionROM = 1 << 20
-
-    mutating func addNetworks() throws(BoardError) {
-        for network in spec.networks {
-            let file = network.rom.map { Descriptor(adopting: resources[$0]) }
-            let rom = try Board.contents(file, "option ROM of a network adapter") ?? []
-            guard rom.count <= Self.largestOptionROM else {
-                throw BoardError("The option ROM is too large: it has \(rom.count) bytes.")
-            }
-            try add(VirtioNetwork(context, address: network.address.bytes), rom: rom)
-        }
     }
 
     mutating func addSATA() throws(BoardError) {

@@ -32,11 +32,6 @@ extension MachineSpec {
         }
         writer.put(UInt8(clamping: floppies.count))
         for disk in floppies { disk.write(to: &writer) }
-        writer.put(UInt8(clamping: networks.count))
-        for network in networks {
-            for byte in network.address.bytes { writer.put(byte) }
-            writer.put(network.rom)
-        }
         writer.put(UInt8(clamping: serialPorts.count))
         for port in serialPorts { port.write(to: &writer) }
         writer.put(UInt8(console == nil ? 0 : 1))
@@ -83,12 +78,6 @@ extension MachineSpec {
         }
         for _ in 0..<(try reader.takeCount(atMost: Self.mostFloppies)) {
             floppies.append(try DiskSpec(reading: &reader))
-        }
-        for _ in 0..<(try reader.takeCount(atMost: Self.mostNetworks)) {
-            guard let address = HardwareAddress(bytes: try reader.takeBytes(6)) else {
-                throw WireError("a hardware address of no station")
-            }
-            networks.append(NetworkSpec(address: address, rom: try reader.takeResource()))
         }
         for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
             serialPorts.append(try SerialBackend(reading: &reader))

@@ -26,8 +26,6 @@ extension MachineSpec {
     /// Sockets of the USB controller, less two for a tablet and a keyboard.
     public static let usbPlaces = 6
     public static let mostFloppies = 2
-    /// Adapters, each with a slot of its own beside those of the disks.
-    public static let mostNetworks = 4
     public static let floppySizes: Set<UInt64> = Set([360, 720, 1200, 1440, 2880].map { $0 << 10 })
     /// Descriptors that one machine may come with.
     public static let mostResources = 96
@@ -70,7 +68,6 @@ extension MachineSpec {
         guard drives.allSatisfy(\.bus.takesDrives) else {
             throw SpecError("CD drives are on SATA or IDE: use bus=sata or bus=ide.")
         }
-        try validateNetworks()
         for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
         guard serialPorts.count <= Self.mostSerialPorts else {
             throw SpecError(
@@ -80,23 +77,9 @@ extension MachineSpec {
         try validateResources(count: resourceCount)
     }
 
-    /// Lines of the micro machine that no disk can have: of a console, a display, a keyboard, a tablet and
-    /// network adapters.
+    /// Lines of the micro machine that no disk can have: of a console, a display, a keyboard and a tablet.
     private var microExtras: Int {
-        (console == nil ? 0 : 1) + (video == .virtio ? 1 : 0) + (input == .virtio ? 2 : 0) + networks.count
-    }
-
-    private func validateNetworks() throws(SpecError) {
-        guard networks.count <= Self.mostNetworks else {
-            throw SpecError(
-                "A machine has at most \(Self.mostNetworks) network adapters: leave out some --net options.")
-        }
-        guard Set(networks.map(\.address)).count == networks.count else {
-            throw SpecError("Two adapters have the same hardware address: give each --net another mac=.")
-        }
-        guard firmware != nil || networks.allSatisfy({ $0.rom == nil }) else {
-            throw SpecError("--net rom= goes with a firmware: leave it out with --kernel.")
-        }
+        (console == nil ? 0 : 1) + (video == .virtio ? 1 : 0) + (input == .virtio ? 2 : 0)
     }
 
     private func validateSizes() throws(SpecError) {
@@ -187,7 +170,6 @@ extension MachineSpec {
         ]
         for disk in disks + floppies { all += [disk.image, disk.overlay] }
         for drive in drives { all.append(drive.disc) }
-        for network in networks { all.append(network.rom) }
         for port in serialPorts + (console.map { [$0] } ?? []) {
             switch port {
             case .none: break

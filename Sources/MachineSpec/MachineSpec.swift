@@ -137,17 +137,6 @@ public struct DriveSpec: Equatable, Sendable {
     }
 }
 
-/// A network adapter of the machine.
-public struct NetworkSpec: Equatable, Sendable {
-    public var address: HardwareAddress
-    /// The option ROM, which a firmware boots from the network with.
-    public var rom: ResourceIndex?
-    public init(address: HardwareAddress, rom: ResourceIndex? = nil) {
-        self.address = address
-        self.rom = rom
-    }
-}
-
 /// The host's end of a serial port or of the virtio console. The descriptors may be shared with other
 /// programs: nobody sets `O_NONBLOCK` on them.
 public enum SerialBackend: Equatable, Sendable {
@@ -242,7 +231,6 @@ public struct MachineSpec: Equatable, Sendable {
     public var drives: [DriveSpec] = []
     /// Each in a drive of its own kind; their bus says nothing.
     public var floppies: [DiskSpec] = []
-    public var networks: [NetworkSpec] = []
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []
     /// The host's end of the virtio console; nil: the guest has none.

@@ -36,7 +36,6 @@ public let virtioCatalog: [VirtioEntry] = [
     VirtioEntry(VirtioSCSI.self)    { VirtioSCSI($0, [($1.block, "disk")]) },
     VirtioEntry(VirtioConsole.self) { VirtioConsole($0, sink: $1.sink) },
     VirtioEntry(VirtioEntropy.self) { VirtioEntropy($0, source: $1.entropy) },
-    VirtioEntry(VirtioNetwork.self) { context, _ in VirtioNetwork(context, address: [2, 0, 0, 0, 0, 1]) },
     VirtioEntry(VirtioBalloon.self) { context, _ in VirtioBalloon(context) },
     VirtioEntry(VirtioGPU.self)     { context, _ in VirtioGPU(context) },
     VirtioEntry(VirtioInput.self)   { context, _ in VirtioInput(context, .tablet) },

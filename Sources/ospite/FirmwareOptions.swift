@@ -31,25 +31,7 @@ struct FirmwareOptions: ParsableArguments {
         /// The same for the identity of a virtio display.
         static let virtioVideo = "/usr/share/seabios/vgabios-virtio.bin"
         static let uefi = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-        /// iPXE for our network adapter, by the kind of firmware.
-        static let biosNetwork = "/usr/lib/ipxe/qemu/pxe-virtio.rom"
-        static let uefiNetwork = "/usr/lib/ipxe/qemu/efi-virtio.rom"
         static let uefiVariables = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-    }
-
-    /// The option ROM of a network adapter; none without a firmware that would start it.
-    func optionROM(
-        _ rom: NetworkOption.ROM, into files: inout OpenedFiles, usesFirmware: Bool
-    ) throws(RunFailure) -> ResourceIndex? {
-        guard usesFirmware else { return nil }
-        switch rom {
-        case .none: return nil
-        case .file(let path): return try files.addFile(path, option: "--net rom=")
-        case .usual:
-            let image = firmware == "uefi" ? Image.uefiNetwork : Image.biosNetwork
-            return try files.addFirmware(
-                image, package: "ipxe-qemu, or add ,rom=none to --net")
-        }
     }
 
     /// Opens the images and the files that go with them.

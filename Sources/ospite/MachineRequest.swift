@@ -12,7 +12,6 @@ struct MachineRequest {
     private let disks: [DiskOption]
     private let drives: [DriveOption]
     private let floppies: [FloppyOption]
-    private let networks: [NetworkOption]
     private let bootOrder: [BootDevice]
     private let kernel: String?
     private let initialRAMDisk: String?
@@ -68,8 +67,6 @@ struct MachineRequest {
             disks =
                 (isDisc ? [] : image.map { [DiskOption(path: $0, bus: .sata)] } ?? [])
                 + (try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) })
-            networks = try command.net.map { text throws(SpecError) in try NetworkOption.parse(text) }
-                .compactMap { $0 }
             console = try command.console.map { text throws(SpecError) in
                 try SerialOption(parsing: text, option: "--console")
             }
@@ -129,13 +126,6 @@ struct MachineRequest {
                 image: ResourceIndex(UInt8(truncatingIfNeeded: 64 + place)),
                 byteCount: MachineSpec.floppySizes.min() ?? 0)
         }
-        rehearsal.networks = networks.enumerated().map { place, network in
-            NetworkSpec(
-                address: address(of: network, place),
-                // Which is opened with a firmware only, unless it was asked for.
-                rom: usesFirmware || network.rom.isFile
-                    ? ResourceIndex(UInt8(truncatingIfNeeded: 80 + place)) : nil)
-        }
         rehearsal.serialPorts = serial.map { _ in .none }
         rehearsal.console = console.map { _ in .none }
         if kernel != nil {
@@ -152,10 +142,6 @@ struct MachineRequest {
         } catch {
             throw .usage(error)
         }
-    }
-
-    private func address(of network: NetworkOption, _ place: Int) -> HardwareAddress {
-        network.address ?? HardwareAddress(of: spec.uuid, adapter: place)
     }
 
     /// Opens the files and names them in the description.
@@ -183,10 +169,6 @@ struct MachineRequest {
         }
         opened.floppies = try floppies.map { disk throws(RunFailure) in
             try files.addDisk(disk.file, snapshot: isSnapshot, option: "--floppy")
-        }
-        for (place, network) in networks.enumerated() {
-            let rom = try starting.optionROM(network.rom, into: &files, usesFirmware: usesFirmware)
-            opened.networks.append(NetworkSpec(address: address(of: network, place), rom: rom))
         }
         opened.serialPorts = try serial.map { option throws(RunFailure) in
             try files.addSerial(option, "--serial", keyboard: keyboard)

@@ -52,14 +52,6 @@ struct RunCommand: ParsableCommand {
     var floppy: [String] = []
 
     @Option(
-        help: ArgumentHelp(
-            """
-            A network adapter: unplugged[,mac=ADDRESS][,rom=FILE|none], or none. This version has no \
-            networks yet. May be repeated.
-            """, valueName: "network"))
-    var net: [String] = []
-
-    @Option(
         help: """
             A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio, or none when \
             --console has the terminal)

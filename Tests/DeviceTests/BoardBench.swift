@@ -45,9 +45,6 @@ enum BoardBench {
         spec.console = SerialBackend.none
         spec.video = .virtio
         spec.input = .virtio
-        spec.networks = [
-            NetworkSpec(address: try #require(HardwareAddress(bytes: [0x52, 0x54, 0, 1, 2, 3])))
-        ]
         spec.disks = [
             DiskSpec(image: ResourceIndex(0), byteCount: 1 << 20),
             DiskSpec(image: ResourceIndex(1), overlay: ResourceIndex(2), byteCount: 1 << 20),

@@ -48,8 +48,6 @@ struct FuzzedFunction: Sendable {
         case let input as VirtioPCI<VirtioInput>: self.init(known: input)
         case let disk as VirtioMMIO<VirtioBlock>: self.init(known: disk)
         case let generator as VirtioMMIO<VirtioEntropy>: self.init(known: generator)
-        case let adapter as VirtioMMIO<VirtioNetwork>: self.init(known: adapter)
-        case let adapter as VirtioPCI<VirtioNetwork>: self.init(known: adapter)
         case let balloon as VirtioMMIO<VirtioBalloon>: self.init(known: balloon)
         case let console as VirtioMMIO<VirtioConsole>: self.init(known: console)
         case let host as VirtioPCI<VirtioSCSI>: self.init(known: host)

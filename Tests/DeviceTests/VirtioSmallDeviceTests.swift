@@ -141,37 +141,6 @@ import Testing
     }
 }
 
-@Suite struct VirtioNetworkTests {
-    @Test func `without a cable nothing comes, and what is sent is gone`() throws {
-        let address: [UInt8] = [0x52, 0x54, 0, 1, 2, 3]
-        let rom = (0..<3000).map { UInt8(truncatingIfNeeded: $0 &* 7) }
-        let parts = try VirtioBench { bench in
-            VirtioPCI(VirtioNetwork(bench.context, address: address), rom: rom)
-        }
-        let queues = parts.driver.start()
-        #expect(parts.driver.readConfig(0, .dword) == 0x0100_5452)
-        // The end of the address, and the state of the link.
-        #expect(parts.driver.readConfig(4, .dword) == 0x0302)
-        queues[0].add([.into(0x20_0000, 1526)])
-        queues[0].kick()
-        for _ in 0..<3 { #expect(queues[1].send([.out(0x20_2000, 12), .out(0x20_3000, 1514)])?.length == 0) }
-        #expect(queues[1].send([.into(0x20_0000, 64)])?.length == 0)
-        #expect(queues[0].usedIndex == 0 && queues[1].usedIndex == 4)
-        #expect(!parts.driver.needsReset)
-        let other = VirtioNetwork(parts.bench.context, address: [2, 0, 0, 0, 0, 1])
-        #expect(throws: RestoreError.self) { try other.restore(.init(address: address)) }
-        // The ROM is where it is mapped, and in a power of two of bytes.
-        let function = try #require(
-            parts.bench.bridge.functions.first { $0.slot == VirtioBench.slot }?.function)
-        function.writeConfig(offset: 0x30, count: 4, value: 0xFFFF_FFFE)
-        #expect(function.readConfig(offset: 0x30, count: 4) == 0xFFFF_F000)
-        function.writeConfig(offset: 0x30, count: 4, value: 0xC100_0001)
-        for place in [0, 1234, 2999] as [UInt64] {
-            #expect(parts.bench.mmio.read(0xC100_0000 + place, width: .byte) == UInt64(rom[Int(place)]))
-        }
-    }
-}
-
 @Suite struct VirtioBalloonTests {
     static let list: UInt64 = 0x20_0000
     static let page: UInt64 = 0x40_0000

@@ -40,13 +40,9 @@ import Testing
             screenText: ResourceIndex(3), hasBootMenu: true)
         firmware.firmware?.bootOrder = [.cd, .floppy]
         firmware.drives = [DriveSpec(disc: ResourceIndex(4)), DriveSpec()]
-        firmware.networks = [
-            NetworkSpec(address: HardwareAddress(of: plain.uuid, adapter: 0), rom: ResourceIndex(5)),
-            NetworkSpec(address: HardwareAddress(of: plain.uuid, adapter: 1)),
-        ]
         let commands: [MachineCommand] = [
             .configure(try Self.fullSpec(), resourceCount: 14), .configure(plain, resourceCount: 0),
-            .configure(firmware, resourceCount: 6), .powerButton,
+            .configure(firmware, resourceCount: 5), .powerButton,
             .stop, .pause, .resume,
         ]
         for command in commands { #expect(try MachineCommand(frame: command.frame) == command) }

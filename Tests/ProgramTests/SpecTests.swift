@@ -124,14 +124,6 @@ import Testing
             "raw images only",
             { $0.disks = [DiskSpec(image: ResourceIndex(0), byteCount: 512, format: .qcow2)] }
         ),
-        (
-            "at most 4 network adapters",
-            { spec in
-                spec.networks = (0..<5).map {
-                    NetworkSpec(address: HardwareAddress(of: spec.uuid, adapter: $0))
-                }
-            }
-        ),
         ("SATA or IDE", { $0.drives = [DriveSpec(bus: .nvme)] }),
         (
             "floppy drives",
