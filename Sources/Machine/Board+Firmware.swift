@@ -132,11 +132,6 @@ extension BoardAssembly {
         add(bridge, bridge.function, slot: LPCBridge.slot)
     }
 
-    mutating func addSMBus() {
-        let bus = SMBusController(context, memory: spec.memory.bytes)
-        add(bus, bus.function, slot: SMBusController.slot, number: SMBusController.functionNumber)
-    }
-
     /// The flash with a UEFI's variables, right below its code.
     mutating func addFlash() throws(BoardError) {
         guard let firmware = spec.firmware, let place = firmware.variables else { return }

@@ -7,29 +7,6 @@ private enum PointerDisc {
 }
 
 extension BootTests {
-    /// What only a board with a firmware has.
-    @Suite(.enabled(if: PointerDisc.problem == nil, "\(PointerDisc.problem ?? "")"))
-    struct SMBusBootTests {
-        @Test func `Linux finds the SMBus and reads which memory there is`() throws {
-            let kernel = PointerDisc.kernel
-            let disk = try BootAssets.initialRAMDisk(kernel, modules: ["i2c-i801", "i2c-dev"])
-            let disc = try BootDisc.make(
-                "smbus", files: ["linux": kernel.path, "initrd": disk],
-                commands: "linux /boot/linux console=ttyS0 quiet panic=-1 ospite.test=smbus\n"
-                    + "initrd /boot/initrd\nboot\n")
-            let folder = try ScratchFolder()
-            let machine = try GuestMachine(
-                [disc, "--accel", "soft", "--memory", "512M", "--no-reboot"], in: folder)
-            #expect(try machine.status() == 0, "\(machine.errorText)")
-            let results = machine.results.drop { !$0.hasPrefix("type") }
-            #expect(
-                Array(results) == [
-                    "type 0x0b, density 0x01", "name 0x734f 0x6970", "no eighth module", "interrupts",
-                    "end",
-                ], "\(GuestProblem("the SMBus", machine))")
-        }
-    }
-
     /// What people do at the screen, as the guest gets it from virtio devices.
     @Suite(.enabled(if: PointerDisc.problem == nil, "\(PointerDisc.problem ?? "")"))
     struct PointerBootTests {
