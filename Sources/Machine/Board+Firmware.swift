@@ -132,6 +132,12 @@ extension BoardAssembly {
         add(bridge, bridge.function, slot: LPCBridge.slot)
     }
 
+    /// Beside the ISA bridge, without which nobody would find it.
+    mutating func addSMBus() {
+        let bus = SMBusController(context, modules: MemoryModule.modules(holding: spec.memory.bytes))
+        add(bus, bus.function, slot: SMBusController.slot, number: SMBusController.functionNumber)
+    }
+
     /// The flash with a UEFI's variables, right below its code.
     mutating func addFlash() throws(BoardError) {
         guard let firmware = spec.firmware, let place = firmware.variables else { return }

@@ -40,6 +40,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(DebugExit.kind)  { if $0.hasDebugExit { $0.add(DebugExit($0.context)) } },
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
+    DeviceEntry(SMBusController.kind)  { if $0.spec.firmware != nil { $0.addSMBus() } },
     DeviceEntry(FlashMemory.kind)  { board throws(BoardError) in try board.addFlash() },
     DeviceEntry(XHCIController.kind)  { board throws(BoardError) in try board.addUSB() },
     DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addScreen() },

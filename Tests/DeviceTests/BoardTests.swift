@@ -96,7 +96,7 @@ import Testing
             return try #require(board.bridge).functions.filter { $0.slot == 31 }.map(\.number)
         }
         #expect(try places(hasFirmware: false) == [0])
-        #expect(try places(hasFirmware: true) == [0, 2])
+        #expect(try places(hasFirmware: true) == [0, 2, 3])
     }
 
     @Test func `the catalog names every kind once`() {
@@ -118,7 +118,7 @@ import Testing
         let firmware: Set = ["fw-cfg", "firmware-log", "flash"]
         let pci: Set = [
             "pci-host-bridge", "shadow-memory", "lpc-bridge", "ahci", "nvme", "ide", "virtio-scsi", "vga",
-            "xhci",
+            "xhci", "smbus",
         ]
         #expect(kinds(pc).subtracting(kinds(micro)) == old.union(firmware).union(pci))
         #expect(kinds(micro).isSubset(of: kinds(pc)))

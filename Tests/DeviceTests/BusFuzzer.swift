@@ -56,7 +56,9 @@ struct BusFuzzer {
     private mutating func accessPort() {
         let width = [AccessWidth.byte, .byte, .word, .dword][random.below(4)]
         var port = UInt16(truncatingIfNeeded: random.next())
-        if !random.chance(8), !ports.isEmpty {
+        if random.chance(6), let moved = movablePort() {
+            port = moved
+        } else if !random.chance(8), !ports.isEmpty {
             let range = ports[random.below(ports.count)]
             port = range.lowerBound &+ UInt16(random.below(range.count))
             // Accesses that begin before a range or end behind it.
@@ -68,6 +70,24 @@ struct BusFuzzer {
             target.board.platform.portWrite(
                 port, width: width, value: UInt32(truncatingIfNeeded: hostileValue()))
         }
+    }
+
+    /// A port of a function whose ports may be anywhere; they have a place most of the time.
+    private mutating func movablePort() -> UInt16? {
+        let all = target.board.bridge?.functions.map(\.function) ?? []
+        let owners = all.filter { $0.layout.bars.contains { $0?.kind == .io } }
+        guard !owners.isEmpty else { return nil }
+        let owner = random.below(owners.count), function = owners[owner]
+        guard let bar = function.layout.bars.firstIndex(where: { $0?.kind == .io }) else { return nil }
+        if function.decodedAddress(ofBAR: bar) ?? 0x1_0000 > 0xFF00 {
+            function.writeConfig(
+                offset: ConfigRegister.firstBAR + 4 * bar, count: 4, value: 0xC000 + UInt32(owner) << 8)
+            function.writeConfig(offset: ConfigRegister.command, count: 2, value: 7)
+            // What decides whether the SMBus runs commands, and its likes.
+            function.writeConfig(offset: 0x40, count: 1, value: 1)
+        }
+        let address = function.decodedAddress(ofBAR: bar) ?? 0
+        return UInt16(truncatingIfNeeded: address) &+ UInt16(random.below(20))
     }
 
     // MARK: Device memory
@@ -125,7 +145,7 @@ struct BusFuzzer {
         guard let present = target.board.bridge?.functions else { return accessMemory() }
         let place = present[random.below(present.count)]
         let slot = random.chance(10) ? random.below(32) : place.slot
-        let number = random.chance(10) ? random.below(8) : 0
+        let number = random.chance(10) ? random.below(8) : place.number
         var register = random.below(random.chance(8) ? 4096 : 256)
         switch random.below(4) {
         case 0: register = ConfigRegister.firstBAR + random.below(24)
