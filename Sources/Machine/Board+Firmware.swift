@@ -56,8 +56,18 @@ extension Board {
     static func firstVirtioSlot(_ spec: MachineSpec) -> Int { spec.hasScreen ? screenSlot + 1 : 1 }
 
     static let ideSlot = 30, usbSlot = 29
-    /// NVMe controllers fill the bus from above. With 24 disks at most there is always room.
-    static func nvmeSlot(_ number: Int) -> Int { 28 - number }
+    /// All root ports are functions of one slot, if there are any.
+    static let rootPortSlot = 28
+    /// NVMe controllers fill the bus from above; a description that asks for too much is not valid.
+    static func nvmeSlot(_ number: Int, _ spec: MachineSpec) -> Int {
+        rootPortSlot - min(spec.rootPorts, 1) - number
+    }
+
+    /// Network cards come after all other virtio devices.
+    static func networkSlot(_ number: Int, _ spec: MachineSpec) -> Int {
+        firstVirtioSlot(spec) + spec.disksOnBoard(.virtio) + min(spec.disksOnBoard(.scsi), 1)
+            + (spec.console == nil ? 0 : 1) + 2 + number
+    }
 
     static func memoryLayout(_ spec: MachineSpec, _ firmware: FirmwareImage?) -> [GuestMemory.Layout] {
         let ram = spec.memory.bytes & ~0xFFF

@@ -130,6 +130,12 @@ final class Board: Sendable {
         for place in assembly.functions {
             bridge.insert(place.function, slot: place.slot, function: place.number)
         }
+        for (number, port) in assembly.rootPorts.enumerated() {
+            bridge.insert(port, slot: rootPortSlot, function: number)
+        }
+        for (function, port) in assembly.functionsBehind {
+            bridge.insert(function, behind: assembly.rootPorts[port - 1])
+        }
     }
 
     private static func describe(_ spec: MachineSpec) -> PlatformDescription {

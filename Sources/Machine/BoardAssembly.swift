@@ -30,6 +30,10 @@ struct BoardAssembly {
     private(set) var images: [any DiskImage] = []
     /// Functions with a place of their own on the PCI bus.
     private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
+    /// PCI Express root ports, in the order of their numbers from 1 on.
+    private(set) var rootPorts: [PCIRootPort] = []
+    /// Functions behind root ports, and the number of each one's port.
+    private(set) var functionsBehind: [(function: PCIFunction, port: Int)] = []
     /// Who shows the screen, when somebody may look.
     private(set) var screenOutput: ScreenOutput?
     /// Who may have the screen, the first that wants it before the others.
@@ -75,12 +79,30 @@ struct BoardAssembly {
         devices.append(device)
     }
 
+    /// A device behind root port `port`, or in a slot where that is nil.
+    mutating func add(_ device: some Device, _ function: PCIFunction, behind port: Int?, slot: Int) {
+        guard let port else { return add(device, function, slot: slot) }
+        functionsBehind.append((function, port))
+        devices.append(device)
+    }
+
+    mutating func add(_ port: PCIRootPort) {
+        rootPorts.append(port)
+        devices.append(port)
+    }
+
     /// On PCI virtio devices take slots in the order of the catalog; on a board without it, pages of memory
-    /// and lines of the IOAPIC.
-    mutating func add(_ device: some VirtioDevice) throws(BoardError) {
+    /// and lines of the IOAPIC. `port`: behind this root port instead. `rom`: the function's expansion ROM.
+    mutating func add(
+        _ device: some VirtioDevice, behind port: Int? = nil, rom: [UInt8] = []
+    ) throws(BoardError) {
         guard spec.machineType == .micro else {
-            let function = VirtioPCI(device)
-            virtio.append(function)
+            let function = VirtioPCI(device, rom: rom)
+            if let port {
+                functionsBehind.append((function.function, port))
+            } else {
+                virtio.append(function)
+            }
             devices.append(function)
             return
         }

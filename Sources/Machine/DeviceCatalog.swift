@@ -7,6 +7,7 @@ internal import DisplayDevices
 internal import FirmwareTables
 internal import LinuxHost
 internal import MachineSpec
+internal import PCIBus
 internal import Q35Chipset
 internal import StorageDevices
 internal import USBDevices
@@ -41,6 +42,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(TestDevice.kind)  { if $0.hasDebugExit { $0.addTestDevice() } },
     DeviceEntry(LPCBridge.kind)  { if $0.spec.firmware != nil { $0.addLPCBridge() } },
     DeviceEntry(SMBusController.kind)  { if $0.spec.firmware != nil { $0.addSMBus() } },
+    DeviceEntry(PCIRootPort.kind)  { $0.addRootPorts() },
     DeviceEntry(FlashMemory.kind)  { board throws(BoardError) in try board.addFlash() },
     DeviceEntry(XHCIController.kind)  { board throws(BoardError) in try board.addUSB() },
     DeviceEntry(VGA.kind)  { board throws(BoardError) in try board.addScreen() },
@@ -58,6 +60,7 @@ let deviceCatalog: [DeviceEntry] = [
     DeviceEntry(VirtioConsole.kind)  { board throws(BoardError) in try board.addConsole() },
     DeviceEntry(VirtioEntropy.kind)  { board throws(BoardError) in try board.addEntropySource() },
     DeviceEntry(VirtioBalloon.kind)  { b throws(BoardError) in try b.add(VirtioBalloon(b.context)) },
+    DeviceEntry(VirtioNetwork.kind)  { board throws(BoardError) in try board.addNetworks() },
 ]
 
 // MARK: Rows that are longer than a line
@@ -139,10 +142,39 @@ extension BoardAssembly {
         }
     }
 
+    mutating func addRootPorts() {
+        guard spec.rootPorts > 0 else { return }
+        let occupied = Set((spec.disks.map(\.rootPort) + spec.networks.map(\.rootPort)).compactMap { $0 })
+        for number in 1...spec.rootPorts {
+            add(PCIRootPort(context, number: number, isOccupied: occupied.contains(number)))
+        }
+    }
+
+    mutating func addNetworks() throws(BoardError) {
+        for card in spec.networks {
+            let rom = try Board.contents(
+                card.rom.map { Descriptor(adopting: resources[$0]) }, "network card's ROM")
+            guard rom?.count ?? 0 <= Self.largestCardROM else {
+                throw BoardError("The network card's ROM is too large: give one of at most 1 MiB.")
+            }
+            let backend: any NetworkBackend =
+                switch card.connection {
+                case .unplugged: UnpluggedCable()
+                }
+            try add(
+                VirtioNetwork(context, address: card.address.bytes, backend: backend),
+                behind: card.rootPort, rom: rom ?? [])
+        }
+    }
+
+    private static let largestCardROM = 1 << 20
+
     mutating func addDisks() throws(BoardError) {
         for index in disks(on: .virtio) {
             let options = VirtioBlock.Options(serial: Self.serial(ofDisk: index))
-            try add(VirtioBlock(context, backend: try diskBackend(index), options: options))
+            try add(
+                VirtioBlock(context, backend: try diskBackend(index), options: options),
+                behind: spec.disks[index].rootPort)
         }
     }
 
@@ -155,10 +187,13 @@ extension BoardAssembly {
 
     /// A controller for each disk.
     mutating func addNVMe() throws(BoardError) {
-        for (number, index) in disks(on: .nvme).enumerated() {
+        var number = 0
+        for index in disks(on: .nvme) {
             let controller = NVMeController(
                 context, try diskBackend(index), serial: Self.serial(ofDisk: index))
-            add(controller, controller.function, slot: Board.nvmeSlot(number))
+            let port = spec.disks[index].rootPort
+            add(controller, controller.function, behind: port, slot: Board.nvmeSlot(number, spec))
+            if port == nil { number += 1 }
         }
     }
 

@@ -32,6 +32,9 @@ extension MachineSpec {
         }
         writer.put(UInt8(clamping: floppies.count))
         for disk in floppies { disk.write(to: &writer) }
+        writer.put(UInt8(clamping: networks.count))
+        for card in networks { card.write(to: &writer) }
+        writer.put(UInt8(clamping: rootPorts))
         writer.put(UInt8(clamping: serialPorts.count))
         for port in serialPorts { port.write(to: &writer) }
         writer.put(UInt8(console == nil ? 0 : 1))
@@ -79,6 +82,10 @@ extension MachineSpec {
         for _ in 0..<(try reader.takeCount(atMost: Self.mostFloppies)) {
             floppies.append(try DiskSpec(reading: &reader))
         }
+        for _ in 0..<(try reader.takeCount(atMost: Self.mostNetworks)) {
+            networks.append(try NetworkSpec(reading: &reader))
+        }
+        rootPorts = try reader.takeCount(atMost: Self.mostRootPorts)
         for _ in 0..<(try reader.takeCount(atMost: Self.mostSerialPorts)) {
             serialPorts.append(try SerialBackend(reading: &reader))
         }
@@ -141,13 +148,42 @@ extension DiskSpec {
         writer.put(format.rawValue)
         writer.put(bus.rawValue)
         writer.put(UInt8(isReadOnly ? 1 : 0))
+        writer.put(UInt8(clamping: rootPort ?? 0))
     }
 
     fileprivate init(reading reader: inout WireReader) throws(WireError) {
         self.init(
             image: try reader.takeRequiredResource(), overlay: try reader.takeResource(),
             byteCount: try reader.take(UInt64.self), format: try reader.takeCase(of: DiskFormat.self),
-            bus: try reader.takeCase(of: DiskBus.self), isReadOnly: try reader.takeFlag())
+            bus: try reader.takeCase(of: DiskBus.self), isReadOnly: try reader.takeFlag(),
+            rootPort: try reader.takeRootPort())
+    }
+}
+
+extension NetworkSpec {
+    fileprivate func write(to writer: inout WireWriter) {
+        writer.put(connection.rawValue)
+        for byte in address.bytes { writer.put(byte) }
+        writer.put(rom)
+        writer.put(UInt8(clamping: rootPort ?? 0))
+    }
+
+    fileprivate init(reading reader: inout WireReader) throws(WireError) {
+        let connection = try reader.takeCase(of: NetworkConnection.self)
+        guard let address = MACAddress(bytes: try reader.takeBytes(6)) else {
+            throw WireError("an address that no network card has")
+        }
+        self.init(
+            connection: connection, address: address, rom: try reader.takeResource(),
+            rootPort: try reader.takeRootPort())
+    }
+}
+
+extension WireReader {
+    /// 0 is none.
+    fileprivate mutating func takeRootPort() throws(WireError) -> Int? {
+        let number = try takeCount(atMost: MachineSpec.mostRootPorts)
+        return number == 0 ? nil : number
     }
 }
 

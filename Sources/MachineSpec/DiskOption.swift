@@ -1,11 +1,12 @@
-/// One `--disk` option: `FILE[,format=F][,bus=B][,readonly][,snapshot]`. A comma inside the file name is
-/// written twice.
+/// One `--disk` option: `FILE[,format=F][,bus=B][,readonly][,snapshot][,root-port=N]`. A comma inside the
+/// file name is written twice.
 public struct DiskOption: Equatable, Sendable {
     public var path: String
     public var format: DiskFormat = .raw
     public var bus: DiskBus = .virtio
     public var isReadOnly = false
     public var isSnapshot = false
+    public var rootPort: Int?
 
     /// A raw image.
     public init(path: String, bus: DiskBus = .virtio) {
@@ -40,11 +41,12 @@ public struct DiskOption: Equatable, Sendable {
                     "This version reads raw disks only: convert the \(name) image to raw and use format=raw.")
             }
             format = known.value
+        case ("root-port", let text?): rootPort = try MachineSpec.rootPort(parsing: text)
         case ("bus", let name?): bus = try DiskBus(parsing: name, option: "--disk")
         default:
             throw SpecError(
                 "--disk does not know \(field.quoted): use format=raw, bus=\(DiskBus.names.listed), "
-                    + "readonly or snapshot, and write a comma in a file name twice.")
+                    + "readonly, snapshot or root-port=N, and write a comma in a file name twice.")
         }
     }
 

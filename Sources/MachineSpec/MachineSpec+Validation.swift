@@ -68,6 +68,7 @@ extension MachineSpec {
         guard drives.allSatisfy(\.bus.takesDrives) else {
             throw SpecError("CD drives are on SATA or IDE: use bus=sata or bus=ide.")
         }
+        try validateBus()
         for (number, disk) in disks.enumerated() { try validate(disk, number: number + 1) }
         guard serialPorts.count <= Self.mostSerialPorts else {
             throw SpecError(
@@ -77,9 +78,11 @@ extension MachineSpec {
         try validateResources(count: resourceCount)
     }
 
-    /// Lines of the micro machine that no disk can have: of a console, a display, a keyboard and a tablet.
+    /// Lines of the micro machine that no disk can have: of a console, a display, a keyboard and a tablet,
+    /// and of network cards.
     private var microExtras: Int {
         (console == nil ? 0 : 1) + (video == .virtio ? 1 : 0) + (input == .virtio ? 2 : 0)
+            + networks.count
     }
 
     private func validateSizes() throws(SpecError) {
@@ -170,6 +173,7 @@ extension MachineSpec {
         ]
         for disk in disks + floppies { all += [disk.image, disk.overlay] }
         for drive in drives { all.append(drive.disc) }
+        for card in networks { all.append(card.rom) }
         for port in serialPorts + (console.map { [$0] } ?? []) {
             switch port {
             case .none: break

@@ -52,7 +52,7 @@ public enum FirmwareKind: UInt8, Sendable, CaseIterable {
 
 /// Kinds of what may be booted, in the usual order.
 public enum BootDevice: UInt8, Sendable, CaseIterable {
-    case disk = 0, cd, floppy
+    case disk = 0, cd, floppy, net
 }
 
 /// The firmware that a machine starts, as an image of its ROM.
@@ -110,13 +110,16 @@ public struct DiskSpec: Equatable, Sendable {
     public var format: DiskFormat
     public var bus: DiskBus
     public var isReadOnly: Bool
+    /// The root port that it is behind, from 1 on; nil: on the board's own bus.
+    public var rootPort: Int?
 
     public static let sectorSize: UInt64 = 512
 
     public init(
         image: ResourceIndex, overlay: ResourceIndex? = nil, byteCount: UInt64, format: DiskFormat = .raw,
-        bus: DiskBus = .virtio, isReadOnly: Bool = false
+        bus: DiskBus = .virtio, isReadOnly: Bool = false, rootPort: Int? = nil
     ) {
+        self.rootPort = rootPort
         self.image = image
         self.overlay = overlay
         self.byteCount = byteCount
@@ -231,6 +234,9 @@ public struct MachineSpec: Equatable, Sendable {
     public var drives: [DriveSpec] = []
     /// Each in a drive of its own kind; their bus says nothing.
     public var floppies: [DiskSpec] = []
+    public var networks: [NetworkSpec] = []
+    /// PCI Express root ports; devices that name one are behind it.
+    public var rootPorts = 0
     /// COM1 to COM4; a missing one is not there for the guest.
     public var serialPorts: [SerialBackend] = []
     /// The host's end of the virtio console; nil: the guest has none.

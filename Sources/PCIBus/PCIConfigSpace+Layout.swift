@@ -48,7 +48,10 @@ enum ConfigStatus {
 
 /// Capability identifiers (PCI Code and ID Assignment §2).
 public enum PCICapabilityID {
+    public static let msi: UInt8 = 0x05
     public static let vendorSpecific: UInt8 = 0x09
+    public static let bridgeSubsystem: UInt8 = 0x0D
+    public static let express: UInt8 = 0x10
     public static let msix: UInt8 = 0x11
 }
 

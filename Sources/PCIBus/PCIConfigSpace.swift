@@ -218,8 +218,9 @@ struct PCIConfigSpace {
 
     /// Takes the writable bits of a saved image. False when it is not an image of this function.
     mutating func restore(_ saved: [UInt8]) -> Bool {
-        guard saved.count == Self.size, saved[0..<4] == bytes[0..<4],
-            saved[0x2C..<0x30] == bytes[0x2C..<0x30]
+        // Who it is, and its subsystem, where a bridge has a writable register.
+        guard saved.count == Self.size,
+            (Array(0..<4) + Array(0x2C..<0x30)).allSatisfy({ (saved[$0] ^ bytes[$0]) & ~writable[$0] == 0 })
         else { return false }
         for at in bytes.indices { bytes[at] = (bytes[at] & ~writable[at]) | (saved[at] & writable[at]) }
         return true

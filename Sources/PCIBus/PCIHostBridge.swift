@@ -2,7 +2,8 @@ public import DeviceModel
 internal import Synchronization
 
 /// The machine's PCI bus 0: 32 slots of 8 functions behind configuration mechanism 1 (ports 0xCF8 and 0xCFC,
-/// PCI 3.0 §3.2.2.3.2) and ECAM (PCI Express 4.0 §7.2.2). Functions that do not exist read as ones.
+/// PCI 3.0 §3.2.2.3.2) and ECAM (PCI Express 4.0 §7.2.2), and the way to the buses behind its root ports.
+/// Functions that do not exist read as ones.
 ///
 /// Confinement: any thread. Functions are added while the machine is built, or plugged later.
 public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
@@ -27,6 +28,7 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
     private struct State {
         var address: UInt32 = 0
         var functions = [PCIFunction?](repeating: nil, count: slots * functionsPerSlot)
+        var rootPorts: [(port: PCIRootPort, slot: Int)] = []
         var ecam: (window: Range<UInt64>, handle: Int)?
     }
 
@@ -96,6 +98,34 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
         function.connect(mmio: mmio, portBus: portBus, pin: line)
     }
 
+    /// Puts a root port into a free place of bus 0.
+    public func insert(_ port: PCIRootPort, slot: Int, function number: Int = 0) {
+        insert(port.function, slot: slot, function: number)
+        port.bus.connect(mmio: mmio, portBus: portBus)
+        state.withLock { $0.rootPorts.append((port, slot)) }
+    }
+
+    /// Puts `function` behind a root port that has its place.
+    public func insert(_ function: PCIFunction, behind port: PCIRootPort, function number: Int = 0) {
+        precondition((0..<Self.functionsPerSlot).contains(number), "no such function")
+        guard let slot = rootPorts.first(where: { $0.port === port })?.slot else {
+            preconditionFailure("the root port has no place yet")
+        }
+        if number != 0 { function.setMultifunction() }
+        let line = Self.line(behind: slot, function).map { InterruptLine(router, $0) }
+        port.bus.insert(function, number: number, pin: line)
+    }
+
+    /// The interrupt line of a function behind a root port in `slot`: the pin that it has as device 0, which
+    /// a bridge turns by the device's number (Bridge Architecture 1.2 §9.1), on the port's own slot.
+    static func line(behind slot: Int, _ function: PCIFunction) -> Int? {
+        let pin = Int(function.layout.interruptPin)
+        return pin == 0 ? nil : line(slot: slot, pin: pin - 1)
+    }
+
+    /// The root ports in the order in which they came, with their slots.
+    var rootPorts: [(port: PCIRootPort, slot: Int)] { state.withLock { $0.rootPorts } }
+
     private func hasSiblings(_ slot: Int) -> Bool {
         let first = slot * Self.functionsPerSlot
         return state.withLock { state in
@@ -123,7 +153,16 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
         }
     }
 
-    private func function(at place: Int) -> PCIFunction? { state.withLock { $0.functions[place] } }
+    /// `place` holds the bus in bits 15..8, then device and function. Of ports that claim the same bus the
+    /// first one has it.
+    private func function(at place: Int) -> PCIFunction? {
+        let bus = place >> 8
+        guard bus != 0 else { return state.withLock { $0.functions[place] } }
+        for (port, _) in rootPorts {
+            if case .function(let found) = port.bus.target(bus: bus, place: place & 0xFF) { return found }
+        }
+        return nil
+    }
 
     // MARK: Configuration mechanism 1
 
@@ -154,20 +193,19 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
     private func selected(_ port: UInt16, _ width: AccessWidth) -> (PCIFunction, Int, Int)? {
         guard (0xCFC...0xCFF).contains(port) else { return nil }
         let byte = Int(port & 3)
-        return state.withLock { state in
-            let address = state.address
-            guard address >> 31 == 1, (address >> 16) & 0xFF == 0,
-                let function = state.functions[Int((address >> 8) & 0xFF)]
-            else { return nil }
-            return (function, Int(address & 0xFC) + byte, min(width.bytes, 4 - byte))
+        let address = state.withLock { $0.address }
+        guard address >> 31 == 1, let function = function(at: Int((address >> 8) & 0xFFFF)) else {
+            return nil
         }
+        return (function, Int(address & 0xFC) + byte, min(width.bytes, 4 - byte))
     }
 
     // MARK: ECAM
 
     public func read(region: Int, offset: UInt64, width: AccessWidth) -> UInt64 {
-        // Bits 27..20 of the offset are the bus; there is only bus 0.
-        guard offset < 1 << 20, let function = function(at: Int(offset >> 12)) else { return width.mask }
+        guard offset < Self.ecamSize, let function = function(at: Int(offset >> 12)) else {
+            return width.mask
+        }
         let register = Int(offset & 0xFFF)
         let low = UInt64(function.readConfig(offset: register, count: min(width.bytes, 4)))
         guard width == .qword else { return low }
@@ -175,7 +213,7 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
     }
 
     public func write(region: Int, offset: UInt64, width: AccessWidth, value: UInt64) {
-        guard offset < 1 << 20, let function = function(at: Int(offset >> 12)) else { return }
+        guard offset < Self.ecamSize, let function = function(at: Int(offset >> 12)) else { return }
         let register = Int(offset & 0xFFF)
         function.writeConfig(
             offset: register, count: min(width.bytes, 4), value: UInt32(truncatingIfNeeded: value))

@@ -24,6 +24,8 @@ public final class PCIInterrupts: Sendable {
     private let state: Mutex<State>
     /// MSI-X vectors of this function; 0 when it has no MSI-X.
     public let vectors: Int
+    /// Messages get through to the processors; what happens while they do not is lost.
+    private let isForwarding = Atomic(true)
 
     public init(vectors: Int, target: any MSITarget) {
         self.vectors = vectors
@@ -35,6 +37,14 @@ public final class PCIInterrupts: Sendable {
     /// on PCI has its line here.
     public func connect(pin: InterruptLine) { state.withLock { $0.pin = pin } }
 
+    /// A bridge above passes requests on, or does not.
+    func setForwarding(_ isOpen: Bool) { isForwarding.store(isOpen, ordering: .releasing) }
+
+    private func deliver(_ messages: [MSIMessage]) {
+        guard isForwarding.load(ordering: .acquiring) else { return }
+        for message in messages { target.deliver(message) }
+    }
+
     public var isMSIXEnabled: Bool { state.withLock { $0.msix.isEnabled } }
     /// The interrupt status bit of the status register.
     var isPinRequested: Bool { state.withLock { $0.isPinRequested } }
@@ -43,7 +53,8 @@ public final class PCIInterrupts: Sendable {
     /// being off, sends nothing.
     public func signal(vector: Int) {
         let message = state.withLock { $0.msix.signal(vector) }
-        if let message { target.deliver(message) }
+        guard let message, isForwarding.load(ordering: .acquiring) else { return }
+        target.deliver(message)
     }
 
     /// Requests or withdraws INTx. The pin moves only while MSI-X is off and INTx is not disabled.
@@ -70,7 +81,7 @@ public final class PCIInterrupts: Sendable {
             Self.drive(&state)
             return messages
         }
-        for message in messages { target.deliver(message) }
+        deliver(messages)
     }
 
     func readTable(offset: UInt64, width: AccessWidth) -> UInt64 {
@@ -82,8 +93,7 @@ public final class PCIInterrupts: Sendable {
     }
 
     func writeTable(offset: UInt64, width: AccessWidth, value: UInt64) {
-        let messages = state.withLock { $0.msix.writeTable(offset: offset, width: width, value: value) }
-        for message in messages { target.deliver(message) }
+        deliver(state.withLock { $0.msix.writeTable(offset: offset, width: width, value: value) })
     }
 
     func reset() {

@@ -42,17 +42,19 @@ public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
     private let negotiation: VirtioNegotiation
     public var signals: VirtioSignals { device.link.signals }
 
-    public init(_ device: Behaviour, beside companion: VirtioCompanion? = nil) {
+    /// `rom` is the function's expansion ROM, if a companion has none.
+    public init(_ device: Behaviour, beside companion: VirtioCompanion? = nil, rom: [UInt8] = []) {
         self.device = device
         negotiation = VirtioNegotiation(device)
         function = PCIFunction(
-            Self.layout(of: device, beside: companion), interrupts: device.link.signals.interrupts,
+            Self.layout(of: device, beside: companion, rom: companion?.rom ?? rom),
+            interrupts: device.link.signals.interrupts,
             handler: VirtioPCITransport(negotiation, companion: companion?.handler))
     }
 
     /// §4.1.2: vendor 0x1AF4, device 0x1040 plus the device type, revision 1 or more.
     private static func layout(
-        of device: Behaviour, beside companion: VirtioCompanion?
+        of device: Behaviour, beside companion: VirtioCompanion?, rom: [UInt8]
     ) -> PCIFunctionLayout {
         var bars = [BARLayout?](repeating: nil, count: 5)
         for (bar, layout) in (companion?.bars ?? []).enumerated() { bars[bar] = layout }
@@ -66,7 +68,7 @@ public final class VirtioPCI<Behaviour: VirtioDevice>: VirtioFunction {
             bars: bars,
             interruptPin: 1, msix: MSIXPlacement(bar: VirtioBAR.msix, pending: VirtioBAR.msixPending),
             capabilities: capabilities(queues: device.link.queues.count, configSize: device.config.count),
-            window: (capability: 4, bytes: 16..<20), rom: companion?.rom ?? [])
+            window: (capability: 4, bytes: 16..<20), rom: rom)
     }
 
     private static func capabilities(queues: Int, configSize: Int) -> [PCICapability] {

@@ -6,10 +6,15 @@ public import Virtio
 public struct VirtioBackends: Sendable {
     public var block: any BlockBackend
     public var sink: any ByteSink
+    public var network: any NetworkBackend
     /// Returns that many random bytes.
     public var entropy: @Sendable (Int) -> [UInt8]
 
-    public init(block: any BlockBackend, sink: any ByteSink, entropy: @escaping @Sendable (Int) -> [UInt8]) {
+    public init(
+        block: any BlockBackend, sink: any ByteSink, network: any NetworkBackend,
+        entropy: @escaping @Sendable (Int) -> [UInt8]
+    ) {
+        self.network = network
         self.block = block
         self.sink = sink
         self.entropy = entropy
@@ -37,6 +42,9 @@ public let virtioCatalog: [VirtioEntry] = [
     VirtioEntry(VirtioConsole.self) { VirtioConsole($0, sink: $1.sink) },
     VirtioEntry(VirtioEntropy.self) { VirtioEntropy($0, source: $1.entropy) },
     VirtioEntry(VirtioBalloon.self) { context, _ in VirtioBalloon(context) },
+    VirtioEntry(VirtioNetwork.self) { context, backends in
+        VirtioNetwork(context, address: [0x52, 0x54, 0, 1, 2, 3], backend: backends.network)
+    },
     VirtioEntry(VirtioGPU.self)     { context, _ in VirtioGPU(context) },
     VirtioEntry(VirtioInput.self)   { context, _ in VirtioInput(context, .tablet) },
 ]

@@ -12,7 +12,7 @@ struct FirmwareOptions: ParsableArguments {
     @Option(help: "The file of the UEFI's variables, made when it is missing. (default: kept for one run)")
     var uefiVars: String?
 
-    @Option(help: "What the firmware boots first: disk, cd and floppy, with commas between them.")
+    @Option(help: "What the firmware boots first: disk, cd, floppy and net, with commas between them.")
     var boot: String?
 
     @Flag(help: "The firmware waits for Escape and lists what can be booted.")

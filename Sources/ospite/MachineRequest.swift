@@ -12,6 +12,7 @@ struct MachineRequest {
     private let disks: [DiskOption]
     private let drives: [DriveOption]
     private let floppies: [FloppyOption]
+    private let cards: [NetworkOption]
     private let bootOrder: [BootDevice]
     private let kernel: String?
     private let initialRAMDisk: String?
@@ -67,6 +68,7 @@ struct MachineRequest {
             disks =
                 (isDisc ? [] : image.map { [DiskOption(path: $0, bus: .sata)] } ?? [])
                 + (try command.disk.map { text throws(SpecError) in try DiskOption(parsing: text) })
+            cards = try command.devices.cards()
             console = try command.console.map { text throws(SpecError) in
                 try SerialOption(parsing: text, option: "--console")
             }
@@ -118,7 +120,8 @@ struct MachineRequest {
         var rehearsal = spec
         rehearsal.disks = disks.enumerated().map { place, disk in
             DiskSpec(
-                image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512, bus: disk.bus)
+                image: ResourceIndex(UInt8(truncatingIfNeeded: 8 + place)), byteCount: 512, bus: disk.bus,
+                rootPort: disk.rootPort)
         }
         rehearsal.drives = drives.map { DriveSpec(bus: $0.bus) }
         rehearsal.floppies = floppies.enumerated().map { place, _ in
@@ -126,6 +129,12 @@ struct MachineRequest {
                 image: ResourceIndex(UInt8(truncatingIfNeeded: 64 + place)),
                 byteCount: MachineSpec.floppySizes.min() ?? 0)
         }
+        rehearsal.networks = cards.specs(
+            for: spec.uuid,
+            roms: cards.enumerated().map { place, card in
+                if case .file = card.rom { return ResourceIndex(UInt8(truncatingIfNeeded: 72 + place)) }
+                return nil
+            })
         rehearsal.serialPorts = serial.map { _ in .none }
         rehearsal.console = console.map { _ in .none }
         if kernel != nil {
@@ -170,6 +179,8 @@ struct MachineRequest {
         opened.floppies = try floppies.map { disk throws(RunFailure) in
             try files.addDisk(disk.file, snapshot: isSnapshot, option: "--floppy")
         }
+        let roms = try cards.open(into: &files, hasFirmware: usesFirmware)
+        opened.networks = cards.specs(for: spec.uuid, roms: roms)
         opened.serialPorts = try serial.map { option throws(RunFailure) in
             try files.addSerial(option, "--serial", keyboard: keyboard)
         }
@@ -197,6 +208,7 @@ struct MachineRequest {
         spec.video = try command.screen.adapter()
         spec.input = try command.screen.inputDevices()
         spec.cpuCount = command.cpus
+        spec.rootPorts = command.devices.pcieRootPorts
         spec.memory = try MemorySize(parsing: command.memory, option: "--memory")
         spec.codeCache =
             try command.codeCache.map { text throws(SpecError) in

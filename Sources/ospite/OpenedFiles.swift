@@ -87,6 +87,17 @@ struct OpenedFiles {
         }
     }
 
+    /// The expansion ROM of a network card, as a package of the host's distribution has it.
+    mutating func addCardROM(_ path: String, package: String) throws(RunFailure) -> ResourceIndex {
+        do throws(HostError) {
+            return add(try Descriptor.open(path, flags: O_RDONLY | Self.carefully))
+        } catch {
+            throw .host(
+                "The network card's ROM cannot be used: \(error). On Debian, install the package \(package), "
+                    + "or leave the ROM out with --net unplugged,rom=off.")
+        }
+    }
+
     /// A file of a UEFI's variables, locked against other machines. One that is missing begins as a copy of
     /// the template; without a path there is one that nobody sees and that goes with the machine.
     mutating func addVariables(_ path: String?, template: String) throws(RunFailure) -> ResourceIndex {
@@ -150,7 +161,7 @@ struct OpenedFiles {
             let overlay = option.isReadOnly || !keepsImage ? nil : add(try Self.nameless())
             return DiskSpec(
                 image: image, overlay: overlay, byteCount: facts.size / 512 * 512, format: option.format,
-                bus: option.bus, isReadOnly: option.isReadOnly)
+                bus: option.bus, isReadOnly: option.isReadOnly, rootPort: option.rootPort)
         } catch {
             throw .host(
                 "\(name) cannot be used: \(error). Give an image that no other machine uses and that you may "

@@ -42,7 +42,11 @@ struct RunCommand: ParsableCommand {
     @Option(parsing: .unconditional, help: "The command line for --kernel.")
     var append: String?
 
-    @Option(help: "A disk: FILE[,format=raw][,bus=virtio|sata|nvme|ide|scsi|usb][,readonly][,snapshot].")
+    @Option(
+        help: """
+            A disk: FILE[,format=raw][,bus=virtio|sata|nvme|ide|scsi|usb][,readonly][,snapshot]\
+            [,root-port=N].
+            """)
     var disk: [String] = []
 
     @Option(help: "A CD drive with a disc in it: FILE[,bus=sata|ide], or none for an empty drive.")
@@ -93,6 +97,8 @@ struct RunCommand: ParsableCommand {
     var idle = false
 
     @OptionGroup var starting: FirmwareOptions
+
+    @OptionGroup var devices: DeviceOptions
 
     @OptionGroup var screen: ScreenOptions
 

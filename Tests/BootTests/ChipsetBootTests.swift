@@ -6,11 +6,9 @@ struct FirmwareBoot {
     static let problem =
         InstalledKernel.standard.problem ?? BootDisc.problem([InstalledKernel.standard.path])
 
-    /// Starts it by a firmware, "bios" or "uefi".
-    static func start(
-        _ boot: TestBoot, _ firmware: String = "bios", _ more: [String] = [], in folder: ScratchFolder
-    ) throws -> GuestMachine {
-        let disc = try BootDisc.make(
+    /// The image of the CD.
+    static func disc(_ boot: TestBoot) throws -> String {
+        try BootDisc.make(
             "linux-" + boot.test,
             files: ["linux": boot.kernel.path, "initrd": try boot.initialRAMDisk()],
             commands: """
@@ -19,11 +17,24 @@ struct FirmwareBoot {
                 boot
 
                 """)
-        return try GuestMachine(
+    }
+
+    /// Starts the CD by a firmware, "bios" or "uefi".
+    static func start(
+        _ boot: TestBoot, _ firmware: String = "bios", in folder: ScratchFolder
+    ) throws -> GuestMachine {
+        try start(boot, firmware, ["--cdrom", try disc(boot), "--boot", "cd"], in: folder)
+    }
+
+    /// Starts it from another device: its image is that of a disk, too.
+    static func start(
+        _ boot: TestBoot, _ firmware: String, _ devices: [String], in folder: ScratchFolder
+    ) throws -> GuestMachine {
+        try GuestMachine(
             [
                 "--firmware", firmware, "--accel", "soft", "--no-reboot", "--memory", boot.memory,
-                "--cdrom", disc, "--boot", "cd", "--serial", "stdio", "--display", "none",
-            ] + more, in: folder)
+                "--serial", "stdio", "--display", "none",
+            ] + devices, in: folder)
     }
 }
 

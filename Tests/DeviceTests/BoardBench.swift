@@ -49,7 +49,15 @@ enum BoardBench {
             DiskSpec(image: ResourceIndex(0), byteCount: 1 << 20),
             DiskSpec(image: ResourceIndex(1), overlay: ResourceIndex(2), byteCount: 1 << 20),
         ]
+        spec.networks = [
+            NetworkSpec(
+                address: .usual(for: spec.uuid, card: 0), rom: type == .pc ? ResourceIndex(15) : nil)
+        ]
         if type == .pc {
+            spec.rootPorts = 3
+            spec.disks.append(
+                DiskSpec(image: ResourceIndex(16), byteCount: 1 << 20, bus: .nvme, rootPort: 1))
+            spec.disks.append(DiskSpec(image: ResourceIndex(17), byteCount: 1 << 20, rootPort: 3))
             spec.disks.append(DiskSpec(image: ResourceIndex(5), byteCount: 1 << 20, bus: .sata))
             spec.disks.append(DiskSpec(image: ResourceIndex(8), byteCount: 1 << 20, bus: .nvme))
             spec.disks.append(DiskSpec(image: ResourceIndex(9), byteCount: 1 << 20, bus: .ide))
@@ -68,6 +76,9 @@ enum BoardBench {
         var files = try sizes.map { try Descriptor.memory("file", size: $0) }
         files.append(try Descriptor.sealedMemory("screen", size: UInt64(SurfaceMemory.fileSize)))
         files.append(try Descriptor.socketPair(packets: true).0)
+        for size in [4096, 1 << 20, 1 << 20] as [UInt64] {
+            files.append(try Descriptor.memory("file", size: size))
+        }
         return try Board(
             spec: spec, resources: BoardFiles.resources(files, at: first), tscFrequency: 1_000_000_000,
             report: { _ in })

@@ -118,7 +118,7 @@ import Testing
         let firmware: Set = ["fw-cfg", "firmware-log", "flash"]
         let pci: Set = [
             "pci-host-bridge", "shadow-memory", "lpc-bridge", "ahci", "nvme", "ide", "virtio-scsi", "vga",
-            "xhci", "smbus",
+            "xhci", "smbus", "pcie-root-port",
         ]
         #expect(kinds(pc).subtracting(kinds(micro)) == old.union(firmware).union(pci))
         #expect(kinds(micro).isSubset(of: kinds(pc)))

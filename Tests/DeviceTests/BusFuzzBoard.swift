@@ -46,6 +46,8 @@ struct FuzzedFunction: Sendable {
         case let input as VirtioMMIO<VirtioInput>: self.init(known: input)
         case let display as VirtioPCI<VirtioGPU>: self.init(known: display)
         case let input as VirtioPCI<VirtioInput>: self.init(known: input)
+        case let card as VirtioPCI<VirtioNetwork>: self.init(known: card)
+        case let card as VirtioMMIO<VirtioNetwork>: self.init(known: card)
         case let disk as VirtioMMIO<VirtioBlock>: self.init(known: disk)
         case let generator as VirtioMMIO<VirtioEntropy>: self.init(known: generator)
         case let balloon as VirtioMMIO<VirtioBalloon>: self.init(known: balloon)
@@ -163,6 +165,7 @@ final class FuzzedBoard: Sendable {
             DiskSpec(image: try Self.resource(disk), byteCount: Self.diskSize),
             DiskSpec(image: try Self.resource(readOnly), byteCount: Self.diskSize, isReadOnly: true),
         ]
+        spec.networks = [NetworkSpec(address: .usual(for: spec.uuid, card: 0))]
         if type == .pc { try Self.addDisks(to: &spec) }
         // The disks of all machines come first.
         if hasFirmware {
@@ -231,9 +234,14 @@ final class FuzzedBoard: Sendable {
 
     /// One on each other controller that needs no firmware.
     private static func addDisks(to spec: inout MachineSpec) throws {
-        for bus in [DiskBus.nvme, .ide, .scsi, .usb] {
+        spec.rootPorts = 3
+        // The last two are behind root ports.
+        for (bus, port) in [
+            (DiskBus.nvme, nil), (.ide, nil), (.scsi, nil), (.usb, nil), (.nvme, 1), (.virtio, 3),
+        ] as [(DiskBus, Int?)] {
             let disk = try Descriptor.memory("\(bus) disk", size: diskSize)
-            spec.disks.append(DiskSpec(image: try resource(disk), byteCount: diskSize, bus: bus))
+            spec.disks.append(
+                DiskSpec(image: try resource(disk), byteCount: diskSize, bus: bus, rootPort: port))
         }
         let size: UInt64 = 720 << 10
         let floppy = try Descriptor.memory("floppy disk", size: size)

@@ -112,10 +112,11 @@ struct BusFuzzer {
             let bar = random.chance(2) ? VirtioBAR.msix : VirtioBAR.registers
             return (function.decodedAddress(ofBAR: bar) ?? 0) &+ UInt64(random.below(0x4010))
         case 12, 13:
-            guard let all = target.board.bridge?.functions else {
+            guard let bridge = target.board.bridge else {
                 return MicroBoard.virtioAddress &+ UInt64(random.below(0x5010))
             }
-            let function = all[random.below(all.count)].function
+            let all = bridge.functions.map(\.function) + bridge.rootPorts.flatMap(\.port.functions)
+            let function = all[random.below(all.count)]
             return (function.decodedAddress(ofBAR: random.below(6)) ?? 0) &+ UInt64(random.below(0x1010))
         case 14: return 0xA_0000 &+ UInt64(random.below(0x6_0000))
         case 15:
@@ -142,32 +143,60 @@ struct BusFuzzer {
     // MARK: PCI configuration
 
     private mutating func configurePCI() {
-        guard let present = target.board.bridge?.functions else { return accessMemory() }
+        guard let bridge = target.board.bridge else { return accessMemory() }
+        if random.chance(6), !bridge.rootPorts.isEmpty { return configureBridges(bridge.rootPorts) }
+        let present = bridge.functions
         let place = present[random.below(present.count)]
         let slot = random.chance(10) ? random.below(32) : place.slot
         let number = random.chance(10) ? random.below(8) : place.number
-        var register = random.below(random.chance(8) ? 4096 : 256)
+        let bus = random.chance(32) ? random.below(256) : 0
+        access(bus: bus, place: slot << 3 | number, register: register())
+    }
+
+    /// A register of a function, often one that matters.
+    private mutating func register() -> Int {
         switch random.below(4) {
-        case 0: register = ConfigRegister.firstBAR + random.below(24)
-        case 1: register = ConfigRegister.command + random.below(4)
-        default: break
+        case 0: ConfigRegister.firstBAR + random.below(24)
+        case 1: ConfigRegister.command + random.below(4)
+        default: random.below(random.chance(8) ? 4096 : 256)
         }
+    }
+
+    /// Root ports, often open as a system would have them, and what is behind them.
+    private mutating func configureBridges(_ ports: [(port: PCIRootPort, slot: Int)]) {
+        let index = random.below(ports.count), (port, slot) = ports[index]
+        switch random.below(3) {
+        case 0:
+            let first = UInt32(index + 1)
+            port.function.writeConfig(offset: 0x18, count: 4, value: first << 8 | first << 16)
+            port.open(memory: 0xC800_0000 + UInt64(index) << 24..<0xC900_0000 + UInt64(index) << 24)
+            port.open(io: 0xE000..<0xF000)
+        case 1:
+            let offsets = BridgeRegister.routing
+            let register = offsets.lowerBound + random.below(offsets.count)
+            access(bus: 0, place: slot << 3 | index, register: register)
+        default:
+            let bus = port.busNumber ?? random.below(256)
+            access(bus: bus, place: random.chance(10) ? random.below(256) : 0, register: register())
+        }
+    }
+
+    /// Reads or writes a register in one of the two ways.
+    private mutating func access(bus: Int, place: Int, register: Int) {
         let width = width()
         // Decoding is on most of the time, or nothing would be reached.
         var value = random.chance(2) ? hostileAddress() : random.value()
         if register == ConfigRegister.command, !random.chance(8) { value |= 6 }
         let isRead = random.chance(3)
         if random.chance(2) {
-            let bus = random.chance(16) ? UInt64(random.below(256)) : 0
-            let address =
-                PCIHostBridge.ecamAddress + bus << 20 + UInt64(slot << 15 | number << 12 | register)
+            let address = PCIHostBridge.ecamAddress + UInt64(bus << 20 | place << 12 | register)
             if isRead {
                 _ = target.board.platform.memoryRead(address, width: width)
             } else {
                 target.board.platform.memoryWrite(address, width: width, value: value)
             }
         } else {
-            let address = UInt32(0x8000_0000) | UInt32(slot << 11 | number << 8 | register & 0xFC)
+            let address = UInt32(0x8000_0000) | UInt32(bus << 16 | place << 8 | register & 0xFC)
             target.board.platform.portWrite(0xCF8, width: .dword, value: address)
             let port = 0xCFC + UInt16(register & 3)
             let narrow = width == .qword ? AccessWidth.dword : width

@@ -20,7 +20,9 @@ extension VirtioEntry: CustomTestStringConvertible {
 
         init(_ entry: VirtioEntry, mode: MemoryDisk.Mode = .immediate) throws {
             bench = try PCIBench()
-            let backends = VirtioBackends(block: MemoryDisk(mode: mode), sink: MemorySink()) {
+            let backends = VirtioBackends(
+                block: MemoryDisk(mode: mode), sink: MemorySink(), network: RecordingCable(hasLink: true)
+            ) {
                 [UInt8](repeating: 7, count: $0)
             }
             device = entry.build(bench.context, backends)

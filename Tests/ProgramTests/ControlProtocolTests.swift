@@ -40,9 +40,16 @@ import Testing
             screenText: ResourceIndex(3), hasBootMenu: true)
         firmware.firmware?.bootOrder = [.cd, .floppy]
         firmware.drives = [DriveSpec(disc: ResourceIndex(4)), DriveSpec()]
+        firmware.rootPorts = 8
+        firmware.disks = [DiskSpec(image: ResourceIndex(5), byteCount: 512, bus: .nvme, rootPort: 8)]
+        let address = MACAddress.usual(for: plain.uuid, card: 1)
+        firmware.networks = [
+            NetworkSpec(address: .usual(for: plain.uuid, card: 0)),
+            NetworkSpec(address: address, rom: ResourceIndex(6), rootPort: 1),
+        ]
         let commands: [MachineCommand] = [
             .configure(try Self.fullSpec(), resourceCount: 14), .configure(plain, resourceCount: 0),
-            .configure(firmware, resourceCount: 5), .powerButton,
+            .configure(firmware, resourceCount: 7), .powerButton,
             .stop, .pause, .resume,
         ]
         for command in commands { #expect(try MachineCommand(frame: command.frame) == command) }

@@ -70,6 +70,54 @@ import Testing
         #expect(error?.description.contains(words) == true, "\(String(describing: error))")
     }
 
+    @Test func `a network option is a connection and what the card is`() throws {
+        #expect(try NetworkOption.parse("none") == nil)
+        let plain = try #require(try NetworkOption.parse("unplugged"))
+        #expect(plain.address == nil && plain.rom == .usual && plain.rootPort == nil)
+        let card = try #require(
+            try NetworkOption.parse("unplugged,mac=52:54:00:aB:0c:01,rom=/a,,b.rom,root-port=8"))
+        #expect(card.address?.description == "52:54:00:ab:0c:01")
+        #expect(card.rom == .file(path: "/a,b.rom") && card.rootPort == 8)
+        #expect(try NetworkOption.parse("unplugged,rom=off")?.rom == .off)
+    }
+
+    @Test(arguments: [
+        ("", "no networks yet"), ("user,hostfwd=tcp:1:1", "no networks yet"),
+        ("none,mac=1", "no networks yet"),
+        ("unplugged,mac=52:54:00:12:34", "no address"), ("unplugged,mac=53:54:00:12:34:56", "no address"),
+        ("unplugged,mac=00:00:00:00:00:00", "no address"), ("unplugged,mac=+2:54:00:12:34:56", "no address"),
+        ("unplugged,rom=", "does not know"), ("unplugged,root-port=0", "is none"), ("unplugged,", "not know"),
+    ])
+    func `a network option that we lack is refused by name`(text: String, words: String) {
+        let error = #expect(throws: SpecError.self) { try NetworkOption.parse(text) }
+        #expect(error?.description.contains(words) == true, "\(String(describing: error))")
+    }
+
+    @Test func `cards of one machine have addresses of their own, always the same`() {
+        let machine = MachineUUID.random()
+        let addresses = (0..<8).map { MACAddress.usual(for: machine, card: $0) }
+        #expect(Set(addresses).count == 8)
+        #expect(addresses == (0..<8).map { MACAddress.usual(for: machine, card: $0) })
+        #expect(addresses.allSatisfy { MACAddress(bytes: $0.bytes) == $0 })
+    }
+
+    @Test func `a full bus has room behind root ports`() throws {
+        var spec = try spec()
+        spec.disks = (0..<24).map { DiskSpec(image: ResourceIndex($0), byteCount: 512) }
+        spec.console = SerialBackend.none
+        spec.networks = [NetworkSpec(address: .usual(for: spec.uuid, card: 0))]
+        #expect(throws: Never.self) { try spec.validate(resourceCount: 24) }
+        spec.networks.append(NetworkSpec(address: .usual(for: spec.uuid, card: 1)))
+        let error = #expect(throws: SpecError.self) { try spec.validate(resourceCount: 24) }
+        #expect(error?.description.contains("no slot left") == true)
+        spec.rootPorts = 2
+        spec.networks[1].rootPort = 2
+        spec.disks[0].rootPort = 1
+        #expect(throws: Never.self) { try spec.validate(resourceCount: 24) }
+        spec.disks[0].rootPort = 2
+        #expect(throws: SpecError.self) { try spec.validate(resourceCount: 24) }
+    }
+
     @Test func `serial options are read`() throws {
         #expect(try SerialOption(parsing: "stdio") == .standardStreams)
         #expect(try SerialOption(parsing: "none") == .none)
