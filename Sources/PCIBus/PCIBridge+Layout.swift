@@ -82,37 +82,59 @@ struct BridgeRouting: Equatable {
     }
 }
 
-/// The capabilities of a root port.
-enum RootPortCapability {
-    /// PCI Express capability of version 2 (PCI Express 4.0 §7.5.3): a root port with a slot, from the word
-    /// of its kind on.
-    static func express(number: UInt8, isOccupied: Bool) -> PCICapability {
-        var body = [UInt8](repeating: 0, count: 0x3A), writable = body
-        /// Offsets in the specification count from the capability's header.
-        func put<T: FixedWidthInteger>(_ offset: Int, _ value: T, writes: T = 0) {
+/// PCI Express capability of version 2 (PCI Express 4.0 §7.5.3), without power management, errors that are
+/// told, and anything else that could change. Offsets count from its header.
+enum ExpressCapability {
+    private static let size = 0x3C
+    private static let version: UInt16 = 2
+
+    private struct Fields {
+        var body = [UInt8](repeating: 0, count: ExpressCapability.size - 2)
+        var writable = [UInt8](repeating: 0, count: ExpressCapability.size - 2)
+
+        mutating func put<T: FixedWidthInteger>(_ offset: Int, _ value: T, writable bits: T = 0) {
             body.store(littleEndian: value, at: offset - 2)
-            writable.store(littleEndian: writes, at: offset - 2)
+            writable.store(littleEndian: bits, at: offset - 2)
         }
-        // Version 2, root port, with a slot.
-        put(0x02, UInt16(0x0142))
-        // Payloads of 128 bytes, errors reported by their role; then control.
-        put(0x04, UInt32(0x8000))
-        put(0x08, UInt16(0), writes: 0x70EF)
-        // One lane of 2.5 GT/s, and what is negotiated.
-        put(0x0C, UInt32(number) << 24 | 0x11)
-        put(0x10, UInt16(0), writes: 0x00C8)
-        put(0x12, UInt16(isOccupied ? 0x11 : 0x01))
-        // The slot's number; nothing about it can change. Control, and whether something is there.
-        put(0x14, UInt32(number) << 19)
-        put(0x18, UInt16(0), writes: 0x0FFF)
-        put(0x1A, UInt16(isOccupied ? 0x0040 : 0))
-        put(0x1C, UInt16(0), writes: 0x000F)
-        put(0x28, UInt16(0), writes: 0x001F)
-        put(0x2C, UInt32(0x02))
-        put(0x30, UInt16(0x0001), writes: 0x000F)
-        return PCICapability(id: PCICapabilityID.express, body: body, writable: writable)
+        var capability: PCICapability {
+            PCICapability(id: PCICapabilityID.express, body: body, writable: writable)
+        }
     }
 
+    /// What both ends of a link have: `kind` holds type and slot bits.
+    private static func fields(_ kind: UInt16, port: UInt8, isLinked: Bool) -> Fields {
+        var fields = Fields()
+        fields.put(0x02, version | kind)
+        // Payloads of 128 bytes, errors reported by their role; then control.
+        fields.put(0x04, UInt32(0x8000))
+        fields.put(0x08, UInt16(0), writable: 0x70EF)
+        // One lane of 2.5 GT/s; control; what is negotiated.
+        fields.put(0x0C, UInt32(port) << 24 | 0x11)
+        fields.put(0x10, UInt16(0), writable: 0x00C8)
+        fields.put(0x12, UInt16(isLinked ? 0x11 : 0x01))
+        // Control; speeds, and the one that is wanted.
+        fields.put(0x28, UInt16(0), writable: 0x001F)
+        fields.put(0x2C, UInt32(0x02))
+        fields.put(0x30, UInt16(0x0001), writable: 0x000F)
+        return fields
+    }
+
+    /// A root port with a slot.
+    static func rootPort(number: UInt8, isOccupied: Bool) -> PCICapability {
+        var fields = fields(0x0140, port: number, isLinked: isOccupied)
+        // The slot's number; control; whether something is there. Then control of the root.
+        fields.put(0x14, UInt32(number) << 19)
+        fields.put(0x18, UInt16(0), writable: 0x0FFF)
+        fields.put(0x1A, UInt16(isOccupied ? 0x0040 : 0))
+        fields.put(0x1C, UInt16(0), writable: 0x000F)
+        return fields.capability
+    }
+
+    static var endpoint: PCICapability { fields(0, port: 0, isLinked: true).capability }
+}
+
+/// Other capabilities of a root port.
+enum RootPortCapability {
     /// One message with a 64-bit address (PCI 3.0 §6.8.1). A port has nothing to say: neither hot plug nor
     /// power management events nor errors.
     static var messages: PCICapability {

@@ -99,6 +99,7 @@ public struct PCIRegister: Sendable {
 /// Confinement: a value; its owner locks.
 struct PCIConfigSpace {
     static let size = 256
+    static let expressSize = 4096
     static let barCount = 6
 
     private(set) var bytes = [UInt8](repeating: 0, count: size)
@@ -107,6 +108,10 @@ struct PCIConfigSpace {
     let bars: [BARLayout?]
     /// Offset of each capability, in the order given.
     private(set) var capabilityOffsets: [Int] = []
+    /// Where the next capability goes, and the pointer that will lead to it.
+    private var free = ConfigRegister.firstCapability, lastLink = ConfigRegister.capabilities
+    /// A function of PCI Express: its configuration space goes on to 4 KiB, where ours has nothing.
+    private var isExpress = false
     /// Bytes that the expansion ROM decodes, a power of two; 0 when there is none.
     let romSize: UInt64
 
@@ -135,7 +140,7 @@ struct PCIConfigSpace {
         writable[ConfigRegister.latencyTimer] = 0xFF
         writable[ConfigRegister.interruptLine] = 0xFF
         layOutBARs()
-        layOut(capabilities)
+        for capability in capabilities { append(capability) }
         for register in registers {
             for (index, byte) in register.value.enumerated() {
                 bytes[register.offset + index] = byte
@@ -163,31 +168,32 @@ struct PCIConfigSpace {
         }
     }
 
-    private mutating func layOut(_ capabilities: [PCICapability]) {
-        var next = ConfigRegister.firstCapability
-        var link = ConfigRegister.capabilities
-        for capability in capabilities {
-            let end = next + 2 + capability.body.count
-            precondition(end <= Self.size, "capabilities exceed configuration space")
-            bytes[link] = UInt8(next)
-            bytes[next] = capability.id
-            for (index, byte) in capability.body.enumerated() {
-                bytes[next + 2 + index] = byte
-                if !capability.writable.isEmpty { writable[next + 2 + index] = capability.writable[index] }
-            }
-            capabilityOffsets.append(next)
-            link = next + 1
-            next = (end + 3) & ~3
+    /// One more capability, behind the others; before the guest runs.
+    mutating func append(_ capability: PCICapability) {
+        let end = free + 2 + capability.body.count
+        precondition(end <= Self.size, "capabilities exceed configuration space")
+        bytes[lastLink] = UInt8(free)
+        bytes[free] = capability.id
+        for (index, byte) in capability.body.enumerated() {
+            bytes[free + 2 + index] = byte
+            if !capability.writable.isEmpty { writable[free + 2 + index] = capability.writable[index] }
         }
-        if !capabilities.isEmpty { bytes[ConfigRegister.status] |= ConfigStatus.capabilityList }
+        bytes[ConfigRegister.status] |= ConfigStatus.capabilityList
+        capabilityOffsets.append(free)
+        lastLink = free + 1
+        free = (end + 3) & ~3
+        if capability.id == PCICapabilityID.express { isExpress = true }
+        atReset = bytes
     }
 
-    /// Up to four bytes at any offset; bytes outside the space read as ones.
+    /// Up to four bytes at any offset; bytes outside the space read as ones, those of an empty extended space
+    /// as zeros.
     func read(offset: Int, count: Int) -> UInt32 {
         var value: UInt32 = 0
         for byte in 0..<min(max(count, 0), 4) {
             let at = offset &+ byte
-            let field: UInt8 = bytes.indices.contains(at) ? bytes[at] : 0xFF
+            let isEmpty = isExpress && (Self.size..<Self.expressSize).contains(at)
+            let field: UInt8 = bytes.indices.contains(at) ? bytes[at] : isEmpty ? 0 : 0xFF
             value |= UInt32(field) << UInt32(8 * byte)
         }
         return value

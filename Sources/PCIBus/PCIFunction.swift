@@ -170,11 +170,15 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
         }
     }
 
+    /// The function is at the lower end of a link; before the guest runs.
+    func becomeEndpoint() { state.withLock { $0.config.append(ExpressCapability.endpoint) } }
+
     func setMultifunction() { state.withLock { $0.config.setMultifunction() } }
 
     // MARK: Configuration accesses
 
-    /// `count` (1 to 4) bytes at any offset; bytes beyond 255 read as ones, as on a conventional function.
+    /// `count` (1 to 4) bytes at any offset; bytes beyond 255 read as ones, or as zeros where there is
+    /// a link above.
     public func readConfig(offset: Int, count: Int) -> UInt32 {
         if let window, window.bytes.overlaps(offset..<(offset &+ max(count, 1))) {
             let capability = state.withLock { Array($0.config.bytes[window.capability]) }

@@ -112,6 +112,7 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
             preconditionFailure("the root port has no place yet")
         }
         if number != 0 { function.setMultifunction() }
+        function.becomeEndpoint()
         let line = Self.line(behind: slot, function).map { InterruptLine(router, $0) }
         port.bus.insert(function, number: number, pin: line)
     }

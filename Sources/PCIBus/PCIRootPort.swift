@@ -27,7 +27,7 @@ public final class PCIRootPort: Device {
                 identity: PCIIdentity(vendor: 0x1B36, device: 0x000C, classCode: 0x06_04_00),
                 interruptPin: 1,
                 capabilities: [
-                    RootPortCapability.express(number: UInt8(number), isOccupied: isOccupied),
+                    ExpressCapability.rootPort(number: UInt8(number), isOccupied: isOccupied),
                     RootPortCapability.messages, RootPortCapability.subsystem(vendor: 0x1AF4, 0x1100),
                 ],
                 registers: BridgeRegister.registers),

@@ -84,6 +84,21 @@ private final class PortBoard {
         #expect(found == [0x10, 0x05, 0x0D])
     }
 
+    @Test func `what is behind a port is an endpoint, with an empty extended space`() {
+        var place = Int(board.function.readConfig(offset: 0x34, count: 1)), found: [UInt32] = []
+        while place != 0, found.count < 10 {
+            found.append(board.function.readConfig(offset: place, count: 1))
+            if found.last == 0x10 { #expect(board.function.readConfig(offset: place + 2, count: 2) == 2) }
+            place = Int(board.function.readConfig(offset: place + 1, count: 1))
+        }
+        #expect(found == [0x11, 0x10])
+        board.function.reset()
+        #expect(board.function.readConfig(offset: 0x100, count: 4) == 0)
+        #expect(board.function.readConfig(offset: 0xFFE, count: 4) == 0xFFFF_0000)
+        #expect(board.bench.mmio.read(PCIBench.ecam(PortBoard.slot, 0x100), width: .dword) == 0)
+        #expect(board.bench.mmio.read(PCIBench.ecam(0, 0x100), width: .dword) == 0xFFFF_FFFF)
+    }
+
     @Test func `configuration accesses follow the bus numbers`() {
         #expect(board.identity(bus: 1) == ~0)
         board.set(0x18, 0x00_09_07_00)
