@@ -225,8 +225,12 @@ final class FuzzedBoard: Sendable {
             }
         }
         if round % 300 == 299 { display?.requestSize(width: round % 5000, height: round % 4096) }
+        // A display seldom has a picture, and not for long.
+        if round % 10 == 9, let display, display.wantsScreen {
+            looksAtDisplay.wrappingAdd(1, ordering: .relaxed)
+            canvas.withLock { display.draw(on: &$0) }
+        }
         guard round % 100 == 99 else { return }
-        if display?.wantsScreen == true { looksAtDisplay.wrappingAdd(1, ordering: .relaxed) }
         for source in [board.screen, display] as [(any ScreenSource)?] {
             if let source { canvas.withLock { source.draw(on: &$0) } }
         }
