@@ -12,7 +12,7 @@ struct SMBIOSTables {
     let system: SystemDescription
 
     private var structures: [SMBIOSStructure] {
-        [firmware, machine, board, chassis, processor, memoryArray, memoryDevice] + mappedMemory + [
+        [firmware, machine, board, chassis, processor, memoryArray] + memoryDevices + mappedMemory + [
             boot, SMBIOSStructure(type: 127, handle: Handle.end),
         ]
     }
@@ -104,27 +104,45 @@ struct SMBIOSTables {
     private var memoryArray: SMBIOSStructure {
         var structure = SMBIOSStructure(type: 16, handle: Handle.memoryArray)
         structure.add(3, 3, 3)
-        let kibibytes = ramSize >> 10, isLarge = kibibytes >= 0x8000_0000
+        // As large as its modules, which may be larger than what the guest has of them.
+        let size = max(ramSize, system.memoryModules.reduce(0, &+))
+        let kibibytes = size >> 10, isLarge = kibibytes >= 0x8000_0000
         structure.add(dword: isLarge ? 0x8000_0000 : UInt32(kibibytes))
         structure.add(word: Handle.noError)
-        structure.add(word: 1)
-        structure.add(qword: isLarge ? ramSize : 0)
+        structure.add(word: UInt16(clamping: max(system.memoryModules.count, 1)))
+        structure.add(qword: isLarge ? size : 0)
         return structure
     }
 
-    /// §7.18: type 17, one module that holds everything.
-    private var memoryDevice: SMBIOSStructure {
-        var structure = SMBIOSStructure(type: 17, handle: Handle.memoryDevice)
-        let mebibytes = ramSize >> 20, isLarge = mebibytes >= 0x7FFF
+    /// §7.18.2 and §7.18.3: what a module is.
+    private enum Module {
+        static let memory: UInt8 = 0x07, other: UInt16 = 1 << 1
+        static let ddr3: UInt8 = 0x18, synchronousUnbuffered: UInt16 = 1 << 7 | 1 << 14
+    }
+
+    private var memoryDevices: [SMBIOSStructure] {
+        let modules = system.memoryModules
+        guard !modules.isEmpty else { return [memoryDevice(0, ramSize, Module.memory, Module.other)] }
+        return modules.enumerated().map {
+            memoryDevice(UInt16(clamping: $0), $1, Module.ddr3, Module.synchronousUnbuffered)
+        }
+    }
+
+    /// §7.18: type 17, a module of `size` bytes.
+    private func memoryDevice(
+        _ number: UInt16, _ size: UInt64, _ type: UInt8, _ detail: UInt16
+    ) -> SMBIOSStructure {
+        var structure = SMBIOSStructure(type: 17, handle: Handle.memoryDevice + number)
+        let mebibytes = size >> 20, isLarge = mebibytes >= 0x7FFF
         structure.add(word: Handle.memoryArray)
         structure.add(word: Handle.noError)
         structure.add(word: 64)
         structure.add(word: 64)
         structure.add(word: isLarge ? 0x7FFF : UInt16(mebibytes))
         structure.add(9, 0)
-        structure.add(string: "DIMM 0")
-        structure.add(0, 7)
-        structure.add(word: 2)
+        structure.add(string: "DIMM \(number)")
+        structure.add(0, type)
+        structure.add(word: detail)
         structure.add(word: 0)
         structure.add(string: system.manufacturer)
         structure.add(0, 0, 0, 0)

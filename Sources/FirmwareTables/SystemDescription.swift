@@ -10,6 +10,9 @@ public struct SystemDescription: Sendable, Equatable, Codable {
     /// Where RAM is, ascending; in bytes.
     public var ram: [Range<UInt64>]
     public var processors: Int
+    /// Bytes of each DDR3 module that tells its size over the SMBus as well; empty: nothing else tells it,
+    /// and one module of no certain kind holds everything.
+    public var memoryModules: [UInt64] = []
 
     public init(uuid: [UInt8], ram: [Range<UInt64>], processors: Int) {
         self.uuid = uuid

@@ -91,7 +91,13 @@ extension Board {
     }
 
     static func systemDescription(_ spec: MachineSpec, _ memory: GuestMemory) -> SystemDescription {
-        SystemDescription(uuid: spec.uuid.bytes, ram: memoryRanges(memory), processors: spec.cpuCount)
+        var system = SystemDescription(
+            uuid: spec.uuid.bytes, ram: memoryRanges(memory), processors: spec.cpuCount)
+        // The same as over the SMBus, which is there with a firmware.
+        if spec.firmware != nil {
+            system.memoryModules = MemoryModule.modules(holding: spec.memory.bytes).map(\.size)
+        }
+        return system
     }
 }
 

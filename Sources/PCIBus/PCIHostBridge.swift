@@ -105,16 +105,14 @@ public final class PCIHostBridge: PortDevice, MemoryMappedDevice {
         state.withLock { $0.rootPorts.append((port, slot)) }
     }
 
-    /// Puts `function` behind a root port that has its place.
-    public func insert(_ function: PCIFunction, behind port: PCIRootPort, function number: Int = 0) {
-        precondition((0..<Self.functionsPerSlot).contains(number), "no such function")
+    /// Puts `function` behind a root port that has its place and nothing behind it.
+    public func insert(_ function: PCIFunction, behind port: PCIRootPort) {
         guard let slot = rootPorts.first(where: { $0.port === port })?.slot else {
             preconditionFailure("the root port has no place yet")
         }
-        if number != 0 { function.setMultifunction() }
         function.becomeEndpoint()
         let line = Self.line(behind: slot, function).map { InterruptLine(router, $0) }
-        port.bus.insert(function, number: number, pin: line)
+        port.bus.insert(function, pin: line)
     }
 
     /// The interrupt line of a function behind a root port in `slot`: the pin that it has as device 0, which

@@ -49,9 +49,8 @@ extension PCIHostBridge {
             assign(Self.line(slot: slot, pin: Int(function.layout.interruptPin) - 1), function)
         }
         for (port, slot) in rootPorts {
-            for function in port.functions {
-                if let line = Self.line(behind: slot, function) { assign(line, function) }
-            }
+            guard let function = port.deviceFunction else { continue }
+            if let line = Self.line(behind: slot, function) { assign(line, function) }
         }
     }
 
@@ -92,7 +91,8 @@ private struct ResourceRequest {
     /// At most one for memory and one for ports. BARs of 64 bits are in the window for 32: the other one is
     /// for memory that may be read ahead.
     static func windows(of port: PCIRootPort, slot: Int, number: Int) -> [ResourceRequest] {
-        let behind = port.functions.flatMap { bars(of: $0, slot: slot, number: number, has64Bits: false) }
+        guard let device = port.deviceFunction else { return [] }
+        let behind = bars(of: device, slot: slot, number: number, has64Bits: false)
         func window(
             _ kind: BARLayout.Kind, granule: UInt64, _ open: @escaping (Range<UInt64>) -> Void
         ) -> ResourceRequest? {

@@ -5,7 +5,7 @@ public import DeviceModel
 /// there from the start: there is no hot plug.
 ///
 /// Without its bus master bit no interrupt message from below passes. Memory that a device behind it reads
-/// and writes by itself is not held up: as on bus 0, devices here do not ask for that bit.
+/// and writes by itself is not held up: SeaBIOS boots from such devices and leaves the bit of bridges alone.
 ///
 /// Confinement: any thread.
 public final class PCIRootPort: Device {
@@ -34,8 +34,8 @@ public final class PCIRootPort: Device {
             interrupts: PCIInterrupts(vectors: 0, target: context.msi), handler: bus)
     }
 
-    /// The functions behind it.
-    public var functions: [PCIFunction] { bus.functions }
+    /// What is behind it; nil for nothing.
+    public var deviceFunction: PCIFunction? { bus.function }
     /// The number of the bus behind it; nil before firmware or system have given it one.
     public var busNumber: Int? { bus.number }
 

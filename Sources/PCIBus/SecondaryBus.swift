@@ -15,7 +15,7 @@ final class SecondaryBus: PCIFunctionHandler {
         var io: Int?
         var memory: Int?
         var prefetchable: Int?
-        var functions = [PCIFunction?](repeating: nil, count: PCIHostBridge.functionsPerSlot)
+        var function: PCIFunction?
     }
     private let state = Mutex(State())
     let mmio = MMIOBus(), ports = PortBus()
@@ -29,17 +29,17 @@ final class SecondaryBus: PCIFunctionHandler {
         }
     }
 
-    /// Puts `function` into device 0 of the bus, where alone a link has one.
-    func insert(_ function: PCIFunction, number: Int, pin: InterruptLine?) {
+    /// Makes `function` device 0 of the bus, where alone a link has one.
+    func insert(_ function: PCIFunction, pin: InterruptLine?) {
         state.withLock { state in
-            precondition(state.functions[number] == nil, "the place is taken")
-            state.functions[number] = function
+            precondition(state.function == nil, "there is a device behind the port")
+            state.function = function
             function.interrupts.setForwarding(state.routing.isMaster)
         }
         function.connect(mmio: mmio, portBus: ports, pin: pin)
     }
 
-    var functions: [PCIFunction] { state.withLock { $0.functions.compactMap { $0 } } }
+    var function: PCIFunction? { state.withLock { $0.function } }
 
     /// Where a configuration access goes that is not for bus 0.
     enum Target {
@@ -54,10 +54,7 @@ final class SecondaryBus: PCIFunctionHandler {
     func target(bus: Int, place: Int) -> Target {
         state.withLock { state in
             guard let buses = state.routing.buses, buses.contains(bus) else { return .elsewhere }
-            guard bus == buses.lowerBound, state.functions.indices.contains(place) else {
-                return .function(nil)
-            }
-            return .function(state.functions[place])
+            return .function(bus == buses.lowerBound && place == 0 ? state.function : nil)
         }
     }
 
@@ -96,7 +93,7 @@ final class SecondaryBus: PCIFunctionHandler {
             }
         }
         guard old.isMaster != routing.isMaster else { return }
-        for function in state.functions { function?.interrupts.setForwarding(routing.isMaster) }
+        state.function?.interrupts.setForwarding(routing.isMaster)
     }
 
     private static func replace(

@@ -58,6 +58,8 @@ extension BootTests {
             #expect(try machine.status() == 0, "\(machine.errorText)")
             let modules = machine.results.filter { $0.hasPrefix("module ") }
             #expect(modules.count == 2, "\(GuestProblem("results", machine))")
+            // As many as SMBIOS names.
+            #expect(machine.results.contains("announced 2"), "\(GuestProblem("results", machine))")
             for (module, size) in zip(modules, [512, 256]) {
                 let bytes = module.split(separator: " ").dropFirst(2).compactMap { UInt8($0, radix: 16) }
                 try #require(bytes.count == 256, "\(module)")

@@ -115,7 +115,7 @@ struct BusFuzzer {
             guard let bridge = target.board.bridge else {
                 return MicroBoard.virtioAddress &+ UInt64(random.below(0x5010))
             }
-            let all = bridge.functions.map(\.function) + bridge.rootPorts.flatMap(\.port.functions)
+            let all = bridge.functions.map(\.function) + bridge.rootPorts.compactMap(\.port.deviceFunction)
             let function = all[random.below(all.count)]
             return (function.decodedAddress(ofBAR: random.below(6)) ?? 0) &+ UInt64(random.below(0x1010))
         case 14: return 0xA_0000 &+ UInt64(random.below(0x6_0000))

@@ -147,6 +147,28 @@ func sum(_ bytes: some Sequence<UInt8>) -> UInt8 { bytes.reduce(0, &+) }
         }
     }
 
+    /// Type 17 (SMBIOS 3.6 §7.18): size in MiB at 0Ch, or at 1Ch where that is 7FFFh; type at 12h.
+    @Test func `SMBIOS names every memory module`() throws {
+        var system = SamplePlatform.oneProcessor.system
+        system.memoryModules = [128 << 30, 256 << 20]
+        let tables = try LoadableTables(SamplePlatform.oneProcessor.platform, system)
+        let table = tables.systemTables
+        var place = 0, found: [UInt32] = []
+        while place + 4 <= table.count, table[place] != 127 {
+            if table[place] == 16 { #expect(table[place + 0x0D] == 2) }
+            if table[place] == 17 {
+                let short = try #require(table.load(littleEndian: UInt16.self, at: place + 0x0C))
+                let long = try #require(table.load(littleEndian: UInt32.self, at: place + 0x1C))
+                found.append(short == 0x7FFF ? long : UInt32(short))
+                #expect(table[place + 0x12] == 0x18)
+            }
+            place += Int(table[place + 1])
+            while table[place] != 0 || table[place + 1] != 0 { place += 1 }
+            place += 2
+        }
+        #expect(found == [131_072, 256])
+    }
+
     @Test func `SMBIOS structures chain to the end`() throws {
         let tables = try SamplePlatform.fourProcessors.place()
         let table = try #require(tables.first { $0.name == "SMBIOS" }).bytes
