@@ -1,6 +1,5 @@
 #include "CGate.h"
 #include <cpuid.h>
-#include <sys/auxv.h>
 #include <sys/random.h>
 
 uint64_t ospite_rdtsc(void) {
@@ -67,5 +66,3 @@ uint64_t ospite_call1(const void *code, void *argument) {
 uint64_t ospite_call2(const void *code, uintptr_t first, uintptr_t second) {
     return ((uint64_t(*)(uintptr_t, uintptr_t))(uintptr_t)code)(first, second);
 }
-
-int ospite_has_fsgsbase(void) { return (getauxval(AT_HWCAP2) >> 1) & 1; }

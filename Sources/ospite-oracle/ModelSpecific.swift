@@ -71,6 +71,7 @@ enum ModelSpecific {
         (.fst, "an x87 exception comes first"), (.fstp, "an x87 exception comes first; a part is stored"),
         (.fist, "an x87 exception comes first"), (.fistp, "an x87 exception comes first"),
         (.fisttp, "an x87 exception comes first"), (.fbstp, "an x87 exception comes first"),
+        (.movbe, "with 66 and REX.W byte by byte, as far as it gets (Cascade Lake)"),
         (.scas, "flags of the repetitions before"), (.bound, "the bounds or the operand's page first"),
         (.retf, "the selector or the address first"), (.iret, "the selector or the address first"),
     ]

@@ -87,6 +87,28 @@ import X86Architecture
         #expect(machine.get(Register.rax) == once &* 300)
     }
 
+    @Test func `indirect calls to code that runs at two addresses find it at each`() throws {
+        let machine = try machine([0x12000, 0x13000, 0x13000])
+        var code: [UInt8] = []
+        // By turns, until the page is translated for anywhere.
+        for _ in 0..<10 {
+            hundredCalls(&code, to: 0x1000)
+            hundredCalls(&code, to: 0x2000)
+        }
+        // mov ecx, 100; 1: mov rbx, page 1; call rbx; mov rbx, page 2; call rbx; dec ecx; jnz 1b
+        code += [0xB9, 100, 0, 0, 0]
+        for page in [0x10, 0x20] as [UInt8] { code += [0x48, 0xC7, 0xC3, 0, page, 0, 0x80, 0xFF, 0xD3] }
+        code += [0xFF, 0xC9, 0x75, 0xEA]
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        // lea rdx, [rip + 0]; add rax, rdx; ret
+        machine.write(0x13000, [0x48, 0x8D, 0x15, 0, 0, 0, 0, 0x48, 0x01, 0xD0, 0xC3])
+        #expect(machine.vcpu.run() == .requested)
+        let once = (Self.pages + 0x1007) &+ (Self.pages + 0x2007)
+        #expect(machine.get(Register.rax) == once &* 1100)
+        let statistics = try #require(machine.vcpu.translations).statistics
+        #expect(statistics.exits[Int(TranslatedExit.branch)] < 50, "\(statistics.exits)")
+    }
+
     @Test func `a store to a page makes branches from other pages find its new code`() throws {
         let machine = try machine([0x12000, 0x13000])
         var code: [UInt8] = []

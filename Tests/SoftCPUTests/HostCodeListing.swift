@@ -150,9 +150,10 @@ struct HostCodeListing {
 
     /// Names for the numbers that differ between builds or runs, and short forms of the others.
     private func named(_ text: String) -> String {
-        text.replacing(/gs:\[0x([0-9A-F]{16})\]/) { match in
-            let place = Int32(truncatingIfNeeded: Int64(bitPattern: UInt64(match.output.1, radix: 16) ?? 0))
-            return "gs:[\(Self.fields[place] ?? Self.cachePlace(place))]"
+        text.replacing(/\[r9(?:([+-])0x([0-9A-F]+))?\]/) { match in
+            let distance = Int32(match.output.2 ?? "0", radix: 16) ?? 0
+            let place = match.output.1 == "-" ? -distance : distance
+            return "[window: \(Self.fields[place] ?? Self.cachePlace(place))]"
         }.replacing(/0x([0-9A-F]+)/) { match in
             let value = UInt64(match.output.1, radix: 16) ?? 0
             return ops[UInt(value)] ?? Self.hexadecimal(Int(Int64(bitPattern: value)))
@@ -163,7 +164,7 @@ struct HostCodeListing {
         (value < 0 ? "-" : "") + "0x" + String(value.magnitude, radix: 16)
     }
 
-    /// An entry at a known place behind GS: of the TLB, or of the targets of indirect branches.
+    /// An entry at a known place of the window: of the TLB, or of the targets of indirect branches.
     private static func cachePlace(_ place: Int32) -> String {
         guard place >= 0 else { return "unknown" }
         let targets = place - BranchTargets.offset
@@ -171,7 +172,7 @@ struct HostCodeListing {
             ? "TLB+" + hexadecimal(Int(place)) : "targets+" + hexadecimal(Int(targets))
     }
 
-    /// Fields of the state by their displacement from GS.
+    /// Fields of the state by their displacement from the window.
     private static let fields: [Int32: String] = {
         let layout = StateLayout.shared
         var names: [Int32: String] = [:]

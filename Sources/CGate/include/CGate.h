@@ -27,7 +27,5 @@ int ospite_cas128(void *address, uint64_t expected[2], const uint64_t desired[2]
 uint64_t ospite_call1(const void *code, void *argument);
 /// The same with two arguments, in RDI and RSI.
 uint64_t ospite_call2(const void *code, uintptr_t first, uintptr_t second);
-/// Whether user code may execute WRGSBASE (the kernel says so in AT_HWCAP2).
-int ospite_has_fsgsbase(void);
 
 #endif

@@ -13,11 +13,11 @@ extension CPU {
             .unsafelyUnwrapped
     }
 
-    /// `TranslatedState.callLimit`, for any thread.
+    /// `NearState.callLimit`, for any thread.
     @inline(__always) var callLimit: UnsafeMutablePointer<Atomic<UInt>> {
         let offset =
-            MemoryLayout<CPUState>.offset(of: \.translated).unsafelyUnwrapped
-            + MemoryLayout<TranslatedState>.offset(of: \.callLimit).unsafelyUnwrapped
+            MemoryLayout<CPUState>.offset(of: \.near).unsafelyUnwrapped
+            + MemoryLayout<NearState>.offset(of: \.callLimit).unsafelyUnwrapped
         // SAFETY: the field is aligned and lives as long as the vCPU; Atomic<UInt> has its layout.
         return unsafe UnsafeMutablePointer<Atomic<UInt>>(bitPattern: address &+ UInt(offset))
             .unsafelyUnwrapped

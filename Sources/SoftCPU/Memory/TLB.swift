@@ -78,7 +78,7 @@ extension CPU {
 
     /// Address of the first entry of window `number`.
     @inline(__always) func windowBase(_ number: Int) -> UInt {
-        address &+ UInt(StateWindows.stateBytes) &+ UInt(number) &* UInt(StateWindows.stride)
+        address &+ UInt(StateWindows.stateSize) &+ UInt(number) &* UInt(StateWindows.stride)
     }
 
     /// Address of the first entry of `context`.

@@ -19,11 +19,16 @@ import X86Architecture
         }
     }
 
-    /// The register at byte `offset` of the state: 8 * number for GPRs, + 1 for AH, CH, DH and BH.
+    /// From `address`.
+    @inline(__always) private static var registers: Int {
+        MemoryLayout<CPUState>.offset(of: \.gpr).unsafelyUnwrapped
+    }
+
+    /// The register at byte `offset` of `gpr`: 8 * number, + 1 for AH, CH, DH and BH.
     @inline(__always) func register<T: BitwiseCopyable>(_: T.Type, _ offset: UInt16) -> T {
         // SAFETY: offsets come from the lowering, which makes 0..<144 only.
         unsafe UnsafeRawPointer(bitPattern: address).unsafelyUnwrapped.loadUnaligned(
-            fromByteOffset: Int(offset), as: T.self)
+            fromByteOffset: Self.registers &+ Int(offset), as: T.self)
     }
 
     /// Writes a register as x86 does: 32-bit results clear the upper half, 8 and 16-bit ones keep it.
@@ -32,9 +37,10 @@ import X86Architecture
         // SAFETY: as above.
         if MemoryLayout<T>.size == 4 {
             unsafe base.storeBytes(
-                of: UInt64(truncatingIfNeeded: value), toByteOffset: Int(offset), as: UInt64.self)
+                of: UInt64(truncatingIfNeeded: value), toByteOffset: Self.registers &+ Int(offset),
+                as: UInt64.self)
         } else {
-            unsafe base.storeBytes(of: value, toByteOffset: Int(offset), as: T.self)
+            unsafe base.storeBytes(of: value, toByteOffset: Self.registers &+ Int(offset), as: T.self)
         }
     }
 

@@ -15,9 +15,6 @@ struct SegmentCache: BitwiseCopyable {
 ///
 /// Confinement: the vCPU's thread, except `attention`, which any thread sets atomically.
 struct CPUState: BitwiseCopyable {
-    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; slot 16 is always zero (no base, no index) and slot
-    /// 17 holds the RIP of the running block's first instruction (RIP-relative operands). At offset 0.
-    var gpr: InlineArray<18, UInt64> = .init(repeating: 0)
     /// The next instruction's offset in CS; exact between blocks and after a fault, see `MicroOp.offset`.
     var rip: UInt64 = 0xFFF0
 
@@ -184,4 +181,10 @@ struct CPUState: BitwiseCopyable {
     var debuggerWatches: Bool = false
     /// A debugger steps: repetitions of a string instruction run one by one.
     var debuggerSteps: Bool = false
+
+    // MARK: At the end, where translated code reaches them by a displacement of one byte (StateWindows.swift)
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; slot 16 is always zero (no base, no index) and slot
+    /// 17 holds the RIP of the running block's first instruction (RIP-relative operands).
+    var gpr: InlineArray<18, UInt64> = .init(repeating: 0)
+    var near = NearState()
 }

@@ -3,7 +3,7 @@ import Glibc
 import LinuxHost
 
 /// One vCPU's state, mapped once in front of each of its translation caches, so that translated code reaches
-/// both by short displacements from GS, which points between them:
+/// both by short displacements from one register, which points between them:
 ///
 /// ```
 /// window 0:  CPUState | TLB of context 0 | branch targets        (a stride)
@@ -14,8 +14,10 @@ import LinuxHost
 /// last one:  CPUState | TLB of a trial (LockstepTrial.swift) | branch targets
 /// ```
 final class StateWindows: Sendable {
-    /// Of the state, in whole pages.
-    static let stateBytes = (MemoryLayout<CPUState>.size + 4095) & ~4095
+    /// Of the state, which ends where a TLB starts.
+    static var stateSize: Int { MemoryLayout<CPUState>.stride }
+    /// The same in whole pages.
+    static let stateBytes = (stateSize + 4095) & ~4095
     /// Address spaces whose translations are kept.
     static let slots = 8
     /// The window of trials.
@@ -35,11 +37,12 @@ final class StateWindows: Sendable {
             try mapping.replace(offset: number * Self.stride, byFile: file, size: Self.stateBytes)
         }
         // SAFETY: the first window's state part, zeroed memory of the right size.
-        unsafe mapping.base.initializeMemory(as: CPUState.self, to: CPUState())
+        unsafe (mapping.base + Self.stateBytes - Self.stateSize)
+            .initializeMemory(as: CPUState.self, to: CPUState())
     }
 
     /// Where the engine's Swift code sees the state.
-    var stateAddress: UInt { unsafe UInt(bitPattern: mapping.base) }
+    var stateAddress: UInt { firstTLB - UInt(Self.stateSize) }
     /// The first entry of context 0.
-    var firstTLB: UInt { stateAddress + UInt(Self.stateBytes) }
+    var firstTLB: UInt { unsafe UInt(bitPattern: mapping.base) + UInt(Self.stateBytes) }
 }

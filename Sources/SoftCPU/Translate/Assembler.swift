@@ -5,9 +5,9 @@ enum HostOperand {
     case memory(UInt8, Int32)
     /// [base + index + displacement]; the index is never RSP.
     case indexed(UInt8, UInt8, Int32)
-    /// gs:[base + displacement]
+    /// [window + index + displacement]: of the translation cache, or of what lies behind it.
     case cache(UInt8, Int32)
-    /// gs:[displacement]: a field of the CPUState, see `StateLayout`.
+    /// [window + displacement]: a field of the CPUState, see `StateLayout`.
     case state(Int32)
 }
 
@@ -75,13 +75,13 @@ struct Assembler {
         prefix: UInt8 = 0, wide: Bool, map: UInt8 = 0, _ opcode: UInt8, _ reg: UInt8, _ operand: HostOperand,
         forceREX: Bool = false
     ) {
-        if case .cache = operand { byte(0x65) } else if case .state = operand { byte(0x65) }
         if prefix != 0 { byte(prefix) }
         var rex: UInt8 = (wide ? 8 : 0) | (reg & 8) >> 1
         switch operand {
-        case .register(let number), .memory(let number, _), .cache(let number, _): rex |= number >> 3
+        case .register(let number), .memory(let number, _): rex |= number >> 3
         case .indexed(let number, let index, _): rex |= number >> 3 | (index >> 3) << 1
-        case .state: break
+        case .cache(let index, _): rex |= HostRegister.window >> 3 | (index >> 3) << 1
+        case .state: rex |= HostRegister.window >> 3
         }
         if rex != 0 || forceREX { byte(0x40 | rex) }
         if map != 0 {
@@ -96,7 +96,10 @@ struct Assembler {
     @inline(__always) mutating func modRM(_ reg: UInt8, _ operand: HostOperand) {
         switch operand {
         case .register(let number): byte(0xC0 | reg << 3 | number & 7)
-        case .memory(let number, let displacement), .cache(let number, let displacement):
+        case .cache(let index, let displacement):
+            modRM(reg, .indexed(HostRegister.window, index, displacement))
+        case .state(let displacement): modRM(reg, .memory(HostRegister.window, displacement))
+        case .memory(let number, let displacement):
             let low = number & 7
             if displacement == 0, low != 5 {
                 byte(reg << 3 | low)
@@ -120,9 +123,6 @@ struct Assembler {
                 bytes(0x84 | reg << 3, scaled)
                 word32(displacement)
             }
-        case .state(let displacement):
-            bytes(0x04 | reg << 3, 0x25)
-            word32(displacement)
         }
     }
 

@@ -7,7 +7,7 @@
 enum BranchTargets {
     static let entries = 4096
     static let bytes = entries * MemoryLayout<BranchTarget>.stride
-    /// From GS.
+    /// From the window.
     static let offset = Int32(TLB.contextBytes)
     /// Mask of the byte offset of an entry: bits 4...15 of the address choose it.
     static let mask: Int32 = 0xFFF0

@@ -5,7 +5,7 @@ import LinuxHost
 /// Code is translated for the linear address at which it was met ("placed"): addresses are constants, and a
 /// return address costs nothing to find. A page that turns up at a second address, as those of shared
 /// libraries do, is translated again for anywhere: such code finds the address of its page in
-/// `TranslatedState.codePage`. A kernel starts where it lies and goes on where it is mapped: in the upper
+/// `NearState.codePage`. A kernel starts where it lies and goes on where it is mapped: in the upper
 /// half a page may move a few times before that.
 struct CodePlace: BitwiseCopyable {
     /// Linear address of the page, or `anywhere`.
@@ -36,7 +36,7 @@ extension CPU {
     /// Linear address of the place that a word behind an exit holds.
     @inline(__always) func address(ofPlace word: UInt32) -> UInt64 {
         let page = place(ofWord: word).linear
-        return (page == CodePlace.anywhere ? s.translated.codePage : page)
+        return (page == CodePlace.anywhere ? s.near.codePage : page)
             &+ UInt64(word & (1 << CodePlace.offsetBits - 1))
     }
 }

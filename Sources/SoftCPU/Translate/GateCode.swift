@@ -92,24 +92,18 @@ struct GateCode {
         for pair in which { code.load(pair.host, layout.register(pair.guest)) }
         code.load(HostRegister.rax, .state(layout.flags))
     }
-    /// GS = the current context's window; destroys RAX.
-    private func loadGS(_ code: inout Assembler, from operand: HostOperand) {
-        code.load(HostRegister.rax, operand)
-        // WRGSBASE RAX
-        code.byte(0xF3)
-        code.encode(wide: true, map: 1, 0xAE, 3, .register(HostRegister.rax))
-    }
-
-    /// CMP DWORD gs:[displacement], value
+    /// CMP DWORD [displacement], value
     private func compare(_ code: inout Assembler, _ displacement: Int32, _ value: Int32) {
         code.arithmetic(7, .state(displacement), value, wide: false)
     }
 
-    /// Calls the C function at gs:[displacement] on the host's stack.
+    /// Calls the C function at [displacement] on the host's stack, below 16 bytes for the window.
     private func callSwift(_ code: inout Assembler, _ displacement: Int32) {
         code.store(HostRegister.rsp, .state(layout.returnStack))
         code.load(HostRegister.rsp, .state(layout.hostStack))
+        code.store(HostRegister.window, .memory(HostRegister.rsp, 0))
         code.encode(wide: false, 0xFF, 2, .state(displacement))
+        code.load(HostRegister.window, .memory(HostRegister.rsp, 0))
         code.load(HostRegister.rsp, .state(layout.returnStack))
     }
 
@@ -185,10 +179,10 @@ struct GateCode {
         enter = code.here
         for number in [3, 5] as [UInt8] { code.byte(0x50 | number) }
         for number in [4, 5, 6, 7] as [UInt8] { code.bytes(0x41, 0x50 | number) }
-        code.arithmetic(5, .register(HostRegister.rsp), 8)
+        code.arithmetic(5, .register(HostRegister.rsp), 24)
         // The state's own offset of `tlb`, from its start.
         let tlb = MemoryLayout<CPUState>.offset(of: \.tlb).unsafelyUnwrapped
-        loadGS(&code, from: .memory(HostRegister.rdi, Int32(tlb)))
+        code.load(HostRegister.window, .memory(HostRegister.rdi, Int32(tlb)))
         code.store(HostRegister.rsp, .state(layout.hostStack))
         code.load(HostRegister.rsp, .state(layout.returnStack))
         code.move(HostRegister.index, HostRegister.rsi)
@@ -209,7 +203,7 @@ struct GateCode {
         code.store(HostRegister.rsp, .state(layout.returnStack))
         code.load(HostRegister.rsp, .state(layout.hostStack))
         code.move(HostRegister.rax, HostRegister.address, wide: false)
-        code.arithmetic(0, .register(HostRegister.rsp), 8)
+        code.arithmetic(0, .register(HostRegister.rsp), 24)
         for number in [7, 6, 5, 4] as [UInt8] { code.bytes(0x41, 0x58 | number) }
         for number in [5, 3] as [UInt8] { code.byte(0x58 | number) }
         code.byte(0xC3)
@@ -302,8 +296,7 @@ struct GateCode {
         callSwift(&code, layout.escape)
         code.move(HostRegister.address, HostRegister.rax, wide: false)
         // The body may have changed the context.
-        let tlb = MemoryLayout<CPUState>.offset(of: \.tlb).unsafelyUnwrapped
-        loadGS(&code, from: .state(Int32(tlb - StateWindows.stateBytes)))
+        code.load(HostRegister.window, .state(layout.tlb))
         loadPinned(&code, HostRegister.pinned)
         code.arithmetic(7, .register(HostRegister.address), 1, wide: false)
         let over = code.shortJumpIf(3)

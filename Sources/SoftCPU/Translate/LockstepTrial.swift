@@ -141,7 +141,7 @@ extension SoftVCPU {
         // Whoever wants attention raises the limit last.
         guard !cpu.hasAttention else { return .failure(.attention) }
         let codePage = cpu.s.rip & TLB.pageMask
-        cpu.s.translated.codePage = codePage
+        cpu.s.near.codePage = codePage
         cpu.s.translated.flags = cpu.savedFlags
         // SAFETY: as in `enterTranslated`.
         let exit = unsafe ospite_call2(

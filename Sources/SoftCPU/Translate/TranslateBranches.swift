@@ -264,7 +264,7 @@ extension Translator {
         code.store(HostRegister.address, .state(layout.targetAddress))
         emitReturnAddress(item)
         code.load(HostRegister.address, .state(layout.targetAddress))
-        // CALL gs:[spill]
+        // CALL [spill]
         code.encode(wide: false, 0xFF, 2, .state(layout.spill))
     }
 

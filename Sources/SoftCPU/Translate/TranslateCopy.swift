@@ -200,9 +200,10 @@ extension Translator {
             i.rexW && !(is32 && (shape.reg == .general || shape.rm == .general || shape.vvvv == .general))
         var base: UInt8 = 0, index: UInt8 = 0
         switch copy.rm {
-        case .register(let number), .memory(let number, _), .cache(let number, _): base = number
+        case .register(let number), .memory(let number, _): base = number
         case .indexed(let number, let other, _): (base, index) = (number, other)
-        case .state: code.byte(0x65)
+        case .cache(let other, _): (base, index) = (HostRegister.window, other)
+        case .state: base = HostRegister.window
         }
         code.byte(0xC4)
         code.byte(

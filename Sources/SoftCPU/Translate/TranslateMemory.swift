@@ -183,7 +183,7 @@ extension Translator {
         let entry = Int32((linear >> 12) & UInt64(TLB.entries - 1)) << 5
         let tag = HostOperand.state(entry + (write ? 8 : 0))
         if let page = Int32(exactly: Int64(bitPattern: linear & TLB.pageMask)) {
-            // CMP QWORD gs:[tag], page
+            // CMP QWORD [tag], page
             code.encode(wide: true, 0x81, 7, tag)
             code.word32(page)
         } else {

@@ -5,7 +5,7 @@ extension Translator {
     /// Lets the interpreter do what ring 0 alone may.
     private mutating func requireKernel(_ item: BlockInstruction) {
         saveFlagsIfLive(item.liveBefore)
-        // CMP BYTE gs:[cpl], 0
+        // CMP BYTE [cpl], 0
         code.encode(wide: false, 0x80, 7, .state(layout.privilege))
         code.byte(0)
         addInterpretStub(code.pendingJumpIf(5), item)

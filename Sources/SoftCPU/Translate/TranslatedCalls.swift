@@ -72,9 +72,9 @@ extension CPU {
         if level == 2, !avx { return false }
         if level == 3 {
             guard state.controlWord & 0x3F == 0x3F, !state.hasPendingException else { return false }
-            s.translated.x87Level = 1
+            s.near.x87Level = 1
         }
-        s.translated.vectorLevel = avx ? 2 : 1
+        s.near.vectorLevel = avx ? 2 : 1
         return true
     }
 

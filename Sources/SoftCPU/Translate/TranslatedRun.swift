@@ -300,7 +300,7 @@ extension SoftVCPU {
         let cpu = self.cpu
         guard selectReturns(cache) else { return }
         cpu.s.interruptShadow = false
-        cpu.s.translated.codePage = cpu.s.rip & TLB.pageMask
+        cpu.s.near.codePage = cpu.s.rip & TLB.pageMask
         cpu.s.translated.flags = cpu.savedFlags
         // SAFETY: gate and code are emitted code of this vCPU; it keeps to its state and guest memory.
         let exit = unsafe ospite_call2(
@@ -309,17 +309,17 @@ extension SoftVCPU {
         cpu.loadSavedFlags(cpu.s.translated.flags)
         cache.statistics.exits[Int(exit)] &+= 1
         leaveTranslated(exit, cache)
-        if cpu.s.translated.shadowOffset != .max { holdAfterSTI() }
+        if cpu.s.near.shadowOffset != .max { holdAfterSTI() }
     }
 
     /// Translated code executed STI. When it left in front of the next instruction, interrupts and NMIs wait
     /// for that (SDM vol. 3 §6.8.3): a kernel that sleeps by STI and HLT would miss them. The same offset in
     /// another page makes them wait for one instruction, too, which is allowed.
     private func holdAfterSTI() {
-        if cpu.s.rip & 0xFFF == UInt64(cpu.s.translated.shadowOffset), cpu.s.activity == .running {
+        if cpu.s.rip & 0xFFF == UInt64(cpu.s.near.shadowOffset), cpu.s.activity == .running {
             cpu.s.interruptShadow = true
         }
-        cpu.s.translated.shadowOffset = .max
+        cpu.s.near.shadowOffset = .max
     }
 
     /// Prepares the return stack of the current privilege. False when something wants attention.

@@ -121,7 +121,7 @@ struct Translator: ~Copyable {
     // MARK: A whole block
 
     /// Bytes in front of the entry of code for anywhere: an indirect branch comes with its target in R10.
-    static let pageStoreBytes: UInt = 16
+    static let pageStoreBytes: UInt = 11
 
     /// Translates the block at `view` for place number `place`; returns its entry, or nil when its first
     /// instruction is undefined.
@@ -136,8 +136,10 @@ struct Translator: ~Copyable {
         let start = Int(view.b.physical & 0xFFF)
         code.align(16)
         if self.linear == nil {
+            let first = code.here
             code.arithmetic(4, .register(HostRegister.address), -4096)
             code.store(HostRegister.address, .state(layout.codePage))
+            precondition(code.here - first == Self.pageStoreBytes, "indirect branches enter elsewhere")
         }
         let entry = code.here
         entrance = entry

@@ -24,8 +24,8 @@ struct HostFeatures: Sendable {
         return result
     }
 
-    /// Translated code uses RORX (BMI2), and the kernel lets programs write GS.
-    var canTranslate: Bool { leaf7b & (1 << 8) != 0 && ospite_has_fsgsbase() != 0 }
+    /// Translated code uses RORX (BMI2).
+    var canTranslate: Bool { leaf7b & (1 << 8) != 0 }
 
     func contains(_ feature: InstructionFeature, isVEX: Bool) -> Bool {
         if isVEX, !hasYMM || leaf1.c & (1 << 28) == 0 { return false }
