@@ -2,7 +2,8 @@
 /// of one structure, variables of one stack frame.
 ///
 /// The probe covers all bytes from the first to the last, for stores if there is one among them. All of
-/// a group is executed, unless something faults: no branch, no instruction with a life of its own.
+/// a group is executed, unless something faults: no branch, no instruction with a life of its own. A call or
+/// a return may be the last one.
 struct MemoryGroup {
     /// The guest's base register.
     let base: UInt8
@@ -90,6 +91,9 @@ extension Translator {
             return Reference(base: 4, offset: moved - word, size: word, write: true, moves: -word)
         case .pop where i.operand0.register != 4:
             return Reference(base: 4, offset: moved, size: word, write: false, moves: word)
+        case .ret: return Reference(base: 4, offset: moved, size: word, write: false)
+        case .call where isGroupable(i):
+            return Reference(base: 4, offset: moved - word, size: word, write: true)
         case .copy: break
         default: return nil
         }
@@ -103,6 +107,11 @@ extension Translator {
         return Reference(
             base: i.base, offset: (i.base == 4 ? moved : 0) + Int(i.displacement), size: Int(operand.size),
             write: operand.isWritten)
+    }
+
+    /// A call whose way to its target leaves R11 alone until the return address is pushed.
+    private func isGroupable(_ call: Instruction) -> Bool {
+        linear != nil && (call.operand0.kind == .relative || heldTarget(call) != nil)
     }
 
     private func isStackStep(_ item: BlockInstruction) -> Bool {

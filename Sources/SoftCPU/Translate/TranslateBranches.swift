@@ -242,16 +242,15 @@ extension Translator {
     }
 
     private mutating func emitIndirectCall(_ item: BlockInstruction) {
-        let i = item.instruction
         saveFlagsIfLive(Self.status)
+        let held = heldTarget(item.instruction)
+        if isInGroup, let held { return emitGroupedCall(item, held) }
         loadTarget(item)
         emitPollForTarget(item)
         // The table only has addresses that may be called.
         let miss = gates.emitTargetProbe(&code)
         stubs.append(Stub(kind: .branch, from: miss, pageOffset: item.pageOffset))
-        let held = i.hasMemoryOperand ? HostRegister.none : HostRegister.of(i.operand0.register)
-        if held != HostRegister.none, held != HostRegister.guestRSP {
-            // The target is still there when the return address is pushed.
+        if let held {
             emitReturnAddress(item)
             code.move(HostRegister.address, held)
             gates.emitTargetIndex(&code)
@@ -266,6 +265,28 @@ extension Translator {
         code.load(HostRegister.address, .state(layout.targetAddress))
         // CALL [spill]
         code.encode(wide: false, 0xFF, 2, .state(layout.spill))
+    }
+
+    /// The host register of an indirect call's target, if that is still in it when the return address is
+    /// pushed.
+    func heldTarget(_ i: Instruction) -> UInt8? {
+        guard !i.hasMemoryOperand, i.operand0.kind == .gpr else { return nil }
+        let held = HostRegister.of(i.operand0.register)
+        return held == HostRegister.none || held == HostRegister.guestRSP ? nil : held
+    }
+
+    /// An indirect call at the end of a group: R11 is taken until the return address is pushed.
+    private mutating func emitGroupedCall(_ item: BlockInstruction, _ held: UInt8) {
+        let entry = HostRegister.address
+        emitPollForTarget(item)
+        code.move(entry, held, wide: false)
+        code.arithmetic(4, .register(entry), BranchTargets.mask, wide: false)
+        code.encode(wide: true, 0x3B, held, .cache(entry, BranchTargets.offset))
+        stubs.append(Stub(kind: .branch, from: code.pendingJumpIf(5), pageOffset: item.pageOffset))
+        emitReturnAddress(item)
+        code.move(HostRegister.address, held)
+        gates.emitTargetIndex(&code)
+        code.encode(wide: false, 0xFF, 2, .cache(HostRegister.index, BranchTargets.offset + 8))
     }
 
     mutating func emitReturn(_ item: BlockInstruction) {
