@@ -278,7 +278,8 @@ extension SoftVCPU {
             if page == .max {
                 clearCode()
             } else {
-                unsafe translations.invalidate(pageWord: UInt(bitPattern: pages.address(page)))
+                unsafe translations.invalidate(
+                    pageWord: UInt(bitPattern: pages.address(page)), .stored)
             }
         }
     }

@@ -47,7 +47,12 @@ extension CPU {
         /// The first of its blocks; the others hang on `Block.nextOnPage`.
         var first: UInt = 0
         var place: UInt32
+        /// Its branches to other pages may be linked: those of all its blocks, unless that has ended since.
+        var linksPages: Bool
     }
+    /// Why code of a page is given up: somebody stored to it, it is executed at another address, or its
+    /// branches to other pages may be linked now.
+    enum Change { case stored, moved, linkable }
     /// By the address of the page's word in the `PageMap`.
     private var pages: [UInt: Page] = [:]
     /// Blocks of other pages that end in a page, by the address of its word. Some may be forgotten by now.
@@ -82,9 +87,18 @@ extension CPU {
         return place != linear && place != CodePlace.anywhere
     }
 
+    /// Whether code of the page at `word` was translated when its branches to other pages could not be
+    /// linked. Blocks of one page lead to each other, so that either all of them may or none.
+    func isUnlinkable(_ word: UInt) -> Bool {
+        guard let page = pages[word] else { return false }
+        return !page.linksPages && place(page.place).linear != CodePlace.anywhere
+    }
+
     /// The number of the place of the page at `word`, which is about to be executed at `linear`, and the
     /// address that its code may rely on.
-    mutating func place(_ word: UInt, physical: UInt64, linear: UInt64) -> (number: UInt32, linear: UInt64) {
+    mutating func place(
+        _ word: UInt, physical: UInt64, linear: UInt64, linksPages: Bool
+    ) -> (number: UInt32, linear: UInt64) {
         if let page = pages[word] { return (page.place, place(page.place).linear) }
         let number = UInt32(used)
         precondition(used < CodePlace.most, "the table of places is full")
@@ -94,7 +108,7 @@ extension CPU {
         // SAFETY: inside the mapping: `used` is bounded.
         unsafe table.base.assumingMemoryBound(to: CodePlace.self)[Int(number)] =
             CodePlace(linear: relied, physical: physical)
-        pages[word] = Page(place: number)
+        pages[word] = Page(place: number, linksPages: linksPages)
         return (number, relied)
     }
 
@@ -123,17 +137,20 @@ extension CPU {
     }
 
     /// Takes all blocks of a page off the list; `each` sees every one that is translated, with what is behind
-    /// an exit to its first instruction. `moves`: because the page turned up at another address, not because
-    /// it was stored to: then it keeps its place.
-    mutating func remove(_ word: UInt, moves: Bool, _ each: (BlockView, Int32) -> Void) {
+    /// an exit to its first instruction. A page that was stored to keeps its place.
+    mutating func remove(_ word: UInt, _ change: Change, _ each: (BlockView, Int32) -> Void) {
+        switch change {
         // A page without blocks may well hold another program by now.
-        if moves, hasCode(word) { self.moves[word, default: 0] += 1 } else { self.moves[word] = nil }
+        case .moved where hasCode(word): moves[word, default: 0] += 1
+        case .linkable: break
+        default: moves[word] = nil
+        }
         for address in endingBlocks.removeValue(forKey: word) ?? [] {
             let block = BlockView(address: address)
             if block.b.code != 0 { each(block, self.word(of: block)) }
         }
         guard let page = pages[word] else { return }
-        if moves { pages[word] = nil } else { pages[word]?.first = 0 }
+        if change == .stored { pages[word]?.first = 0 } else { pages[word] = nil }
         var address = page.first
         while address != 0 {
             let block = BlockView(address: address)

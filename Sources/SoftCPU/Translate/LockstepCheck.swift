@@ -31,7 +31,8 @@ extension SoftVCPU {
         else { return nil }
         guard cache.pages.linear(block.b.pageWord) == block.b.linear else { return nil }
         let place = cache.pages.place(
-            block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: block.b.linear)
+            block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: block.b.linear,
+            linksPages: block.b.linksPages)
         cache.translator.code = code
         cache.translator.linksPages = block.b.linksPages
         return cache.translator.translate(block, source, place: place.number, linear: place.linear)

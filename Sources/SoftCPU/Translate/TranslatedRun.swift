@@ -93,7 +93,8 @@ final class TranslationCache {
         let start = code.here, began = ospite_rdtsc()
         translator.code = code
         let place = pages.place(
-            block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: linear)
+            block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: linear,
+            linksPages: linksPages)
         translator.linksPages = linksPages && place.linear != CodePlace.anywhere
         guard
             let entry = translator.translate(block, source, place: place.number, linear: place.linear)
@@ -122,13 +123,13 @@ final class TranslationCache {
         return true
     }
 
-    /// Makes the entries of all blocks of a page lead out. `moves`: because it turned up at another address.
-    func invalidate(pageWord: UInt, moves: Bool = false) {
+    /// Makes the entries of all blocks of a page lead out.
+    func invalidate(pageWord: UInt, _ change: TranslatedPages.Change) {
         // Branches from other pages would find the old entries for ever.
         if let linear = pages.linear(pageWord) { farLinks.cut(linear, arena) }
         let place = pages.number(pageWord)
-        pages.remove(pageWord, moves: moves) { block, word in
-            if !moves, block.b.pageWord == pageWord, block.b.hasCopy, let place {
+        pages.remove(pageWord, change) { block, word in
+            if change == .stored, block.b.pageWord == pageWord, block.b.hasCopy, let place {
                 block.b.former = block.b.code
                 block.b.formerPlace = place
                 block.b.entryBytes = arena.entry(at: block.b.code)
@@ -256,10 +257,13 @@ extension SoftVCPU {
             return false
         }
         let linear = cpu.s.rip & TLB.pageMask
-        if cache.pages.isElsewhere(block.b.pageWord, linear) { moveCode(block, cache) }
-        guard cache.translate(block, source, linear: linear, linksPages: mayLinkPages(linear)) else {
-            return false
+        let linksPages = mayLinkPages(linear)
+        if cache.pages.isElsewhere(block.b.pageWord, linear) {
+            moveCode(block, cache)
+        } else if linksPages, cache.pages.isUnlinkable(block.b.pageWord) {
+            moveCode(block, cache, .linkable)
         }
+        guard cache.translate(block, source, linear: linear, linksPages: linksPages) else { return false }
         nameCode(of: block, cache)
         return true
     }
@@ -277,9 +281,12 @@ extension SoftVCPU {
         return block.b.linear != cpu.s.rip & TLB.pageMask || block.b.linksPages && cpu.s.cpl == 3
     }
 
-    /// The page of `block` turned up at a second address: what is translated of it is of no use.
-    func moveCode(_ block: BlockView, _ cache: TranslationCache) {
-        cache.invalidate(pageWord: block.b.pageWord, moves: true)
+    /// The page of `block` turned up at a second address, or in another role: what is translated of it is of
+    /// no use.
+    func moveCode(
+        _ block: BlockView, _ cache: TranslationCache, _ change: TranslatedPages.Change = .moved
+    ) {
+        cache.invalidate(pageWord: block.b.pageWord, change)
         cpu.s.staleReturns |= 3
         followUp.site = 0
     }
