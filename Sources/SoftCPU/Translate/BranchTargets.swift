@@ -5,12 +5,12 @@
 /// address in another mode never shares a table with it: `CPU.selectTargets` empties a table when the mode of
 /// its code changes.
 enum BranchTargets {
-    static let entries = 4096
+    static let entries = 16384
     static let bytes = entries * MemoryLayout<BranchTarget>.stride
     /// From the window.
     static let offset = Int32(TLB.contextBytes)
-    /// Mask of the byte offset of an entry: bits 4...15 of the address choose it.
-    static let mask: Int32 = 0xFFF0
+    /// Mask of the byte offset of an entry: bits 4...17 of the address choose it.
+    static let mask: Int32 = 0x3FFF0
 
     /// A tag that no address with the entry of `linear` has.
     static func invalidTag(_ linear: UInt64) -> UInt64 { (linear &+ 16) & UInt64(mask) }
@@ -33,7 +33,7 @@ extension CPU {
     /// Remembers that code for `linear` in the current context starts at `code`.
     func enterTarget(_ linear: UInt64, _ code: UInt) {
         unsafe Self.target(s.tlb, linear).pointee = BranchTarget(tag: linear, code: code)
-        s.targetsUsed[window(s.tlbContext)] |= 1 &<< (linear >> 10 & 63)
+        s.targetsUsed[window(s.tlbContext)] |= 1 &<< (linear >> 12 & 63)
     }
 
     /// Empties the table of window `number`, or of it the 64ths that are set in `chunks`.
@@ -42,9 +42,9 @@ extension CPU {
         s.targetsUsed[number] &= ~used
         let base = windowBase(number)
         while used != 0 {
-            let first = UInt64(used.trailingZeroBitCount) << 10
+            let first = UInt64(used.trailingZeroBitCount) << 12
             used &= used &- 1
-            for slot in 0..<64 as Range<UInt64> {
+            for slot in 0..<256 as Range<UInt64> {
                 let linear = first | slot << 4
                 unsafe Self.target(base, linear).pointee.tag = BranchTargets.invalidTag(linear)
             }
@@ -54,7 +54,7 @@ extension CPU {
     /// Forgets the targets in one page, and those in front of it that may end there: they share five 64ths
     /// with those of few other pages.
     func flushTargets(ofPage linear: UInt64) {
-        let chunks: UInt64 = 0xF &<< (linear >> 10 & 60) | 1 &<< ((linear >> 10 & 60) &- 1 & 63)
+        let chunks: UInt64 = 1 &<< (linear >> 12 & 63) | 1 &<< ((linear >> 12) &- 1 & 63)
         for number in 0..<StateWindows.count where s.targetsUsed[number] & chunks != 0 {
             flushTargets(number, chunks)
         }
