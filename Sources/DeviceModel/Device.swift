@@ -51,6 +51,12 @@ public protocol PortDevice: Device {
 public protocol MemoryMappedDevice: Device {
     func read(region: Int, offset: UInt64, width: AccessWidth) -> UInt64
     func write(region: Int, offset: UInt64, width: AccessWidth, value: UInt64)
+    /// What processors may reach without asking, from the start of `region` on; nil for most regions.
+    func directMemory(region: Int) -> (any DirectMemory)?
+}
+
+extension MemoryMappedDevice {
+    public func directMemory(region: Int) -> (any DirectMemory)? { nil }
 }
 
 /// What a device is given when it is built.

@@ -11,12 +11,15 @@ public final class MMIOBus: Sendable {
         let size: UInt64
         let region: Int
         let device: any MemoryMappedDevice
+        let direct: (any DirectMemory)?
     }
     private struct State {
         var mappings: [Mapping] = []
         var nextHandle = 1
     }
     private let state = Mutex(State())
+    /// Who remembers what `direct` told.
+    public let directAccess = DirectAccess()
 
     public init() {}
 
@@ -25,18 +28,43 @@ public final class MMIOBus: Sendable {
     @discardableResult
     public func map(_ device: some MemoryMappedDevice, region: Int = 0, at start: UInt64, size: UInt64) -> Int
     {
-        state.withLock { state in
+        let direct = device.directMemory(region: region)
+        defer { directAccess.revoke() }
+        return state.withLock { state in
             let handle = state.nextHandle
             state.nextHandle += 1
             let size = min(size, UInt64.max - start)
             state.mappings.insert(
-                Mapping(handle: handle, start: start, size: size, region: region, device: device), at: 0)
+                Mapping(
+                    handle: handle, start: start, size: size, region: region, device: device, direct: direct),
+                at: 0)
             return handle
         }
     }
 
     public func unmap(_ handle: Int) {
         state.withLock { state in state.mappings.removeAll { $0.handle == handle } }
+        directAccess.revoke()
+    }
+
+    /// Host address of the page of 4,096 bytes at `page` if all of it is direct memory, else 0. It is good
+    /// until `directAccess` asks for it back. `storing`: the device hears that stores may follow.
+    public func directPage(at page: UInt64, storing: Bool) -> UInt {
+        let found: (memory: any DirectMemory, number: Int)? = state.withLock { state in
+            for mapping in state.mappings {
+                let distance = page &- mapping.start
+                guard distance < mapping.size || mapping.start &- page < 4096 else { continue }
+                // The first that has any byte of it must have them all.
+                guard let direct = mapping.direct, distance & 4095 == 0, distance < mapping.size,
+                    mapping.size - distance >= 4096, distance < UInt64(direct.size)
+                else { return nil }
+                return (direct, Int(distance >> 12))
+            }
+            return nil
+        }
+        guard let found else { return 0 }
+        if storing { found.memory.noteDirectStores(page: found.number, by: directAccess) }
+        return found.memory.hostPage(found.number)
     }
 
     private func find(_ address: UInt64) -> Mapping? {

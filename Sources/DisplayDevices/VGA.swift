@@ -191,6 +191,8 @@ final class VGACore: PCIFunctionHandler {
         return value
     }
 
+    func directMemory(bar: Int) -> (any DirectMemory)? { bar == 0 ? memory : nil }
+
     func writeBAR(_ bar: Int, offset: UInt64, width: AccessWidth, value: UInt64) {
         if bar == 0 { return memory.store(value, offset, width) }
         if Registers.bochs.contains(offset) {

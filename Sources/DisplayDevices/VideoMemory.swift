@@ -1,4 +1,4 @@
-internal import DeviceModel
+public import DeviceModel
 public import LinuxHost
 internal import Synchronization
 
@@ -6,12 +6,21 @@ internal import Synchronization
 /// at any time. Every access is inside, whatever the index.
 ///
 /// Confinement: any thread; a viewer may see a pixel half drawn.
-@safe public final class VideoMemory: Sendable {
+@safe public final class VideoMemory: DirectMemory {
     /// In bytes, a power of two.
     public let size: Int
     private let mapping: MemoryMapping
     /// One byte for each page, not zero when it was stored to since somebody asked.
     private let changes: MemoryMapping
+    private enum Mark {
+        static let stored: UInt8 = 1
+        /// Processors store to it without a word.
+        static let direct: UInt8 = 2
+        /// They have been asked to say so again.
+        static let ending: UInt8 = 4
+    }
+    /// The processors' accesses, and the request that they were asked with last.
+    private let direct = Mutex<(access: DirectAccess, request: UInt64)?>(nil)
     static let pageSize = 4096
     var pageCount: Int { size / Self.pageSize }
 
@@ -24,25 +33,48 @@ internal import Synchronization
 
     /// After the store: who finds the mark sees the bytes. It is stored even where it is set already, since
     /// the one who takes it may be about to.
-    private func mark(page: Int) {
+    private func mark(page: Int, _ value: UInt8 = Mark.stored) {
         // SAFETY: there is a byte for each page; Atomic<UInt8> has UInt8's layout.
-        unsafe (changes.base.assumingMemoryBound(to: Atomic<UInt8>.self) + page).pointee
-            .store(1, ordering: .releasing)
+        _ = unsafe (changes.base.assumingMemoryBound(to: Atomic<UInt8>.self) + page).pointee
+            .bitwiseOr(value, ordering: .acquiringAndReleasing)
     }
 
     /// Sets `pages[n]` for each page that was stored to since the last call; whether there is one.
+    ///
+    /// A page that processors reach directly counts as stored to until they have given that up, for which
+    /// they are asked each time: what they stored before that is in the last look at it.
     func takeChanges(into pages: inout [Bool]) -> Bool {
         precondition(pages.count == pageCount, "a flag for each page")
-        var isChanged = false
+        var isChanged = false, asks = false
+        let isSettled = direct.withLock { $0.map { $0.access.isSettled($0.request) } ?? true }
         for page in 0..<pageCount {
             // SAFETY: as above.
             let mark = unsafe changes.base.assumingMemoryBound(to: Atomic<UInt8>.self) + page
-            guard unsafe mark.pointee.load(ordering: .relaxed) != 0 else { continue }
-            unsafe _ = mark.pointee.exchange(0, ordering: .acquiringAndReleasing)
+            let old = unsafe mark.pointee.load(ordering: .relaxed)
+            guard old != 0 else { continue }
+            let isDirect = old & Mark.direct != 0
+            asks = asks || isDirect
+            let new = isDirect || old & Mark.ending != 0 && !isSettled ? Mark.ending : 0
+            // Should it be another by now, it is looked at again the next time.
+            unsafe _ = mark.pointee.compareExchange(
+                expected: old, desired: new, ordering: .acquiringAndReleasing)
             pages[page] = true
             isChanged = true
         }
+        if asks { direct.withLock { if let access = $0?.access { $0?.request = access.revoke() } } }
         return isChanged
+    }
+
+    // MARK: Processors that do not ask
+
+    public func hostPage(_ number: Int) -> UInt {
+        precondition((0..<pageCount).contains(number), "a page of the memory")
+        return unsafe UInt(bitPattern: mapping.base) + UInt(number * Self.pageSize)
+    }
+
+    public func noteDirectStores(page number: Int, by access: DirectAccess) {
+        direct.withLock { if $0 == nil { $0 = (access, 0) } }
+        mark(page: number, Mark.direct)
     }
 
     /// The byte at `index`, which wraps at the end of the memory.

@@ -34,6 +34,8 @@ final class BoardPlatform: VCPUPlatform {
     func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64) {
         mmio.write(address, width: width, value: value)
     }
+    func directPage(at page: UInt64, storing: Bool) -> UInt { mmio.directPage(at: page, storing: storing) }
+    func addDirectMemoryUser(_ user: any DirectMemoryUser) { mmio.directAccess.add(user) }
     func acknowledgeExternalInterrupt() -> UInt8? { wiring.load()?.pic?.acknowledge() }
     func hasExternalInterrupt(vcpu: Int) -> Bool {
         guard vcpu == 0, let wiring = wiring.load(), let pic = wiring.pic else { return false }

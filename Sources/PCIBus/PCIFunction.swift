@@ -7,6 +7,8 @@ public protocol PCIFunctionHandler: AnyObject, Sendable {
     /// `offset` and `width` may be anything inside the BAR, aligned or not.
     func readBAR(_ bar: Int, offset: UInt64, width: AccessWidth) -> UInt64
     func writeBAR(_ bar: Int, offset: UInt64, width: AccessWidth, value: UInt64)
+    /// What processors may reach without asking, from the start of a memory BAR on; nil for most BARs.
+    func directMemory(bar: Int) -> (any DirectMemory)?
     /// The guest is about to read the function's configuration window, whose capability (with its header)
     /// now holds `capability`: returns the bytes to show in the window.
     func readConfigWindow(_ capability: [UInt8]) -> [UInt8]
@@ -18,6 +20,7 @@ public protocol PCIFunctionHandler: AnyObject, Sendable {
 }
 
 extension PCIFunctionHandler {
+    public func directMemory(bar: Int) -> (any DirectMemory)? { nil }
     public func readConfigWindow(_ capability: [UInt8]) -> [UInt8] { [] }
     public func writeConfigWindow(_ capability: [UInt8]) {}
     public func configurationChanged(_ range: Range<Int>, of function: PCIFunction) {}
@@ -313,6 +316,11 @@ public final class PCIFunction: MemoryMappedDevice, PortDevice {
             return
         }
         handler.writeBAR(region, offset: offset, width: width, value: value)
+    }
+
+    public func directMemory(region: Int) -> (any DirectMemory)? {
+        region < PCIConfigSpace.barCount && layout.msix?.bar != region
+            ? handler.directMemory(bar: region) : nil
     }
 
     private enum MSIXPart { case table, pending }

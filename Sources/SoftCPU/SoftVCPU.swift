@@ -70,6 +70,10 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     /// The last announcement that every vCPU had heeded when this one looked.
     var settledAnnouncement: UInt64 = 0
 
+    /// The last request to forget where device memory is, and the last that was heeded (DirectAccess.swift).
+    let directRequest = Atomic<UInt64>(0)
+    let directHeeded = Atomic<UInt64>(0)
+
     /// Reasons in `CPUState.attention`.
     enum Attention {
         /// Interrupts, signals or newly enabled delivery: look.
@@ -78,6 +82,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         static let codePages: UInt32 = 4
         /// A breakpoint of a debugger was reached.
         static let debugger: UInt32 = 8
+        /// Where device memory is must be forgotten.
+        static let directMemory: UInt32 = 16
     }
 
     init(
@@ -133,6 +139,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         }
         load(VCPUState())
         if index != 0 { cpu.s.activity = .waitingForStartup }
+        platform.addDirectMemoryUser(self)
     }
 
     /// The regions, without a reference count on the way.

@@ -53,6 +53,11 @@ public protocol VCPUPlatform: AnyObject, Sendable {
     func portWrite(_ port: UInt16, width: AccessWidth, value: UInt32)
     func memoryRead(_ address: UInt64, width: AccessWidth) -> UInt64
     func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64)
+    /// Host address of the page of 4,096 bytes at guest-physical `page` when a device lets processors reach
+    /// it without asking, else 0; see `MMIOBus.directPage`.
+    func directPage(at page: UInt64, storing: Bool) -> UInt
+    /// `user` is going to remember what `directPage` tells.
+    func addDirectMemoryUser(_ user: any DirectMemoryUser)
     /// The legacy PIC's INTA cycle, when LINT0 passes ExtINT through: nil when the PIC has nothing.
     func acknowledgeExternalInterrupt() -> UInt8?
     /// Whether the legacy PIC asserts INTR and LINT0 of this vCPU lets it through.
@@ -60,4 +65,9 @@ public protocol VCPUPlatform: AnyObject, Sendable {
     /// Nanoseconds for the paravirtual clock, same as `MachineClock.now`.
     var now: UInt64 { get }
     var wallClock: UInt64 { get }
+}
+
+extension VCPUPlatform {
+    public func directPage(at page: UInt64, storing: Bool) -> UInt { 0 }
+    public func addDirectMemoryUser(_ user: any DirectMemoryUser) {}
 }

@@ -31,6 +31,10 @@ public final class VirtioPCITransport: PCIFunctionHandler {
         }
     }
 
+    public func directMemory(bar: Int) -> (any DirectMemory)? {
+        bar == VirtioBAR.registers ? nil : companion?.directMemory(bar: bar)
+    }
+
     public func writeBAR(_ bar: Int, offset: UInt64, width: AccessWidth, value: UInt64) {
         guard bar == VirtioBAR.registers else {
             companion?.writeBAR(bar, offset: offset, width: width, value: value)

@@ -48,8 +48,22 @@ final class RecordingPlatform: VCPUPlatform {
         state.withLock { $0.writes.append(Write(port: port, width: width, value: value)) }
         stopped?.requestExit()
     }
-    func memoryRead(_ address: UInt64, width: AccessWidth) -> UInt64 { .max }
-    func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64) {}
+    /// Device memory that is reached directly: host addresses by guest-physical page.
+    let direct = Mutex<[UInt64: UInt]>([:])
+    /// How often somebody asked for some, to load and to store; and loads from and stores to devices.
+    let asked = Mutex((loads: 0, stores: 0, accesses: 0))
+    func directPage(at page: UInt64, storing: Bool) -> UInt {
+        let host = direct.withLock { $0[page] ?? 0 }
+        if host != 0 { asked.withLock { if storing { $0.stores += 1 } else { $0.loads += 1 } } }
+        return host
+    }
+    func memoryRead(_ address: UInt64, width: AccessWidth) -> UInt64 {
+        asked.withLock { $0.accesses += 1 }
+        return .max
+    }
+    func memoryWrite(_ address: UInt64, width: AccessWidth, value: UInt64) {
+        asked.withLock { $0.accesses += 1 }
+    }
     func acknowledgeExternalInterrupt() -> UInt8? { nil }
     func hasExternalInterrupt(vcpu: Int) -> Bool { false }
     var now: UInt64 { 0 }

@@ -102,6 +102,7 @@ extension SoftVCPU {
                 heedAnnouncements()
                 dropStaleCode()
             }
+            if bits & Attention.directMemory != 0 { forgetDirectMemory() }
             // Interrupts come after the step.
             defer { cpu.requestAttention() }
             if bits & Attention.exit != 0 {

@@ -209,6 +209,7 @@ extension SoftVCPU {
                 heedAnnouncements()
                 dropStaleCode()
             }
+            if bits & Attention.directMemory != 0 { forgetDirectMemory() }
             if bits & Attention.exit != 0 {
                 if bits & Attention.events != 0 { cpu.requestAttention() }
                 cpu.settleEndOfInterrupt()

@@ -218,7 +218,12 @@ extension CPU {
     private func loadInPage(_ linear: UInt64, _ size: Int, _ context: UInt32) throws(Fault) -> UInt64 {
         let found = try translate(linear, pageAccess(context, []))
         let physical = found.page | linear & 0xFFF
-        guard let region = owner.region(at: found.page) else { return readDevice(physical, size) }
+        guard let region = owner.region(at: found.page) else {
+            let host = directPage(found.page, storing: false)
+            guard host != 0 else { return readDevice(physical, size) }
+            fillDirect(linear, context, host, found, storing: false)
+            return Self.loadHost(host &+ UInt(linear & 0xFFF), size)
+        }
         let host = visiblePage(region.host &+ UInt(found.page &- region.start))
         fill(linear, context, host, found, region)
         return Self.loadHost(host &+ UInt(linear & 0xFFF), size)
@@ -228,7 +233,12 @@ extension CPU {
     {
         let found = try translate(linear, pageAccess(context, .write))
         let physical = found.page | linear & 0xFFF
-        guard let region = owner.region(at: found.page) else { return writeDevice(physical, size, value) }
+        guard let region = owner.region(at: found.page) else {
+            let host = directPage(found.page, storing: true)
+            guard host != 0 else { return writeDevice(physical, size, value) }
+            Self.storeHost(host &+ UInt(linear & 0xFFF), size, value)
+            return fillDirect(linear, context, host, found, storing: true)
+        }
         // Stores to ROM are lost, as on the bus.
         guard region.isRAM else { return }
         let host = visiblePage(region.host &+ UInt(found.page &- region.start))
@@ -265,7 +275,12 @@ extension CPU {
         guard !watchesAccesses, s.tlbContext != TLB.userAligned else { return nil }
         try checkCanonical(linear, 3)
         let found = try translate(linear, pageAccess(s.tlbContext, write ? .write : []))
-        guard let region = owner.region(at: found.page) else { return nil }
+        guard let region = owner.region(at: found.page) else {
+            let host = directPage(found.page, storing: write)
+            guard host != 0, !write || found.storable else { return nil }
+            fillDirect(linear, s.tlbContext, host, found, storing: write)
+            return host &- UInt(truncatingIfNeeded: linear & TLB.pageMask)
+        }
         let index = region.firstPage + Int((found.page &- region.start) >> 12)
         if write {
             guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else {

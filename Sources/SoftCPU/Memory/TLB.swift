@@ -99,7 +99,7 @@ extension CPU {
 
     /// Calls `body` with each entry of window `number` that may be filled, and the tag that makes it invalid.
     @inline(__always)
-    private func forEachUsedEntry(
+    func forEachUsedEntry(
         _ number: Int, _ body: (UnsafeMutablePointer<TLBEntry>, UInt64) -> Void
     ) {
         let chunk = TLB.entries / 64

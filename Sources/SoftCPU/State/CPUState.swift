@@ -177,6 +177,11 @@ struct CPUState: BitwiseCopyable {
     var endsInMemory: UInt64 = 0
     /// What runs is a trial (LockstepTrial.swift): nothing outside this state may change.
     var inTrial: Bool = false
+    /// Host addresses of the first page of device memory in a TLB, and of what follows the last.
+    var directStart: UInt = .max
+    var directEnd: UInt = 0
+    /// Guest-physical pages that are no memory of that kind, by their number's low bits; all ones: none.
+    var askedPages: InlineArray<16, UInt64> = .init(repeating: .max)
     /// A debugger watches memory: accesses take the slow path, and instructions run one by one.
     var debuggerWatches: Bool = false
     /// A debugger steps: repetitions of a string instruction run one by one.
