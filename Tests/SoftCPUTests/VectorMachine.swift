@@ -13,16 +13,18 @@ final class VectorMachine {
 
     init(memory: UnsafeMutableRawPointer, size: Int) throws {
         try VectorLowering.start()
-        storage = try MemoryMapping(anonymous: 4 << 20)
+        let windows = StateWindows.count * StateWindows.stride
+        storage = try MemoryMapping(anonymous: windows + (1 << 20))
         let base = UInt(bitPattern: storage.base)
-        storage.base.initializeMemory(as: CPUState.self, to: CPUState())
-        cpu = CPU(address: base)
+        let state = StateWindows.stateBytes - StateWindows.stateSize
+        (storage.base + state).initializeMemory(as: CPUState.self, to: CPUState())
+        cpu = CPU(address: base + UInt(state))
         cpu.s.tlb = base + UInt(StateWindows.stateBytes)
-        cpu.s.executionTLB = base + UInt(StateWindows.count * StateWindows.stride)
+        cpu.s.executionTLB = base + UInt(windows)
         cpu.s.xsave = cpu.s.executionTLB + UInt(TLB.executionBytes)
         opAddress = cpu.s.xsave + 4096
         instructionAddress = opAddress + 256
-        precondition(instructionAddress + 256 < base + UInt(4 << 20))
+        precondition(instructionAddress + 256 < base + UInt(storage.size))
         cpu.flushTLB()
         for page in 0..<size / 4096 {
             let linear = UInt64(UInt(bitPattern: memory)) + UInt64(page * 4096)
