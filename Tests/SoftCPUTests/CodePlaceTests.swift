@@ -87,6 +87,26 @@ import X86Architecture
         #expect(machine.get(Register.rax) == once &* 300)
     }
 
+    @Test func `calls to code that is for anywhere do not come out each time`() throws {
+        let machine = try machine([0x12000, 0x13000, 0x13000])
+        var code: [UInt8] = []
+        // By turns, until the page is translated for anywhere.
+        for _ in 0..<10 {
+            hundredCalls(&code, to: 0x1000)
+            hundredCalls(&code, to: 0x2000)
+        }
+        for _ in 0..<20 { hundredCalls(&code, to: 0x1000) }
+        machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
+        // lea rdx, [rip + 0]; add rax, rdx; ret
+        machine.write(0x13000, [0x48, 0x8D, 0x15, 0, 0, 0, 0, 0x48, 0x01, 0xD0, 0xC3])
+        #expect(machine.vcpu.run() == .requested)
+        let once = (Self.pages + 0x1007) &* 3000 &+ (Self.pages + 0x2007) &* 1000
+        #expect(machine.get(Register.rax) == once)
+        let statistics = try #require(machine.vcpu.translations).statistics
+        // One or two for each place that calls.
+        #expect(statistics.exits[Int(TranslatedExit.far)] < 100, "\(statistics.exits)")
+    }
+
     @Test func `indirect calls to code that runs at two addresses find it at each`() throws {
         let machine = try machine([0x12000, 0x13000, 0x13000])
         var code: [UInt8] = []

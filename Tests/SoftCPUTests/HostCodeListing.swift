@@ -91,8 +91,8 @@ struct HostCodeListing {
         }
     }
 
-    /// What an exit's words say: an offset in the page below the number of its place, a branch, and how far
-    /// from the page another page's address is.
+    /// What an exit's words say: an offset in the page below the number of its place, a branch, and the
+    /// lower half of the address in another page.
     private mutating func readWords(_ count: Int, _ offset: inout Int) {
         for number in 0..<count {
             let address = start + UInt(offset), value = word(offset)
@@ -102,7 +102,7 @@ struct HostCodeListing {
                 line.text = ".site "
                 line.site = address &+ UInt(bitPattern: Int(value))
             } else if number == 2 {
-                line.text = ".distance \(Self.hexadecimal(Int(value)))"
+                line.text = ".target 0x\(String(UInt32(truncatingIfNeeded: value), radix: 16))"
             }
             lines.append(line)
             offset += 4

@@ -17,7 +17,7 @@ enum TranslatedExit {
     static let stale: UInt64 = 6
     /// As `link`, to the same instruction in a block without memory groups.
     static let split: UInt64 = 7
-    /// As `link`, to another page: a third word has the target's distance from the page.
+    /// As `link`, to another page: a third word has the lower half of the target's address.
     static let far: UInt64 = 8
     static let count = 9
 }
@@ -30,6 +30,9 @@ struct GateCode {
     private(set) var exitGoOn: UInt = 0
     private(set) var exitLink: UInt = 0
     private(set) var exitFar: UInt = 0
+    /// Called instead of `exitFar`, for a branch that is never linked: asks the table of targets first. The
+    /// target is in the first or the last 2 GiB.
+    private(set) var farByTable: UInt = 0
     private(set) var exitInterpret: UInt = 0
     private(set) var exitBranch: UInt = 0
     private(set) var exitStale: UInt = 0
@@ -73,6 +76,7 @@ struct GateCode {
         exitBranch = emitExit(&code, TranslatedExit.branch)
         exitStale = emitExit(&code, TranslatedExit.stale)
         emitTargets(&code)
+        emitFarByTable(&code)
         returnMiss = emitReturnMiss(&code, slot: 8)
         returnMiss32 = emitReturnMiss(&code, slot: 4)
         emitEscape(&code)
@@ -228,6 +232,16 @@ struct GateCode {
         bottom = code.here
         code.arithmetic(5, .register(HostRegister.rsp), 8)
         code.jump(exitTarget)
+    }
+
+    private mutating func emitFarByTable(_ code: inout Assembler) {
+        farByTable = code.here
+        // MOV R10, [RSP]; MOVSXD R10, [R10 + 8]
+        code.bytes(0x4C, 0x8B, 0x14, 0x24)
+        code.encode(wide: true, 0x63, HostRegister.address, .memory(HostRegister.address, 8))
+        code.resolve(emitTargetProbe(&code), to: exitFar)
+        code.arithmetic(0, .register(HostRegister.rsp), 8)
+        emitTargetJump(&code)
     }
 
     /// A RET to another address than its call's: one level further out, as after a call that never returned,

@@ -192,12 +192,12 @@ extension SoftVCPU {
 
     /// RIP = what the words behind an exit say.
     private func setPlace(_ exit: UInt64, _ cache: TranslationCache) {
-        let data = cpu.s.translated.exitData
-        cpu.s.rip = cpu.address(ofPlace: UInt32(bitPattern: cache.arena.word(data)))
         if exit == TranslatedExit.far {
-            cpu.s.rip &+= UInt64(bitPattern: Int64(cache.arena.word(data + 8)))
+            cpu.s.rip = farTarget(cache)
+            return
         }
-        cpu.s.rip &= cpu.s.linearMask
+        let place = UInt32(bitPattern: cache.arena.word(cpu.s.translated.exitData))
+        cpu.s.rip = cpu.address(ofPlace: place) & cpu.s.linearMask
     }
 
     /// After a trial that ended with a call, returns from it at once; says what is wrong with where that

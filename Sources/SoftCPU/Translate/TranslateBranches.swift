@@ -59,7 +59,7 @@ extension Translator {
         code.call(gates.exitFar)
         emitPlace(0)
         emitSite(site)
-        code.word32(Int32(truncatingIfNeeded: pageOffset))
+        code.word32(Int32(truncatingIfNeeded: target))
     }
 
     /// Lets the vCPU look for what it is wanted for, then go on at `pageOffset`.

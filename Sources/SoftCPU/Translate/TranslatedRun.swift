@@ -170,12 +170,14 @@ final class TranslationCache {
     /// that were linked to it would come out each time, and never be linked anew.
     func redirect(_ entry: UInt, to block: BlockView) { arena.patchJump(entry, target: block.b.code) }
 
-    /// Links the branch at `site`, which led to `stub`, to the block in another page.
-    func linkFar(_ site: UInt, _ stub: UInt, to block: BlockView) {
+    /// Links the branch at `site`, which led to `stub`, to the block in another page. False: other links say
+    /// that another page is there.
+    func linkFar(_ site: UInt, _ stub: UInt, to block: BlockView) -> Bool {
         let physical = block.b.physical & TLB.pageMask
-        guard farLinks.agrees(linear: block.b.linear, physical: physical) else { return }
+        guard farLinks.agrees(linear: block.b.linear, physical: physical) else { return false }
         arena.patch(site, target: block.b.code)
         farLinks.add(site: site, stub: stub, linear: block.b.linear, physical: physical)
+        return true
     }
     func cutFarLinks(to linear: UInt64) { farLinks.cut(linear & TLB.pageMask, arena) }
     func checkFarLinks(_ place: (UInt64) -> UInt64?) { farLinks.check(arena, place) }
@@ -392,9 +394,7 @@ extension SoftVCPU {
             // From then on the group's misses, too, go to the block without groups.
             followUp.isUngrouped = exit == TranslatedExit.split
         case TranslatedExit.far:
-            setPlace(cache.arena.word(data))
-            cpu.s.rip =
-                (cpu.s.rip &+ UInt64(bitPattern: Int64(cache.arena.word(data + 8)))) & cpu.s.linearMask
+            cpu.s.rip = farTarget(cache)
             setSite(data, cache)
             followUp.farStub = data &- 5
             followUp.isTarget = true
@@ -407,6 +407,14 @@ extension SoftVCPU {
 
     private func setPlace(_ word: Int32) {
         cpu.s.rip = cpu.address(ofPlace: UInt32(bitPattern: word)) & cpu.s.linearMask
+    }
+
+    /// Where the branch leads that translated code was left by for another page.
+    func farTarget(_ cache: TranslationCache) -> UInt64 {
+        let data = cpu.s.translated.exitData
+        let page = cpu.address(ofPlace: UInt32(bitPattern: cache.arena.word(data)))
+        let distance = cache.arena.word(data + 8) &- Int32(truncatingIfNeeded: page)
+        return (page &+ UInt64(bitPattern: Int64(distance))) & cpu.s.linearMask
     }
 
     private func setSite(_ data: UInt, _ cache: TranslationCache) {
@@ -429,13 +437,17 @@ extension SoftVCPU {
         followUp = TranslatedFollowUp()
     }
 
-    /// Makes a branch to another page lead to `block`, if that holds for every address space.
+    /// Makes a branch to another page lead to `block`, if that holds for every address space. When it does
+    /// not hold because of the block, the branch goes by the table of targets from now on: code for anywhere
+    /// may be what all others call, as a kernel's return thunk is.
     private func linkFar(_ block: BlockView, _ cache: TranslationCache, from place: CodePlace) {
         let linear = cpu.s.rip & TLB.pageMask
-        guard mayLinkPages(linear), place.linear >> 63 != 0, place.linear != CodePlace.anywhere,
-            block.b.linear == linear, block.b.secondWord == 0
-        else { return }
-        cache.linkFar(followUp.site, followUp.farStub, to: block)
+        guard mayLinkPages(linear), place.linear >> 63 != 0, place.linear != CodePlace.anywhere else { return }
+        let holds = block.b.linear == linear && block.b.secondWord == 0
+        if holds, cache.linkFar(followUp.site, followUp.farStub, to: block) { return }
+        if Int32(exactly: Int64(bitPattern: cpu.s.rip)) != nil {
+            cache.arena.patch(followUp.farStub &+ 1, target: cache.gates.farByTable)
+        }
     }
 
     /// Supervisor mappings may have changed.
