@@ -30,6 +30,8 @@ enum RFBNumber {
         static let key: UInt8 = 4, pointer: UInt8 = 5, cutText: UInt8 = 6
         static let continuousUpdates: UInt8 = 150, fence: UInt8 = 248, setDesktopSize: UInt8 = 251
         static let qemu: UInt8 = 255
+        /// What is answered, or changes what rectangles look like.
+        static let betweenUpdates = [setPixelFormat, setEncodings, continuousUpdates, fence]
     }
     /// Messages of the server, §7.6, and extensions.
     enum FromServer {
@@ -37,6 +39,8 @@ enum RFBNumber {
         static let fence: UInt8 = 248
     }
     enum QEMU { static let key: UInt8 = 0, audio: UInt8 = 1 }
+    /// The number of rectangles of an update that ends with a word of its own.
+    static let openCount = 0xFFFF
     /// Encodings, §7.7, and extensions.
     enum Encoding {
         static let raw: Int32 = 0, copyRectangle: Int32 = 1, hextile: Int32 = 5, tight: Int32 = 7

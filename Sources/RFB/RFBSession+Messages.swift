@@ -13,6 +13,8 @@ extension RFBSession {
     /// Whether the message is complete.
     func takeMessage(_ reader: inout ClientReader) -> Bool {
         guard let kind = reader.byte() else { return false }
+        // Nothing comes between the rectangles of an update, and all of them are in one format.
+        if !view.queue.isEmpty, RFBNumber.FromClient.betweenUpdates.contains(kind) { return false }
         switch kind {
         case RFBNumber.FromClient.setPixelFormat: return takePixelFormat(&reader)
         case RFBNumber.FromClient.setEncodings: return takeEncodings(&reader)

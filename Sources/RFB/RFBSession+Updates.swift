@@ -9,6 +9,11 @@ extension RFBSession {
         while state == .running, output.count < Self.outputLowWater {
             if !view.queue.isEmpty {
                 encode(view.queue.removeFirst())
+                if view.queue.isEmpty {
+                    endUpdate()
+                    // What had to wait for that.
+                    process()
+                }
             } else if !beginUpdate() {
                 return
             }
@@ -25,7 +30,8 @@ extension RFBSession {
         let parts = damage.flatMap { split($0) }
         let count = news.count + parts.count + (move == nil ? 0 : 1)
         guard count > 0 else { return false }
-        beginMessage(rectangles: count)
+        view.endsWithWord = view.hasLastRectangle
+        beginMessage(rectangles: view.endsWithWord ? RFBNumber.openCount : count)
         for rectangle in news { append(rectangle) }
         if let move {
             beginRectangle(move.rectangle, RFBNumber.Encoding.copyRectangle)
@@ -33,7 +39,16 @@ extension RFBSession {
             output.append(bigEndian: UInt16(move.fromY))
         }
         view.queue = parts
+        if parts.isEmpty { endUpdate() }
         return true
+    }
+
+    /// Tells a viewer that takes updates of any length that this one is over (rfbproto, "LastRect").
+    private func endUpdate() {
+        guard view.endsWithWord else { return }
+        view.endsWithWord = false
+        let nothing = ScreenRectangle(x: 0, y: 0, width: 0, height: 0)
+        beginRectangle(nothing, RFBNumber.Encoding.lastRectangle)
     }
 
     /// Another size is an update of its own: the viewer asks anew for what is on the screen. False for one

@@ -35,6 +35,8 @@ public final class RFBSession {
     static let outputLowWater = 64 << 10
     /// While more than this waits, nothing that the viewer sends is looked at.
     static let outputHighWater = 512 << 10
+    /// Bytes of the viewer that wait, more than its longest message.
+    private static let mostInput = 16 << 10
     /// A rectangle of an update has at most so many pixels, so that `output` stays below 1 MiB.
     static let mostPixels = 64 << 10
     static let widestRectangle = 2048
@@ -81,7 +83,9 @@ public final class RFBSession {
     public func sent(_ count: Int) { output.removeFirst(count) }
 
     /// Whether more bytes of the viewer are welcome now.
-    public var acceptsInput: Bool { closeReason == nil && output.count < Self.outputHighWater }
+    public var acceptsInput: Bool {
+        closeReason == nil && output.count < Self.outputHighWater && input.count < Self.mostInput
+    }
 
     public func takeEvents() -> [RFBEvent] {
         defer { events = [] }

@@ -12,6 +12,8 @@ struct ViewerView {
     private(set) var hasName = false, hasExtendedKeys = false, hasPointerMotion = false
     private(set) var hasCursor = false, hasAlphaCursor = false
     private(set) var hasFence = false, hasContinuousUpdates = false
+    /// An update may end with a word instead of after as many rectangles as it began with.
+    private(set) var hasLastRectangle = false
     /// The viewer was told that it sends distances.
     var usesRelativePointer = false
 
@@ -46,6 +48,8 @@ struct ViewerView {
     var needsFreshFrame = false
     /// Rectangles of the update that is being sent.
     var queue: [ScreenRectangle] = []
+    /// That update ends with a word.
+    var endsWithWord = false
 
     mutating func setEncodings(_ list: [Int32]) {
         typealias Encoding = RFBNumber.Encoding
@@ -63,6 +67,7 @@ struct ViewerView {
         hasPointerMotion = list.contains(Encoding.pointerMotion)
         takeCursors(list)
         hasFence = list.contains(Encoding.fence)
+        hasLastRectangle = list.contains(Encoding.lastRectangle)
         hasContinuousUpdates = list.contains(Encoding.continuousUpdates)
         if !hasContinuousUpdates { continuous = nil }
         if hasExtendedDesktopSize, !hadSize { greetings.insert(Encoding.extendedDesktopSize) }

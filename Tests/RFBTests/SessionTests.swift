@@ -279,6 +279,78 @@ import Testing
         #expect(viewer.seen[-258] == 1 && viewer.endsOfContinuousUpdates == 1)
     }
 
+    @Test func `an update for who takes any length ends with a word, in every encoding`() throws {
+        for encoding in [0, 5, 7, 16] as [Int32] {
+            let screen = ScreenBench(700, 500)
+            let bench = SessionBench(screen), viewer = bench.viewer
+            try viewer.connect()
+            try viewer.setEncodings([encoding, -224, -307])
+            bench.session.screenChanged(screen.draw(screen.bounds) { x, y in UInt32(x * y) })
+            try viewer.capture()
+            #expect(bench.isUpToDate && viewer.seen[-224] == 1 && viewer.seen[-307] == 1)
+            // With nothing but a name: a viewer asks for it anew by another list of encodings.
+            try viewer.setEncodings([encoding, -224])
+            try viewer.setEncodings([encoding, -224, -307])
+            try viewer.request(isIncremental: true)
+            try viewer.takeMessage()
+            #expect(viewer.seen[-224] == 2 && viewer.seen[-307] == 2)
+            try viewer.setEncodings([encoding])
+            try viewer.capture()
+            #expect(bench.isUpToDate && viewer.seen[-224] == 2)
+        }
+    }
+
+    @Test func `fences, formats and lists of encodings wait for the end of an update`() throws {
+        let screen = ScreenBench(800, 600)
+        let bench = SessionBench(screen), viewer = bench.viewer
+        try viewer.connect()
+        try viewer.setEncodings([0, -312])
+        bench.session.screenChanged(screen.draw(screen.bounds) { x, y in UInt32(x << 8 | y) })
+        try viewer.capture()
+        #expect(viewer.fences.count == 1)
+        bench.session.screenChanged(screen.draw(screen.bounds) { x, y in UInt32(y << 12 ^ x) })
+        try viewer.request(isIncremental: true)
+        // A part of 1.9 MB is ready to be sent now.
+        bench.session.fill()
+        let isBegun = bench.session.output.count > 60_000 && bench.session.output.count < 1_000_000
+        #expect(isBegun)
+        bench.session.receive([248, 0, 0, 0, 0x80, 0, 0, 7, 1, 5])
+        bench.session.receive([4, 1, 0, 0, 0, 0, 0, 0x61])
+        bench.session.receive([2, 0, 0, 1, 0, 0, 0, 5])
+        bench.session.receive([0, 0, 0, 0, 8, 6, 0, 1, 0, 3, 0, 3, 0, 3, 4, 2, 0, 0, 0, 0])
+        #expect(bench.session.takeEvents().isEmpty)
+        #expect(try viewer.takeMessage())
+        #expect(bench.isUpToDate && viewer.fences.count == 1)
+        try bench.drain()
+        #expect(viewer.fences.count == 2 && viewer.fences[1].payload == [5])
+        #expect(bench.session.takeEvents().count == 1)
+        // What came behind counts: another format, another encoding.
+        try viewer.setFormat(
+            RFBTestViewer.Format(bits: 8, depth: 6, maxima: [3, 3, 3], shifts: [4, 2, 0]))
+        try viewer.capture()
+        #expect(bench.isUpToDate && viewer.seen[5] != nil)
+    }
+
+    @Test func `who sends on and on during an update is not read for ever`() throws {
+        let screen = ScreenBench(800, 600)
+        let bench = SessionBench(screen)
+        try bench.viewer.connect()
+        try bench.viewer.setEncodings([0, -312])
+        try bench.viewer.capture()
+        bench.session.screenChanged(screen.draw(screen.bounds) { x, y in UInt32(x << 8 | y) })
+        try bench.viewer.request(isIncremental: true)
+        bench.session.fill()
+        var count = 0
+        while bench.session.acceptsInput, count < 100_000 {
+            bench.session.receive([248, 0, 0, 0, 0x80, 0, 0, 7, 1, 5])
+            count += 1
+        }
+        #expect(count < 10_000)
+        try bench.drain()
+        #expect(bench.session.acceptsInput && bench.isUpToDate)
+        #expect(bench.viewer.fences.count == count + 1)
+    }
+
     @Test func `continuous updates need no requests until they end`() throws {
         let bench = SessionBench(screen), viewer = bench.viewer
         try viewer.connect()
