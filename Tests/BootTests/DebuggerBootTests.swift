@@ -18,16 +18,18 @@ private enum Debuggee {
         return program
     }
 
-    static func start(_ options: [String], in folder: ScratchFolder) throws -> GuestMachine {
+    static func start(
+        _ options: [String], accelerator: String = "soft", in folder: ScratchFolder
+    ) throws -> GuestMachine {
         try GuestMachine(
-            ["--accel", "soft", "--memory", "64M", "--no-reboot", "--kernel", try build(in: folder)]
+            ["--accel", accelerator, "--memory", "64M", "--no-reboot", "--kernel", try build(in: folder)]
                 + ["--gdb", "unix:" + folder.path + "/gdb"] + options, in: folder, patience: 120)
     }
 
     /// Runs gdb on the machine with a script; returns what follows "RESULT " in its lines. The script prints
     /// with `printf "RESULT ..."`.
     static func script(
-        _ script: String, hasSymbols: Bool = true, in folder: ScratchFolder
+        _ script: String, hasSymbols: Bool = true, symbols: String? = nil, in folder: ScratchFolder
     ) throws -> [String] {
         let socket = folder.path + "/gdb"
         for _ in 0..<1000 where !FileManager.default.fileExists(atPath: socket) { usleep(10_000) }
@@ -36,7 +38,7 @@ private enum Debuggee {
             python import signal; signal.pthread_sigmask(signal.SIG_SETMASK, [])
             set pagination off
             set confirm off
-            \(hasSymbols ? "file \(folder.path)/debuggee" : "set architecture i386:x86-64")
+            \(hasSymbols ? "file \(symbols ?? folder.path + "/debuggee")" : "set architecture i386:x86-64")
             target remote \(socket)
 
             """
@@ -61,8 +63,16 @@ extension BootTests {
         func `gdb waits for a breakpoint, looks around, and lets the machine run to its end`(
             options: [String]
         ) throws {
+            try lookAround(options, accelerator: "soft")
+        }
+
+        @Test(.enabled(if: AccelTests.hasKVM, AccelTests.withKVM))
+        func `gdb does the same on KVM`() throws { try lookAround([], accelerator: "kvm") }
+
+        private func lookAround(_ options: [String], accelerator: String) throws {
             let folder = try ScratchFolder()
-            let machine = try Debuggee.start(["--gdb-wait"] + options, in: folder)
+            let machine = try Debuggee.start(
+                ["--gdb-wait"] + options, accelerator: accelerator, in: folder)
             let results = try Debuggee.script(
                 """
                 printf "RESULT %d\\n", $pc == (long)&start
@@ -74,6 +84,15 @@ extension BootTests {
                 printf "RESULT %#lx %.1f %#x\\n", $xmm3.v2_int64[0], $st0, $mxcsr
                 printf "RESULT %s\\n", (char *) &letters
                 printf "RESULT %s\\n", (char *) (0xffffffff80000000 + (long) &letters)
+                monitor physical on
+                printf "RESULT %s\\n", (char *) &letters
+                python
+                try:
+                    gdb.execute("x/1xb (char *) (0xffffffff80000000 + (long) &letters)")
+                except gdb.MemoryError:
+                    print("RESULT no such memory")
+                end
+                monitor physical off
                 delete
                 set var *(char *) &release = 1
                 set $rbx = 0x42
@@ -89,15 +108,18 @@ extension BootTests {
                 results == [
                     "1", "1 1", "0x123456789abcdef 0 0x8", "0x80000013 0 0x500",
                     "0x123456789abcdef 1.0 0x1f80", "letters for the debugger", "letters for the debugger",
-                    "1 1", "103",
+                    "letters for the debugger", "no such memory", "1 1", "103",
                 ])
             #expect(try machine.status() == 0)
             #expect(machine.consoleLines.contains("DONE"))
         }
 
-        @Test func `watchpoints stop behind the access, with the old and the new value`() throws {
+        @Test(arguments: AccelTests.hasKVM ? ["soft", "kvm"] : ["soft"])
+        func `watchpoints stop behind the access, with the old and the new value`(
+            accelerator: String
+        ) throws {
             let folder = try ScratchFolder()
-            let machine = try Debuggee.start(["--gdb-wait"], in: folder)
+            let machine = try Debuggee.start(["--gdb-wait"], accelerator: accelerator, in: folder)
             let results = try Debuggee.script(
                 """
                 set var *(char *) &release = 1
@@ -192,11 +214,75 @@ extension BootTests {
         }
     }
 
+    /// Symbols of a kernel, as it tells them itself: Debian keeps their file in a package of half a gigabyte.
+    private enum KernelSymbols {
+        private static let base: UInt64 = 0xFFFF_FFFF_8000_0000
+
+        /// Starts a guest that says where `names` are, and makes a program file of that.
+        static func file(_ names: [String], in folder: ScratchFolder) throws -> String {
+            let boot = TestBoot(
+                test: "symbols", words: "nokaslr ospite.names=" + names.joined(separator: ","))
+            let machine = try boot.start(in: folder)
+            #expect(try machine.status() == 0)
+            var symbols: [String] = []
+            for line in machine.consoleLines where line.hasPrefix("RESULT symbol ") {
+                let words = line.split(separator: " ")
+                let address = try #require(UInt64(words[2], radix: 16), "\(line)")
+                try #require(address > base, "\(line)")
+                symbols += ["--add-symbol", "\(words[4])=.kernel:\(address - base),function,global"]
+            }
+            try #require(symbols.count == 2 * names.count, "\(GuestProblem("symbols", machine))")
+            // Room for a kernel without its bytes: gdb reads them in the guest.
+            let room = "section .kernel nobits alloc exec\nresb 0x40000000\n"
+            let source = try folder.file("kernel.asm", Data(room.utf8)), kernel = folder.path + "/kernel"
+            for command in [
+                ["nasm", "-f", "elf64", "-o", kernel + ".o", source],
+                [
+                    "ld", "--section-start=.kernel=0x" + String(base, radix: 16), "-e", "0",
+                    "-o", kernel + ".elf", kernel + ".o",
+                ],
+                ["objcopy"] + symbols + [kernel + ".elf", kernel],
+            ] {
+                let run = try runTool(command, in: folder.path)
+                try #require(run.status == 0, "\(run.output)")
+            }
+            return kernel
+        }
+    }
+
     @Suite(
         .enabled(
             if: InstalledKernel.cloud.isThere && Debuggee.missing.isEmpty,
             "\(InstalledKernel.cloud.problem ?? "") \(Debuggee.missing)"))
     struct DebuggedKernelTests {
+        @Test func `gdb knows a kernel by its symbols, from its first function to its last`() throws {
+            let folder = try ScratchFolder()
+            let symbols = try KernelSymbols.file(
+                ["start_kernel", "linux_banner", "kernel_power_off"], in: folder)
+            let arguments = try TestBoot(test: "none", words: "nokaslr").arguments()
+            let machine = try GuestMachine(
+                arguments + ["--gdb", "unix:" + folder.path + "/gdb", "--gdb-wait"], in: folder)
+            let results = try Debuggee.script(
+                """
+                hbreak *start_kernel
+                continue
+                python print("RESULT " + gdb.execute("info symbol $pc", to_string=True).strip())
+                printf "RESULT %.13s\\n", (char *) &linux_banner
+                delete
+                break *kernel_power_off
+                continue
+                python print("RESULT " + gdb.execute("info symbol $pc", to_string=True).strip())
+                delete
+                """, symbols: symbols, in: folder)
+            #expect(
+                results == [
+                    "start_kernel in section .kernel", "Linux version", "kernel_power_off in section .kernel",
+                ]
+            )
+            #expect(try machine.status() == 0)
+            #expect(machine.consoleText.contains("reboot: Power down"), "\(GuestProblem("none", machine))")
+        }
+
         @Test func `gdb steps and stops a running Linux, and it powers off as if nothing had been`() throws {
             let folder = try ScratchFolder()
             let arguments = try TestBoot(test: "button", cpus: 2).arguments()
