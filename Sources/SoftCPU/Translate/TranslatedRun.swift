@@ -442,7 +442,9 @@ extension SoftVCPU {
     /// may be what all others call, as a kernel's return thunk is.
     private func linkFar(_ block: BlockView, _ cache: TranslationCache, from place: CodePlace) {
         let linear = cpu.s.rip & TLB.pageMask
-        guard mayLinkPages(linear), place.linear >> 63 != 0, place.linear != CodePlace.anywhere else { return }
+        guard mayLinkPages(linear), place.linear >> 63 != 0, place.linear != CodePlace.anywhere else {
+            return
+        }
         let holds = block.b.linear == linear && block.b.secondWord == 0
         if holds, cache.linkFar(followUp.site, followUp.farStub, to: block) { return }
         if Int32(exactly: Int64(bitPattern: cpu.s.rip)) != nil {
