@@ -263,7 +263,7 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     public init(
         memory: GuestMemory, vcpuCount: Int, tscFrequency: UInt64, codeCacheSize: Int = 32 << 20,
         limits: ProcessorLimits? = nil, translates: Bool = true, options: TranslationOptions = [],
-        verifies: Bool = false, translationThreshold: UInt16 = 16, perfMap: PerfMap? = nil
+        verifies: Bool = false, translationThreshold: UInt16 = 32, perfMap: PerfMap? = nil
     ) {
         precondition((1...255).contains(vcpuCount), "1 to 255 vCPUs")
         self.memory = memory
