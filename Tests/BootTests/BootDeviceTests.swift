@@ -101,7 +101,10 @@ extension BootTests {
             for bus in ["virtio", "sata", "ide", "nvme", "scsi", "usb"] {
                 arguments += ["--disk", try disk(bus, in: folder) + ",bus=" + bus]
             }
+            arguments += ["--pcie-root-ports", "1", "--net", "unplugged"]
+            arguments += ["--disk", try disk("port", in: folder) + ",bus=nvme,root-port=1"]
             arguments += ["--cdrom", try disc("disc", in: folder)]
+            arguments += ["--cdrom", try disc("old", in: folder) + ",bus=ide"]
             arguments += ["--floppy", try disk("floppy", size: 1440 << 10, in: folder)]
             let machine = try GuestMachine(arguments, in: folder, patience: 120)
             let screen = try ScreenViewer("menu", in: folder)
@@ -110,15 +113,18 @@ extension BootTests {
             try screen.viewer.key(escape, isDown: true)
             try screen.viewer.key(escape, isDown: false)
             // The last line; a picture may be taken before those above it are all there.
-            try screen.wait(for: "Floppy [")
+            try screen.wait(for: "iPXE (PCI")
             let rows = try screen.wait(for: "virtio-scsi")
+            try Gallery.keep("boot-menu", of: "menu", in: folder)
             let entries = rows.filter { $0.contains(". ") }
             let names = [
-                "Virtio disk", "AHCI/0", "ata0-0", "NVMe NS 1", "virtio-scsi", "USB MSC", "AHCI/1", "Floppy",
+                "Virtio disk": 1, "AHCI/0": 1, "ata0-0": 1, "NVMe NS 1": 2, "virtio-scsi": 1, "USB MSC": 1,
+                "DVD/CD [AHCI/1": 1, "DVD/CD [ata": 1, "Floppy": 1, "iPXE (PCI": 1,
             ]
-            for name in names {
-                #expect(entries.count { $0.contains(name) } == 1, "\(name) in \(rows)")
+            for (name, count) in names {
+                #expect(entries.count { $0.contains(name) } == count, "\(name) in \(rows)")
             }
+            #expect(entries.count == names.values.reduce(0, +), "\(rows)")
             let chosen = try #require(entries.first { $0.contains("NVMe") }).trimmingCharacters(
                 in: .whitespaces)
             // The machine, and its screen with it, may be gone before the key is up again.

@@ -63,7 +63,7 @@ extension BootTests {
             let applications = try screen.wait(forWords: ["Applications"], in: folder)[0]
             try screen.click(applications.middle)
             _ = try screen.wait(forWords: ["Settings", "Log"], in: folder)
-            try keep(video, in: folder)
+            try Gallery.keep("debian-xfce-" + video, of: "desktop", in: folder)
             try press(0xFF1B, on: screen)
 
             // The window with the shell.
@@ -93,17 +93,6 @@ extension BootTests {
             // The panel ends with the user's name.
             let name = try screen.wait(forWords: ["root"], in: folder)[0]
             #expect(name.x > viewer.width - 60 && name.y < 30, "\(name)")
-        }
-
-        /// Leaves a picture in out/boot-tests, for those who want to see what was read.
-        private func keep(_ video: String, in folder: ScratchFolder) throws {
-            let picture = BootAssets.root + "/out/boot-tests/desktop-\(video).png"
-            let run = try runTool(
-                [
-                    "env", "XDG_RUNTIME_DIR=" + folder.path, BuiltPrograms.ospite, "screenshot", "desktop",
-                    picture,
-                ], in: folder.path)
-            #expect(run.status == 0, "\(run.output)")
         }
 
         private func press(_ key: UInt32, on screen: ScreenViewer) throws {

@@ -152,6 +152,7 @@ extension BootTests {
             let (machine, screen) = try start(
                 firmware, memory: firmware == "bios" ? "48M" : "96M", in: folder)
             try watch(screen, seconds: 300) { test($0) ?? 0 >= 4 }
+            try Gallery.keep("memtest86-" + firmware, of: "tester", in: folder)
             try end(machine)
         }
 
@@ -202,6 +203,7 @@ extension BootTests {
             try press([0xFF0D], on: screen)
             let keyboards = try screen.wait(for: "Configure the keyboard")
             #expect(keyboards.contains { $0.contains("American English") }, "\(keyboards)")
+            try Gallery.keep("debian-installer-" + firmware, of: "installer", in: folder)
             machine.send(SIGTERM)
             machine.send(SIGTERM)
             #expect(try machine.status() == 0, "\(machine.errorText)")
@@ -229,6 +231,7 @@ extension BootTests {
             let places = try screen.wait(forWords: ["location", "Ireland", "Continue"], in: folder)
             try screen.click(places[2].middle)
             _ = try screen.wait(forWords: ["keyboard", "American", "English"], in: folder)
+            try Gallery.keep("debian-installer-graphical-" + firmware, of: "installer", in: folder)
             machine.send(SIGTERM)
             machine.send(SIGTERM)
             #expect(try machine.status() == 0, "\(machine.errorText)")
