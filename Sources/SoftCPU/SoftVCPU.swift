@@ -40,6 +40,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     /// nil: the interpreter executes everything. Constant, so that no reference is counted when it is used.
     let translations: TranslationCache?
     var followUp = TranslatedFollowUp()
+    var largeCode = LargeCode()
     /// nil: translated code is not checked.
     private(set) var lockstep: Lockstep?
     /// Why the vCPU cannot go on.

@@ -1,7 +1,8 @@
 import Foundation
 import Testing
 
-/// Pictures of guests for docs/gallery, which the boot tests take on the way when OSPITE_GALLERY names a folder.
+/// Pictures of guests for docs/gallery, which the boot tests take on the way when OSPITE_GALLERY names a
+/// folder.
 enum Gallery {
     private static let destination = ProcessInfo.processInfo.environment["OSPITE_GALLERY"]
 

@@ -72,6 +72,7 @@ extension SoftVCPU {
         let found = try cpu.translate(linear, user ? [.fetch, .user] : [.fetch])
         let entry = unsafe cpu.executionEntry(linear)
         cpu.noteExecutionUse(linear)
+        if found.sizeShift > 12 { largeCode.insert(linear, sizeShift: found.sizeShift) }
         unsafe entry.pointee = ExecutionTLBEntry(
             tag: linear & TLB.pageMask | (user ? cpu.s.userTag : 0), physical: found.page)
         if !user, !found.isGlobal {

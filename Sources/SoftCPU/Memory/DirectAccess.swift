@@ -22,7 +22,7 @@ extension CPU {
     ) {
         guard !watchesAccesses, context != TLB.userAligned else { return }
         let tag = linear & TLB.pageMask
-        noteUse(context, linear)
+        noteUse(context, linear, sizeShift: found.sizeShift)
         if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
         s.directStart = min(s.directStart, host)
         s.directEnd = max(s.directEnd, host &+ 0x1000)

@@ -307,7 +307,7 @@ extension CPU {
         // What was translated from the page is stale. Whoever stored to it tells us, maybe only after we
         // stored to it too, unnoticed, and ran what we wrote.
         if storable, word >= PageMap.generationStep { owner.forgetOwnCode(inPage: index) }
-        noteUse(context, linear)
+        noteUse(context, linear, sizeShift: found.sizeShift)
         if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
         unsafe entry.pointee = TLBEntry(
             readTag: tag, writeTag: storable ? tag : TLB.invalidTag(linear), addend: UInt64(host) &- tag,

@@ -21,6 +21,8 @@ struct Translation: BitwiseCopyable {
     var storable: Bool
     /// The translation holds in all address spaces.
     var isGlobal = false
+    /// Of the page that the tables name, as a power of two: the 4 KiB may be a part of it.
+    var sizeShift: UInt8 = 12
 }
 
 /// Page-table entry bits (SDM vol. 3 §4.5).
@@ -117,7 +119,8 @@ extension CPU {
                 let base = entry & Entry.address & ~((1 << shift) - 1)
                 let page = base | linear & ((1 << shift) - 1) & TLB.pageMask
                 return Translation(
-                    page: page, storable: writable && entry & Entry.dirty != 0, isGlobal: isGlobal(entry))
+                    page: page, storable: writable && entry & Entry.dirty != 0, isGlobal: isGlobal(entry),
+                    sizeShift: UInt8(truncatingIfNeeded: shift))
             }
             _ = setBits(UInt64.self, Entry.accessed, in: entry, at: address)
             table = entry & Entry.address
@@ -143,7 +146,7 @@ extension CPU {
             let base = (entry & 0xFFC0_0000) | ((entry >> 13) & 0xFF) << 32
             return Translation(
                 page: base | linear & 0x3F_F000, storable: writable && entry & Entry.dirty != 0,
-                isGlobal: isGlobal(entry))
+                isGlobal: isGlobal(entry), sizeShift: 22)
         }
         _ = setBits(UInt32.self, UInt32(Entry.accessed), in: UInt32(entry), at: directory)
         let table = (entry & 0xFFFF_F000) | ((linear >> 12) & 0x3FF) << 2

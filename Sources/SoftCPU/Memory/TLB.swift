@@ -84,9 +84,14 @@ extension CPU {
     /// Address of the first entry of `context`.
     @inline(__always) func tlbBase(_ context: UInt32) -> UInt { windowBase(window(context)) }
 
-    /// Remembers that the entry for `linear` in `context` is filled, for the next flush.
-    @inline(__always) func noteUse(_ context: UInt32, _ linear: UInt64) {
+    /// Remembers that the entry for `linear` in `context` is filled, for the next flush. `sizeShift`: of the
+    /// page that it is a part of.
+    @inline(__always) func noteUse(_ context: UInt32, _ linear: UInt64, sizeShift: UInt8) {
         s.fillCount &+= 1
+        if sizeShift > 12 {
+            s.tlbLarge[window(context)] |= Self.largeRegion(linear)
+            if sizeShift == 30 { s.tlbGiant |= 1 &<< UInt32(window(context)) }
+        }
         let chunk = (linear >> 12) & UInt64(TLB.entries - 1) / UInt64(TLB.entries / 64)
         // SAFETY: `window` gives numbers below `StateWindows.count`.
         unsafe s.tlbUsed[unchecked: window(context)] |= 1 &<< chunk
@@ -117,6 +122,25 @@ extension CPU {
         }
     }
 
+    /// One of 64 bits for the 4 MiB around `linear`, by which INVLPG finds out that a window may hold parts
+    /// of a larger page. The lower half of the address space has 32 of its own.
+    @inline(__always) private static func largeRegion(_ linear: UInt64) -> UInt64 {
+        1 &<< ((linear >> 22 & 31) | (linear >> 63) << 5)
+    }
+
+    /// INVLPG of one part of a larger page forgets the others too, whatever the tables say by now (SDM vol. 3
+    /// §4.10.2.3, §4.10.4.1).
+    private func flushLargeParts(_ number: Int, _ linear: UInt64) {
+        let isGiant = s.tlbGiant >> UInt32(number) & 1 != 0
+        guard isGiant || s.tlbLarge[number] & Self.largeRegion(linear) != 0 else { return }
+        let shift: UInt64 = isGiant ? 30 : 22
+        forEachUsedEntry(number) { entry, invalid in
+            guard unsafe (entry.pointee.readTag ^ linear) >> shift == 0 else { return }
+            unsafe entry.pointee.readTag = invalid
+            unsafe entry.pointee.writeTag = invalid
+        }
+    }
+
     /// Forgets what window `number` holds, branch targets included.
     func flushWindow(_ number: Int) {
         forEachUsedEntry(number) { entry, invalid in
@@ -124,6 +148,8 @@ extension CPU {
             unsafe entry.pointee.writeTag = invalid
         }
         s.tlbUsed[number] = 0
+        s.tlbLarge[number] = 0
+        s.tlbGiant &= ~(1 &<< UInt32(number))
         flushTargets(number)
     }
 
@@ -191,12 +217,14 @@ extension CPU {
     /// INVLPG: forgets the translations of one linear address, in all address spaces.
     func flushPage(_ linear: UInt64) {
         for number in 0..<StateWindows.count where s.tlbUsed[number] != 0 {
+            flushLargeParts(number, linear)
             let entry = unsafe Self.entry(windowBase(number), linear)
             unsafe entry.pointee.readTag = TLB.invalidTag(linear)
             unsafe entry.pointee.writeTag = TLB.invalidTag(linear)
         }
         unsafe executionEntry(linear).pointee.tag = TLB.invalid
         flushTargets(ofPage: linear)
+        if owner.largeCode.contains(linear) { flushCodeMappings() }
         if linear >> 63 != 0 {
             s.staleReturns |= 1
             owner.translations?.cutFarLinks(to: linear)
@@ -205,6 +233,14 @@ extension CPU {
         }
         s.endBlock = true
         s.linkSlot = 0
+    }
+
+    /// Forgets all that is known about where code is mapped.
+    private func flushCodeMappings() {
+        flushFetches { _ in true }
+        s.executionUsed = 0
+        flushTargets()
+        s.staleReturns = 7
     }
 
     /// Forgets permission to store to the guest-physical page at `physical`, which now holds decoded code.

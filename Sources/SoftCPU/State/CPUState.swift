@@ -49,6 +49,10 @@ struct CPUState: BitwiseCopyable {
     /// By window: which 64ths of the TLB's entries may be filled (TLB.swift); the same for fetches.
     var tlbUsed: InlineArray<19, UInt64> = .init(repeating: .max)
     var executionUsed: UInt64 = .max
+    /// By window: `CPU.largeRegion` of the parts of larger pages that it may hold.
+    var tlbLarge: InlineArray<19, UInt64> = .init(repeating: 0)
+    /// Windows that may hold parts of pages of 1 GiB, a bit each.
+    var tlbGiant: UInt32 = 0
 
     // MARK: Block chaining (RunLoop.swift)
     /// Set by a direct branch: the next block if already linked, else 0.

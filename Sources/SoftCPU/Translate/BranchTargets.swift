@@ -51,12 +51,23 @@ extension CPU {
         }
     }
 
-    /// Forgets the targets in one page, and those in front of it that may end there: they share five 64ths
-    /// with those of few other pages.
+    /// Forgets the targets in one page, and those at the end of the page in front of it, which may go on
+    /// there. Others with the same entries stay: INVLPG is for data most of the time.
     func flushTargets(ofPage linear: UInt64) {
-        let chunks: UInt64 = 1 &<< (linear >> 12 & 63) | 1 &<< ((linear >> 12) &- 1 & 63)
-        for number in 0..<StateWindows.count where s.targetsUsed[number] & chunks != 0 {
-            flushTargets(number, chunks)
+        let page = linear & TLB.pageMask, before = page &- 16
+        for number in 0..<StateWindows.count {
+            if s.targetsUsed[number] >> (page >> 12 & 63) & 1 != 0 {
+                for slot in 0..<256 as Range<UInt64> { forgetTarget(number, page | slot << 4) }
+            }
+            if s.targetsUsed[number] >> (before >> 12 & 63) & 1 != 0 { forgetTarget(number, before) }
+        }
+    }
+
+    /// Empties the entry of `linear` in window `number` if it is for an address in that page.
+    @inline(__always) private func forgetTarget(_ number: Int, _ linear: UInt64) {
+        let target = unsafe Self.target(windowBase(number), linear)
+        if unsafe target.pointee.tag & TLB.pageMask == linear & TLB.pageMask {
+            unsafe target.pointee.tag = BranchTargets.invalidTag(linear)
         }
     }
 
