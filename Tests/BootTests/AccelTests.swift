@@ -29,8 +29,10 @@ import Testing
         #expect(machine.end() == end.status, "\(machine.errorText)")
     }
 
-    @Test func `a machine that resets again and again does not grow`() throws {
-        let machine = try machine("ends", "c", ["--accel", "soft"])
+    /// By the port of the chipset, and by a triple fault.
+    @Test(arguments: ["c", "f"])
+    func `a machine that resets again and again does not grow`(letter: String) throws {
+        let machine = try machine("ends", letter, ["--accel", "soft"])
         #expect(machine.read(until: "e\n"))
         let before = try machine.size()
         machine.type("x")

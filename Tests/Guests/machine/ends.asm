@@ -16,6 +16,8 @@ main:
     je debug_exit
     cmp al, 'c'
     je count
+    cmp al, 'f'
+    je count
     ret                         ; debug exit 0
 
 power_off:                      ; ACPI: PM1a control, SLP_TYP 5 and SLP_EN
@@ -52,7 +54,7 @@ debug_exit:
     jmp halt
 
 ; Prints a letter per start, "a" first, and resets; at "e" and "y" it waits for a character before. It counts
-; in CMOS, which keeps its content, and powers off at the end.
+; in CMOS, which keeps its content, and powers off at the end. "f" resets by a triple fault each time.
 count:
     mov al, 0x50
     out 0x70, al
@@ -71,6 +73,9 @@ count:
     cmp dword [touched], 0x600D600D
     jne debug_exit
     mov dword [touched], 0xBADBAD
+.again:
+    cmp byte [option], 'f'
+    je triple_fault
     jmp reset
 .wait:
     push eax
@@ -78,6 +83,6 @@ count:
     call put
     call get
     pop eax
-    jmp reset
+    jmp .again
 touched: dd 0x600D600D
 image_end:
