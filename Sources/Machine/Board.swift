@@ -37,6 +37,8 @@ final class Board: Sendable {
     /// Every device, in the order of building: reset, pause and save go through it.
     let devices: [any Device]
     let images: [any DiskImage]
+    /// CD drives, in the order in which they were asked for.
+    let drives: [DiscDrive]
     let serial: [any CharacterBackend]
     let eventLoop: EventLoop
     let screenOutput: ScreenOutput?
@@ -104,8 +106,8 @@ final class Board: Sendable {
         // The shadow memory comes before the bridge, which decides what it shows.
         let chipset: [(any Device)?] = [ioapic, pic, power, shadow, bridge]
         devices = apics.map { $0 } + chipset.compactMap { $0 } + assembly.devices
-        serial = assembly.serial
-        images = assembly.images
+        (serial, images) = (assembly.serial, assembly.images)
+        drives = assembly.drives.sorted { $0.number < $1.number }
         screenOutput = assembly.screenOutput
         var platformDescription = Self.describe(spec)
         platformDescription.virtio = assembly.places

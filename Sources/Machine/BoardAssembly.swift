@@ -28,6 +28,8 @@ struct BoardAssembly {
     private(set) var places: [PlatformDescription.VirtioPlace] = []
     private(set) var serial: [any CharacterBackend] = []
     private(set) var images: [any DiskImage] = []
+    /// CD drives, bus by bus.
+    private(set) var drives: [DiscDrive] = []
     /// Functions with a place of their own on the PCI bus.
     private(set) var functions: [(function: PCIFunction, slot: Int, number: Int)] = []
     /// PCI Express root ports, in the order of their numbers from 1 on.
@@ -128,6 +130,9 @@ struct BoardAssembly {
 
     /// An image of a device that was added, or will be: closed with the machine.
     mutating func keep(_ image: any DiskImage) { images.append(image) }
+
+    /// Closed with the machine, too.
+    mutating func keep(_ drive: DiscDrive) { drives.append(drive) }
 
     mutating func add(_ device: some VirtioDevice, _ backend: any CharacterBackend) throws(BoardError) {
         try add(device)

@@ -282,11 +282,10 @@ extension BoardAssembly {
         }
         for (index, drive) in spec.drives.enumerated() where drive.bus == bus {
             do throws(HostError) {
-                let image = try drive.disc.map { disc throws(HostError) in
-                    try RawImage(Descriptor(adopting: resources[disc]), readOnly: true, name: "cd\(index)")
-                }
-                if let image { keep(image) }
-                attachments.append(.drive(CDTray(image.map { DiskBackend($0) })))
+                let drive = try DiscDrive(
+                    number: index, disc: drive.disc.map { Descriptor(adopting: resources[$0]) })
+                keep(drive)
+                attachments.append(.drive(drive.tray))
             } catch {
                 throw BoardError("CD \(index + 1) cannot be used: \(error).")
             }

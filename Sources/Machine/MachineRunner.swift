@@ -25,7 +25,7 @@ public enum MachineRunner {
         events: @escaping @Sendable (MachineReport) -> Void
     ) -> Int32 {
         let inbox = RunInbox()
-        commands.listen { inbox.post(.command($0)) }
+        commands.listen { inbox.post(.command($0, $1)) }
         do throws(BoardError) {
             let machine = try RunningMachine(spec: spec, resources: resources, inbox: inbox, events: events)
             try machine.startDevices()
@@ -40,7 +40,7 @@ public enum MachineRunner {
 
 /// What happens to a running machine, in the order in which it happened.
 enum RunEvent: Sendable {
-    case command(MachineCommand)
+    case command(MachineCommand, Descriptor?)
     case machine(MachineEvent)
     case vcpu(Int, VCPUThread.Event)
     /// The debugger's connection has something.

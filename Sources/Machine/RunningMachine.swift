@@ -114,8 +114,8 @@ final class RunningMachine {
             switch inbox.next() {
             case .debugger:
                 if let status = talkToDebugger() { return status }
-            case .command(let command):
-                if let status = handle(command) { return status }
+            case .command(let command, let descriptor):
+                if let status = handle(command, descriptor) { return status }
             case .machine(let event):
                 if let status = try handle(event) { return status }
             case .vcpu(let index, let event):
@@ -173,6 +173,7 @@ final class RunningMachine {
         for device in board.devices { device.pause() }
         for backend in board.serial { backend.close() }
         for image in board.images { image.close() }
+        for drive in board.drives { drive.close() }
         engine.finish()
         if let screenText { writeScreen(to: screenText) }
         if spec.options.contains(.statistics) { reportStatistics() }
@@ -289,14 +290,32 @@ final class RunningMachine {
 
     // MARK: Decisions
 
-    private func handle(_ command: MachineCommand) -> Int32? {
+    private func handle(_ command: MachineCommand, _ descriptor: Descriptor?) -> Int32? {
         switch command {
         case .powerButton: board.power.pressPowerButton()
         case .stop: return end(.stopped)
         case .pause: pause()
         case .resume: resume()
+        case .insertDisc(let number):
+            guard let descriptor else { return refuseDisc("No disc came with the request.") }
+            change(drive: number, to: descriptor)
+        case .ejectDisc(let number): change(drive: number, to: nil)
         case .configure: events(.notice("A machine is configured only once."))
         }
+        return nil
+    }
+
+    private func change(drive number: UInt8, to disc: Descriptor?) {
+        do throws(BoardError) {
+            try board.drive(Int(number)).change(to: disc)
+            events(.discChanged)
+        } catch {
+            events(.discRefused(error.description))
+        }
+    }
+
+    private func refuseDisc(_ sentence: String) -> Int32? {
+        events(.discRefused(sentence))
         return nil
     }
 

@@ -22,6 +22,27 @@ public final class ControlSocket: Sendable {
         }
     }
 
+    /// Sends one frame with a descriptor.
+    public func send(_ frame: [UInt8], _ attached: Descriptor) throws(HostError) {
+        guard try DescriptorPassing.send(frame, [attached], over: descriptor) != nil else {
+            throw HostError("sending a control message", code: EAGAIN)
+        }
+    }
+
+    /// Waits for one frame, and the descriptor that came with it: of several none, and each is closed. Nil
+    /// when the peer is gone.
+    public func receiveWithDescriptor() throws(HostError) -> (frame: [UInt8], descriptor: Descriptor?)? {
+        do throws(HostError) {
+            let message = try DescriptorPassing.receive(
+                from: descriptor, byteLimit: Wire.longestFrame, limit: 1)
+            guard let message, !message.bytes.isEmpty else { return nil }
+            return (message.bytes, message.wasTruncated ? nil : message.descriptors.first)
+        } catch {
+            if error.code == ECONNRESET { return nil }
+            throw error
+        }
+    }
+
     /// Waits for one frame; nil when the peer is gone.
     public func receive() throws(HostError) -> [UInt8]? {
         var buffer = [UInt8](repeating: 0, count: Wire.longestFrame)

@@ -10,6 +10,10 @@ public enum MachineCommand: Equatable, Sendable {
     case stop
     case pause
     case resume
+    /// Puts a disc into a CD drive, counted from 0. The image's descriptor comes with the frame.
+    case insertDisc(drive: UInt8)
+    /// Takes the disc out of it.
+    case ejectDisc(drive: UInt8)
 
     public var frame: [UInt8] {
         switch self {
@@ -22,6 +26,8 @@ public enum MachineCommand: Equatable, Sendable {
         case .stop: return Wire.frame(kind: Wire.Kind.stop)
         case .pause: return Wire.frame(kind: Wire.Kind.pause)
         case .resume: return Wire.frame(kind: Wire.Kind.resume)
+        case .insertDisc(let drive): return Wire.frame(kind: Wire.Kind.insertDisc, payload: [drive])
+        case .ejectDisc(let drive): return Wire.frame(kind: Wire.Kind.ejectDisc, payload: [drive])
         }
     }
 
@@ -42,6 +48,8 @@ public enum MachineCommand: Equatable, Sendable {
         case Wire.Kind.stop: self = .stop
         case Wire.Kind.pause: self = .pause
         case Wire.Kind.resume: self = .resume
+        case Wire.Kind.insertDisc: self = .insertDisc(drive: try payload.take(UInt8.self))
+        case Wire.Kind.ejectDisc: self = .ejectDisc(drive: try payload.take(UInt8.self))
         default: throw WireError("there is no command \(kind)")
         }
         try payload.finish()

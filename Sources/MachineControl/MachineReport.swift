@@ -37,6 +37,10 @@ public enum MachineReport: Equatable, Sendable {
     case exited(ExitReason)
     case paused
     case resumed
+    /// What was asked for with a CD drive is done.
+    case discChanged
+    /// It is not: one plain sentence that says why, and what to do.
+    case discRefused(String)
 
     public var frame: [UInt8] {
         var writer = WireWriter()
@@ -60,6 +64,10 @@ public enum MachineReport: Equatable, Sendable {
             writer.put(reason.detail)
         case .paused: kind = Wire.Kind.paused
         case .resumed: kind = Wire.Kind.resumed
+        case .discChanged: kind = Wire.Kind.discChanged
+        case .discRefused(let text):
+            kind = Wire.Kind.discRefused
+            writer.put(text)
         }
         return Wire.frame(kind: kind, payload: writer.bytes)
     }
@@ -80,6 +88,8 @@ public enum MachineReport: Equatable, Sendable {
             self = .exited(reason)
         case Wire.Kind.paused: self = .paused
         case Wire.Kind.resumed: self = .resumed
+        case Wire.Kind.discChanged: self = .discChanged
+        case Wire.Kind.discRefused: self = .discRefused(try payload.takeText())
         default: throw WireError("there is no report \(kind)")
         }
         try payload.finish()

@@ -22,6 +22,8 @@ enum Wire {
         static let stop: UInt16 = 0x03
         static let pause: UInt16 = 0x04
         static let resume: UInt16 = 0x05
+        static let insertDisc: UInt16 = 0x06
+        static let ejectDisc: UInt16 = 0x07
         static let started: UInt16 = 0x101
         static let notice: UInt16 = 0x102
         static let statistics: UInt16 = 0x103
@@ -29,6 +31,8 @@ enum Wire {
         static let exited: UInt16 = 0x105
         static let paused: UInt16 = 0x106
         static let resumed: UInt16 = 0x107
+        static let discChanged: UInt16 = 0x108
+        static let discRefused: UInt16 = 0x109
     }
 
     static func frame(kind: UInt16, payload: [UInt8] = []) -> [UInt8] {

@@ -26,13 +26,16 @@ public final class CDTray: Sendable {
     func drain() { state.withLock { $0.disc }?.drain() }
     var saved: Saved { state.withLock { $0.saved } }
 
-    /// Replaces the disc, or takes it out; the guest is told once. Reads of the old disc may still be under
-    /// way: close it when `drain` of the controller returned.
-    public func insert(_ disc: (any BlockBackend)?) {
+    /// Replaces the disc, or takes it out, and closes the tray; the guest is told once. Reads of the old disc
+    /// may still be under way. False, and nothing happens, while the guest keeps the tray shut.
+    @discardableResult
+    public func insert(_ disc: (any BlockBackend)?) -> Bool {
         state.withLock { state in
+            guard state.saved.isOpen || !state.saved.isLocked else { return false }
             state.disc = disc
             state.saved.isOpen = false
             state.saved.hasChanged = true
+            return true
         }
     }
 

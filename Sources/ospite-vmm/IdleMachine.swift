@@ -10,12 +10,13 @@ enum IdleMachine {
         spec: MachineSpec, resources: MachineResources, commands: CommandInbox,
         events: @escaping @Sendable (MachineReport) -> Void
     ) -> Int32 {
-        commands.listen { command in
+        commands.listen { command, _ in
             switch command {
             case .powerButton: end(.poweredOff, events)
             case .stop: end(.stopped, events)
             case .pause: events(.paused)
             case .resume: events(.resumed)
+            case .insertDisc, .ejectDisc: events(.discRefused("This machine has no CD drive."))
             case .configure: events(.notice("A machine is configured only once."))
             }
         }

@@ -25,9 +25,9 @@ enum OwnerThreads {
         tell: @escaping @Sendable (MachineReport) -> Void
     ) throws(HostError) {
         _ = try HostThread(name: "control") {
-            while let frame = try? control.receive() {
+            while let (frame, descriptor) = try? control.receiveWithDescriptor() {
                 do throws(WireError) {
-                    commands.deliver(try MachineCommand(frame: frame))
+                    commands.deliver(try MachineCommand(frame: frame), descriptor)
                 } catch {
                     tell(.notice("A command was refused: \(error)."))
                 }

@@ -32,6 +32,7 @@ enum Launcher {
             let viewer = try screen?.start()
             return try start(spec, resources: files.descriptors, keptLock: folder.lock, screen: viewer)
         }
+        let desk = requestDesk(at: folder.controlSocket, &files)
         let gateway = try host { () throws(HostError) in
             let gateway = try screen?.gateway()
             try gateway?.start()
@@ -44,10 +45,20 @@ enum Launcher {
         files.closeAll()
         files.placePerfMap(process: machine.child.identifier)
         let supervisor = Supervisor(
-            machine: machine, signals: signals, terminal: terminal, keyboard: keyboard?.writer)
+            machine: machine, signals: signals, terminal: terminal, keyboard: keyboard?.writer, desk: desk)
         let status = supervisor.run()
         gateway?.stop()
         return status
+    }
+
+    /// A machine runs without, too.
+    private static func requestDesk(at path: String, _ files: inout OpenedFiles) -> RequestDesk? {
+        do throws(HostError) {
+            return RequestDesk(try files.listen(at: .unixSocket(path: path)))
+        } catch {
+            Console.say("ospite: The discs of this machine cannot be changed: \(error).")
+            return nil
+        }
     }
 
     /// Starts the machine's process and sends it the description.

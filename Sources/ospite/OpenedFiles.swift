@@ -67,15 +67,38 @@ struct OpenedFiles {
         }
     }
 
+    /// The image of a disc for a machine that runs already: an ISO 9660 volume, or a UDF volume alone, which
+    /// begins with an extended area there (ECMA-167 2/9.2).
+    static func disc(_ path: String) throws(RunFailure) -> Descriptor {
+        do throws(HostError) {
+            let file = try Descriptor.open(path, flags: O_RDONLY | carefully)
+            guard try file.facts().kind == .regular else {
+                throw HostError("\(path) is not a regular file", code: 0)
+            }
+            guard let name = volumeName(file), ["CD001", "BEA01"].contains(name) else {
+                throw HostError("\(path) is no image of a CD or DVD", code: 0)
+            }
+            try file.setNonBlocking(false)
+            return file
+        } catch {
+            throw .host("The disc cannot be used: \(error). Give an ISO image that you may read.")
+        }
+    }
+
+    /// What the first volume descriptor of a disc says it is (ECMA-119 §8.1.2); nil for what is too short.
+    private static func volumeName(_ file: Descriptor) -> String? {
+        var bytes = [UInt8](repeating: 0, count: 6)
+        guard let count = try? file.read(at: 16 * 2048, into: &bytes), count == bytes.count else {
+            return nil
+        }
+        return String(decoding: bytes[1...], as: UTF8.self)
+    }
+
     /// Whether a file is the image of a CD: an ISO 9660 volume descriptor in sector 16 (ECMA-119 §8.1). What
     /// cannot be read is none, and whoever opens it says why.
     static func isDisc(_ path: String) -> Bool {
         guard let file = try? Descriptor.open(path, flags: O_RDONLY | carefully) else { return false }
-        var bytes = [UInt8](repeating: 0, count: 6)
-        guard let count = try? file.read(at: 16 * 2048, into: &bytes), count == bytes.count else {
-            return false
-        }
-        return bytes[1...].elementsEqual("CD001".utf8)
+        return volumeName(file) == "CD001"
     }
 
     /// An image that a package of the host's distribution has put there.

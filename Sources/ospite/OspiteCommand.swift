@@ -8,6 +8,6 @@ struct OspiteCommand: ParsableCommand {
         abstract: "Creates and runs virtual machines.",
         version: "0.1.0",
         subcommands: [
-            RunCommand.self, ScreenshotCommand.self, TypeCommand.self, KeyCommand.self,
+            RunCommand.self, ScreenshotCommand.self, TypeCommand.self, KeyCommand.self, DiscCommand.self,
         ])
 }

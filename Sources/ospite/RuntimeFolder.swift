@@ -3,7 +3,8 @@ internal import LinuxHost
 internal import MachineSpec
 
 /// The folder of a running machine, `$XDG_RUNTIME_DIR/ospite/NAME/`: whoever looks for machines looks there.
-/// It holds `pid`, which is locked while the machine lives, and `vnc`, a socket for viewers of the screen.
+/// It holds `pid`, which is locked while the machine lives, `control`, a socket for who wants something of
+/// the machine (`RequestDesk`), and `vnc`, one for viewers of the screen.
 /// `vnc-tls` and `vnc-wss` are for those whose encryption ended in `ospite`: the password is asked for.
 final class RuntimeFolder {
     let path: String
@@ -29,6 +30,15 @@ final class RuntimeFolder {
     /// Where viewers are led to when their encryption has ended: VNC, and WebSockets.
     var encryptedScreenSocket: String { screenSocket + "-tls" }
     var encryptedBrowserSocket: String { screenSocket + "-wss" }
+
+    /// Where other programs of this user ask for something.
+    var controlSocket: String { path + Self.controlName }
+    private static let controlName = "/control"
+
+    /// The same for a machine that may be running.
+    static func controlSocket(of machine: String) throws(HostError) -> String {
+        try root() + "/" + machine + controlName
+    }
 
     /// The same for a machine that may be running.
     static func screenSocket(of machine: String) throws(HostError) -> String {

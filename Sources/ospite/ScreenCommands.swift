@@ -3,8 +3,8 @@ internal import Glibc
 internal import LinuxHost
 internal import RFB
 
-/// Runs the body of a command that talks to a machine's screen, and turns its failure into a sentence.
-private func reporting(_ body: () throws(RunFailure) -> Void) throws {
+/// Runs the body of a command that talks to a running machine, and turns its failure into a sentence.
+func reporting(_ body: () throws(RunFailure) -> Void) throws {
     HostSignals.ignoreBrokenPipes()
     do throws(RunFailure) {
         try body()

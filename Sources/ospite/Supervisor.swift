@@ -14,16 +14,21 @@ final class Supervisor {
     private var keyboard: Descriptor?
     private var escape = TerminalEscape()
     private var policy = StopPolicy()
+    private let desk: RequestDesk?
     private var controlIsOpen = true
     private var failure: String?
     private var hasEnded = false
     private var screenHasEnded = false
 
-    init(machine: MachineProcess, signals: SignalDescriptor, terminal: Terminal?, keyboard: Descriptor?) {
+    init(
+        machine: MachineProcess, signals: SignalDescriptor, terminal: Terminal?, keyboard: Descriptor?,
+        desk: RequestDesk?
+    ) {
         self.machine = machine
         self.signals = signals
         self.terminal = terminal
         self.keyboard = keyboard
+        self.desk = desk
         // A guest that does not listen must not hold us up.
         try? keyboard?.setNonBlocking(true)
     }
@@ -36,11 +41,12 @@ final class Supervisor {
             let ready = HostCall.poll(
                 [
                     signals.descriptor, controlIsOpen ? machine.control.descriptor : nil,
-                    keyboard == nil ? nil : HostCall.standardInput,
+                    keyboard == nil ? nil : HostCall.standardInput, desk?.awaited,
                 ], milliseconds: timeout())
             if ready[0], let end = takeSignals() { return finish(end) }
             if ready[1] { takeReport() }
             if ready[2] { takeKeys() }
+            if ready[3] { desk?.serve(machine.control) }
             perform(policy.tick(at: Self.now()))
         }
     }
@@ -99,6 +105,7 @@ final class Supervisor {
 
     private func show(_ report: MachineReport?) {
         switch report {
+        case .discChanged, .discRefused: if let report { desk?.answer(report) }
         case .notice(let text): Console.say("ospite: \(text)")
         case .statistics(let text): Console.say(text)
         case .failed(let text): failure = text

@@ -337,6 +337,9 @@ import Testing
     @Test func `a locked tray stays shut, an open one has no disc, and a new disc is told`() throws {
         #expect(try driver.packet([0x1E, 0, 0, 0, 1]) == 0x50)
         #expect(try reason([0x1B, 0, 0, 0, 2]) == [5, 0x53, 2])
+        // For the host, too.
+        #expect(!driver.tray.insert(nil) && !driver.tray.insert(MemoryDisk(sectors: 40, readOnly: true)))
+        #expect(try driver.packet([0x25]) == 0x50)
         #expect(try driver.packet([0x1E, 0, 0, 0, 0]) == 0x50)
         #expect(try driver.packet([0x1B, 0, 0, 0, 2]) == 0x50)
         #expect(try reason([0]) == [2, 0x3A, 0])

@@ -47,7 +47,7 @@ final class InnerMachine: Sendable {
         ended.signal()
     }
 
-    func send(_ command: MachineCommand) { inbox.post(.command(command)) }
+    func send(_ command: MachineCommand) { inbox.post(.command(command, nil)) }
     var isAsleep: Bool {
         allReports.contains { if case .notice(let text) = $0 { text.contains("sleeps") } else { false } }
     }

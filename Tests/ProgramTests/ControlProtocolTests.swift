@@ -50,7 +50,7 @@ import Testing
         let commands: [MachineCommand] = [
             .configure(try Self.fullSpec(), resourceCount: 14), .configure(plain, resourceCount: 0),
             .configure(firmware, resourceCount: 7), .powerButton,
-            .stop, .pause, .resume,
+            .stop, .pause, .resume, .insertDisc(drive: 254), .ejectDisc(drive: 0),
         ]
         for command in commands { #expect(try MachineCommand(frame: command.frame) == command) }
     }
@@ -58,7 +58,7 @@ import Testing
     private static let reports: [MachineReport] = [
         .started(engine: "soft"), .notice("ä"), .statistics(""), .failed("No."), .paused, .resumed,
         .exited(.poweredOff), .exited(.reset), .exited(.panicked), .exited(.tripleFault),
-        .exited(.debugExit(0xFFFF_FFFF)), .exited(.stopped),
+        .exited(.debugExit(0xFFFF_FFFF)), .exited(.stopped), .discChanged, .discRefused("Löck."),
     ]
 
     @Test(arguments: reports)
@@ -99,6 +99,14 @@ import Testing
             #expect(throws: WireError.self) { try MachineCommand(frame: agreeing) }
         }
         #expect(throws: WireError.self) { try MachineCommand(frame: frame + [0]) }
+        // A drive is one byte.
+        for payload in [[], [0, 0]] as [[UInt8]] {
+            for kind in [Wire.Kind.insertDisc, Wire.Kind.ejectDisc] {
+                #expect(throws: WireError.self) {
+                    try MachineCommand(frame: Wire.frame(kind: kind, payload: payload))
+                }
+            }
+        }
         #expect(throws: WireError.self) {
             try MachineReport(frame: [UInt8](repeating: 0x41, count: Wire.longestFrame + 1))
         }
@@ -108,7 +116,8 @@ import Testing
         let rounds = getenv("OSPITE_FUZZ_ROUNDS").flatMap { Int(String(cString: $0)) } ?? 50_000
         let seeds =
             [MachineCommand.configure(try Self.fullSpec(), resourceCount: 12).frame]
-            + Self.reports.map(\.frame) + [MachineCommand.stop.frame]
+            + Self.reports.map(\.frame)
+            + [MachineCommand.stop, .insertDisc(drive: 1), .ejectDisc(drive: 2)].map(\.frame)
         var random = SplitMix(state: 0x05B1_7E00)
         var accepted = 0
         for _ in 0..<rounds {
@@ -140,10 +149,30 @@ import Testing
         let inbox = CommandInbox()
         for _ in 0..<100 { inbox.deliver(.powerButton) }
         let heard = Counter()
-        inbox.listen { _ in heard.increment() }
+        inbox.listen { _, _ in heard.increment() }
         #expect(heard.value == CommandInbox.capacity)
         inbox.deliver(.stop)
         #expect(heard.value == CommandInbox.capacity + 1)
+    }
+
+    @Test func `a frame brings one descriptor or none, and of several none`() throws {
+        let (ours, theirs) = try Descriptor.socketPair(packets: true)
+        let sender = ControlSocket(ours), receiver = ControlSocket(theirs)
+        let frame = MachineCommand.insertDisc(drive: 3).frame
+        let file = try Descriptor.memory("disc", size: 4096)
+        try sender.send(frame, file)
+        try sender.send(frame)
+        _ = try DescriptorPassing.send(frame, [file, file], over: ours)
+        let first = try #require(try receiver.receiveWithDescriptor())
+        #expect(first.frame == frame)
+        #expect(try first.descriptor?.facts().size == 4096)
+        for _ in 0..<2 {
+            let next = try #require(try receiver.receiveWithDescriptor())
+            #expect(next.frame == frame && next.descriptor == nil)
+        }
+        _ = shutdown(ours.number, Int32(SHUT_RDWR))
+        let isOver = try receiver.receiveWithDescriptor() == nil
+        #expect(isOver)
     }
 
     @Test func `a socket carries whole frames and notices the end`() throws {

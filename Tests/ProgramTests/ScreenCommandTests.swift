@@ -1,6 +1,7 @@
 import Compression
 import Foundation
 import LinuxHost
+import MachineControl
 import MachineSpec
 import Testing
 
@@ -116,6 +117,68 @@ import Testing
         let program = try RunningProgram(BuiltPrograms.ospite, arguments, in: folder)
         #expect(program.status() == 64)
         #expect(program.errorText.contains(words), "\(program.errorText)")
+    }
+
+    @Test func `a disc for a machine without a drive, or that is none, is refused in a sentence`() throws {
+        let machine = try RunningProgram(
+            BuiltPrograms.ospite, ["run", "--idle", "--name", "driveless"], in: folder)
+        _ = try machine.machineProcess()
+        let text = try folder.file("text", bytes: 40_000), image = folder.path + "/image"
+        var bytes = Data(count: 40 * 2048)
+        bytes.replaceSubrange(16 * 2048 + 1..<16 * 2048 + 6, with: Data("CD001".utf8))
+        try bytes.write(to: URL(fileURLWithPath: image))
+        let cases: [([String], Int32, String)] = [
+            (["driveless", image], 1, "This machine has no CD drive."),
+            (["driveless", "--eject"], 1, "This machine has no CD drive."),
+            (
+                ["driveless", text], 1,
+                "text is no image of a CD or DVD. Give an ISO image that you may read."
+            ),
+            (["driveless", folder.path], 1, "is not a regular file"),
+            (["driveless", "/nowhere"], 1, "The disc cannot be used: opening /nowhere"),
+            (["driveless"], 64, "Give either a FILE or --eject."),
+            (["driveless", image, "--eject"], 64, "Give either a FILE or --eject."),
+            (["driveless", "--eject", "--drive", "0"], 64, "--drive takes a number from 1 on."),
+            (["nobody", image], 1, "No machine of the name nobody is running: start it with --name nobody."),
+            (["../m", image], 64, "There is no machine of the name '../m'."),
+        ]
+        for (arguments, status, words) in cases {
+            let program = try RunningProgram(BuiltPrograms.ospite, ["disc"] + arguments, in: folder)
+            #expect(program.status() == status, "\(arguments)")
+            #expect(program.errorText.contains(words), "\(program.errorText)")
+            #expect(program.errorText.split(separator: "\n").count == 1)
+        }
+        machine.send(SIGTERM)
+        #expect(machine.status() == 0)
+    }
+
+    @Test(arguments: [[0], [UInt8](repeating: 0x41, count: 4096)] as [[UInt8]])
+    func `nonsense at a machine's socket is refused, and the machine goes on`(bytes: [UInt8]) throws {
+        let machine = try RunningProgram(
+            BuiltPrograms.ospite, ["run", "--idle", "--name", "patient"], in: folder)
+        _ = try machine.machineProcess()
+        let path = folder.path + "/ospite/patient/control"
+        waitUntil("the machine listens") { FileManager.default.fileExists(atPath: path) }
+        let frames = [bytes, MachineCommand.stop.frame, MachineCommand.insertDisc(drive: 0).frame]
+        for frame in frames {
+            let socket = try Descriptor.connect(unixPath: path)
+            try socket.writeAll(frame)
+            var answer = [UInt8](repeating: 0, count: 4096)
+            guard case .moved(let count) = try socket.read(into: &answer) else {
+                Issue.record("no answer")
+                continue
+            }
+            guard case .discRefused = try MachineReport(frame: Array(answer.prefix(count))) else {
+                Issue.record("not refused")
+                continue
+            }
+        }
+        // Who leaves without a word keeps nobody waiting.
+        _ = try Descriptor.connect(unixPath: path)
+        let eject = try RunningProgram(BuiltPrograms.ospite, ["disc", "patient", "--eject"], in: folder)
+        #expect(eject.status() == 1 && eject.errorText == "ospite: This machine has no CD drive.\n")
+        machine.send(SIGTERM)
+        #expect(machine.status() == 0)
     }
 
     @Test func `ospite-display on its own says who starts it`() throws {
