@@ -62,5 +62,38 @@ extension BootTests {
                 #expect(results.contains(event), "\(event): \(results)")
             }
         }
+
+        @Test
+        func `without a driver for its tablet the machine has a mouse of the PS/2, which moves as much`()
+            throws
+        {
+            let kernel = PointerDisc.kernel
+            let disk = try BootAssets.initialRAMDisk(kernel, modules: ["psmouse"])
+            let disc = try BootDisc.make(
+                "mouse", files: ["linux": kernel.path, "initrd": disk],
+                commands: "linux /boot/linux console=ttyS0 quiet panic=-1 ospite.test=mouse\n"
+                    + "initrd /boot/initrd\nboot\n")
+            let folder = try ScratchFolder()
+            let machine = try GuestMachine(
+                [disc, "--name", "mouse", "--accel", "soft", "--memory", "512M", "--no-reboot"], in: folder)
+            let screen = try ScreenViewer("mouse", in: folder)
+            try screen.viewer.setEncodings([0, -223, -308])
+            try machine.wait(for: "RESULT watching ")
+            try repeating(until: "RESULT end", machine) { count in
+                // There and back again, with the button held on one way.
+                let place = count % 2 == 0 ? (x: 100, y: 100) : (x: 130, y: 80)
+                try screen.untilItIsGone { try screen.viewer.pointer(UInt8(count & 1), place.x, place.y) }
+            }
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+            let results = machine.results
+            #expect(results.contains("watching ImExPS/2 Generic Explorer Mouse"), "\(results)")
+            // Relative axes 0 and 1: 30 to the right and 20 up, and the other way; in halves of 32 bits.
+            for event in [
+                "2 0 30 0", "2 1 65516 65535", "2 0 65506 65535", "2 1 20 0", "1 272 1 0", "1 272 0 0",
+            ] {
+                #expect(results.contains("Mouse " + event), "\(event): \(results)")
+            }
+            #expect(!results.contains { $0.hasPrefix("Mouse 3 ") }, "a mouse knows no places")
+        }
     }
 }
