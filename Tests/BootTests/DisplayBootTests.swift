@@ -195,6 +195,33 @@ extension BootTests {
             #expect(try machine.status() == 0, "\(machine.errorText)")
         }
 
+        @Test(.enabled(if: VNCTools.hasTigerVNC, VNCTools.missingTigerVNC))
+        func `the guest's screen follows the window of TigerVNC's viewer`() throws {
+            let folder = try ScratchFolder()
+            let port = try #require(NetworkAddress(host: "127.0.0.1", port: 0))
+            let number = try Descriptor.listen(at: port).localPort()
+            let machine = try start(more: ["--display", "vnc=127.0.0.1:\(number)"], in: folder)
+            try machine.wait(for: "RESULT compare")
+            machine.type("\n")
+            try machine.wait(for: "RESULT shows 1280x800")
+            let desktop = try VirtualDesktop(in: folder)
+            let viewer = try desktop.start(["xtigervncviewer", "-Shared", "127.0.0.1::\(number)"])
+            defer { viewer.terminate() }
+            // The window is there, and smaller than the guest's screen, as the desktop is.
+            let window = ["search", "--sync", "--onlyvisible", "--name", "TigerVNC"]
+            for (width, height) in [(900, 650), (640, 500)] {
+                try desktop.run(
+                    ["timeout", "60", "xdotool"] + window + ["windowsize", "\(width)", "\(height)"])
+                try machine.wait(for: "RESULT shows \(width)x\(height)")
+            }
+            let screen = try ScreenViewer("display", in: folder)
+            try screen.viewer.setEncodings([16, -308])
+            try waitForPattern(screen, 640, 500)
+            try screen.viewer.key(0xFF1B, isDown: true)
+            try screen.viewer.key(0xFF1B, isDown: false)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
+        }
+
         private static let biosProblem = BootDisc.problem([])
 
         @Test(.enabled(if: biosProblem == nil, "\(biosProblem ?? "")"))
