@@ -175,7 +175,8 @@ let package = Package(
             dependencies: ["FirmwareTables", "BootLoaders", "GuestMemory", "X86Architecture", "ByteLayout"],
             exclude: ["Golden"], swiftSettings: plain),
         .testTarget(
-            name: "BootTests", dependencies: ["MachineSpec", "MachineControl", "LinuxHost", "TestKit"],
+            name: "BootTests",
+            dependencies: ["MachineSpec", "MachineControl", "LinuxHost", "Compression", "TestKit"],
             swiftSettings: plain),
     ],
     swiftLanguageModes: [.v6],

@@ -61,6 +61,8 @@ extension BootTests {
             let folder = try ScratchFolder()
             let machine = try grub(in: folder)
             let screen = try ScreenViewer("grub", in: folder)
+            // With the sizes that the screen takes.
+            try screen.viewer.setEncodings([0, -223, -308])
             try screen.wait(for: "highlighted entry")
             #expect(try verb(["key", "grub", "down", "c"], in: folder).status == 0)
             try screen.wait(for: "grub>")
@@ -69,15 +71,53 @@ extension BootTests {
             let file = folder.path + "/screen.png"
             let shot = try verb(["screenshot", "grub", file], in: folder)
             #expect(shot.status == 0, "\(shot.output)")
-            let png = try Data(contentsOf: URL(fileURLWithPath: file))
-            #expect(png.prefix(4) == Data([0x89, 0x50, 0x4E, 0x47]))
-            // Width and height of the header.
-            #expect(png[16..<24] == Data([0, 0, 0x02, 0xD0, 0, 0, 0x01, 0x90]))
+            let picture = try PNGPicture(file)
+            #expect(picture.width == 720 && picture.height == 400)
+            let rows = try ScreenViewer.textMode().text(picture.pixels, width: picture.width)
+            #expect(rows.contains { $0.contains("echo A_b-C~|") }, "\(rows)")
+            // Pixel for pixel what a viewer sees, but for the cursor, which blinks.
+            try screen.viewer.capture()
+            let pairs = zip(picture.pixels, screen.viewer.pixels).enumerated()
+            let wrong = pairs.filter { $0.element.0 != $0.element.1 }.map {
+                ($0.offset % 720 / 9, $0.offset / 720 / 16)
+            }
+            #expect(picture.pixels.count == screen.viewer.pixels.count)
+            #expect(wrong.allSatisfy { $0 == wrong[0] }, "more than one letter differs")
             machine.send(SIGTERM)
             machine.send(SIGTERM)
             #expect(try machine.status() == 0, "\(machine.errorText)")
             let gone = try verb(["screenshot", "grub", file], in: folder)
             #expect(gone.status == 1 && gone.output.contains("No machine of the name grub"))
+        }
+
+        @Test func `the path of a CD's image alone is enough, and the machine says where its screen is`()
+            throws
+        {
+            try #require(FileManager.default.isReadableFile(atPath: Self.disc), "install grub-rescue-pc")
+            let folder = try ScratchFolder()
+            let machine = try GuestMachine([Self.disc], in: folder)
+            let end = Date(timeIntervalSinceNow: 20)
+            func name() -> String? {
+                let path = machine.errorText.components(separatedBy: "the screen is at ").dropFirst().first
+                let parts = path?.components(separatedBy: "/vnc.").first?.split(separator: "/")
+                return parts?.last.map { String($0) }
+            }
+            while name() == nil, Date() < end { usleep(20_000) }
+            let machineName = try #require(name(), "\(machine.errorText)")
+            let reader = try ScreenViewer.textMode(), file = folder.path + "/screen.png"
+            var rows: [String] = []
+            let patience = Date(timeIntervalSinceNow: 90)
+            while !rows.contains(where: { $0.contains("highlighted entry") }), Date() < patience {
+                usleep(300_000)
+                let shot = try verb(["screenshot", machineName, file], in: folder)
+                #expect(shot.status == 0, "\(shot.output)")
+                let picture = try PNGPicture(file)
+                rows = reader.text(picture.pixels, width: picture.width)
+            }
+            #expect(rows.contains { $0.contains("*GNU/Linux") }, "\(rows)")
+            machine.send(SIGTERM)
+            machine.send(SIGTERM)
+            #expect(try machine.status() == 0, "\(machine.errorText)")
         }
 
         @Test func `several viewers see one screen, and one that leaves takes nothing along`() throws {
@@ -176,7 +216,11 @@ extension BootTests {
                 ], in: folder.path)
             #expect(run.status == 0, "\(run.output)")
             try screen.wait(for: "vncdotool")
-            #expect(try Data(contentsOf: URL(fileURLWithPath: file)).count > 1000)
+            let picture = try PNGPicture(file)
+            #expect(picture.width == 720 && picture.height == 400)
+            let rows = try ScreenViewer.textMode().text(picture.pixels, width: picture.width)
+            #expect(rows.contains { $0.contains("grub> echo vncdotool") }, "\(rows)")
+            #expect(rows.contains { $0.trimmingCharacters(in: .whitespaces) == "vncdotool" }, "\(rows)")
             let wrong = try runTool(
                 ["timeout", "10", tool, "-s", server, "-p", "other", "capture", file + "2"], in: folder.path)
             #expect(wrong.status != 0 && !FileManager.default.fileExists(atPath: file + "2"))
