@@ -68,14 +68,16 @@ final class ATADisk: SATADevice {
     private func immediate(_ file: ATATaskFile) -> SATAResult {
         let last = max(backend.capacity, 1) - 1
         switch file.command {
-        case ATACommand.verify: return isInside(short(file)) ? SATAResult() : Self.notFound
-        case ATACommand.verifyExtended: return isInside(extended(file)) ? SATAResult() : Self.notFound
+        case ATACommand.verify: return isInside(short(file)) ? SATAResult() : .notFound
+        case ATACommand.verifyExtended: return isInside(extended(file)) ? SATAResult() : .notFound
         case ATACommand.setMultiple: return SATAResult()
         // Transfer modes and caches: whatever is asked for is so.
         case ATACommand.setFeatures: return SATAResult()
         // Active or idle.
         case ATACommand.checkPower: return SATAResult(count: 0xFF)
-        case ATACommand.readNativeMaximum: return SATAResult(address: min(last, 0xFFF_FFFF))
+        case ATACommand.readNativeMaximum:
+            let short = min(last, Self.mostShortSectors - 1)
+            return SATAResult(address: short & 0xFF_FFFF, device: UInt8(short >> 24))
         case ATACommand.readNativeMaximumExtended: return SATAResult(address: last)
         default: return ATACommand.nothing.contains(file.command) ? SATAResult() : .aborted
         }
@@ -83,27 +85,30 @@ final class ATADisk: SATADevice {
 
     // MARK: Transfers
 
-    private typealias Sectors = (first: UInt64, count: UInt64)
-    private static let notFound = SATAResult(
-        status: ATAStatus.good | ATAStatus.error, error: ATAError.notFound)
+    /// `end`: how far the command reaches.
+    private typealias Sectors = (first: UInt64, count: UInt64, end: UInt64)
+    /// What commands with 28-bit addresses reach: as many sectors as words 60 and 61 of the identification
+    /// can say (ATA/ATAPI-6 §6.2.1).
+    static let mostShortSectors: UInt64 = 0xFFF_FFFF
     private static let unreadable = SATAResult(
         status: ATAStatus.good | ATAStatus.error, error: ATAError.uncorrectable)
 
     /// A count of zero is the largest.
     private func short(_ file: ATATaskFile) -> Sectors {
         let count = UInt64(file.count & 0xFF)
-        return (file.shortAddress, count == 0 ? 256 : count)
+        let end = min(backend.capacity, Self.mostShortSectors)
+        return (file.shortAddress, count == 0 ? 256 : count, end)
     }
     private func extended(_ file: ATATaskFile) -> Sectors {
-        (file.address, file.count == 0 ? 65_536 : UInt64(file.count))
+        (file.address, file.count == 0 ? 65_536 : UInt64(file.count), backend.capacity)
     }
     /// Queued commands have their count in the features.
     private func queued(_ file: ATATaskFile) -> Sectors {
-        (file.address, file.features == 0 ? 65_536 : UInt64(file.features))
+        (file.address, file.features == 0 ? 65_536 : UInt64(file.features), backend.capacity)
     }
 
     private func isInside(_ sectors: Sectors) -> Bool {
-        sectors.first <= backend.capacity && sectors.count <= backend.capacity - sectors.first
+        sectors.first <= sectors.end && sectors.count <= sectors.end - sectors.first
     }
 
     private func transfer(
@@ -116,7 +121,7 @@ final class ATADisk: SATADevice {
             result.form = form == .queued ? .queued : .register
             finish(result)
         }
-        guard isInside(sectors) else { return fail(Self.notFound) }
+        guard isInside(sectors) else { return fail(.notFound) }
         guard isRead || !backend.isReadOnly, let buffers = command.data.buffers(count, forWriting: isRead)
         else {
             return fail(.aborted)
@@ -168,7 +173,7 @@ final class ATADisk: SATADevice {
             // Eight logical sectors in a physical one; it does not rotate.
             (106, 0x6003), (217, 0x0001), (222, 0x1010),
         ] as [(Int, UInt16)] { data.set(word, value) }
-        data.set(doubleWord: 60, UInt32(min(backend.capacity, 0xFFF_FFFF)))
+        data.set(doubleWord: 60, UInt32(min(backend.capacity, Self.mostShortSectors)))
         data.set(doubleWord: 100, UInt32(truncatingIfNeeded: backend.capacity))
         data.set(doubleWord: 102, UInt32(truncatingIfNeeded: backend.capacity >> 32))
         guard let moved = command.data.store(data.bytes) else { return .aborted }

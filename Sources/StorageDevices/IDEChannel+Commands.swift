@@ -107,6 +107,10 @@ extension IDEChannel {
         guard drives[state.saved.selected]?.signature == ATADisk.signature else {
             return run(file, room: 0, &state)
         }
+        // Parts are asked for with 48-bit addresses, which would reach further.
+        guard isExtended || transfer.next + transfer.rest <= ATADisk.mostShortSectors else {
+            return end(.notFound, &state)
+        }
         guard isWrite else { return fetchSectors(&state) }
         expectSectors(&state)
         return .none

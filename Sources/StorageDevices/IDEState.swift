@@ -50,13 +50,13 @@ extension IDEChannel {
         mutating func take(_ result: SATAResult) {
             status = result.status
             error = result.error
-            guard result.count != 0 || result.address != 0 else { return }
+            guard result.count != 0 || result.address != 0 || result.device != 0 else { return }
             count = result.count
             func pair(_ shift: UInt64) -> UInt16 {
                 UInt16(result.address >> shift & 0xFF) | UInt16(result.address >> (shift + 24) & 0xFF) << 8
             }
             (low, mid, high) = (pair(0), pair(8), pair(16))
-            device = device & 0xF0 | UInt8(result.address >> 24 & 0xF)
+            device = device & 0xF0 | result.device & 0xF
         }
     }
 

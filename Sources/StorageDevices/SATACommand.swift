@@ -54,6 +54,7 @@ struct SATAResult: Equatable, Sendable {
     var form: Form = .register
     var status = ATAStatus.good
     var error: UInt8 = 0
+    /// 48 bits; commands with 28-bit addresses answer bits 27..24 in `device`.
     var address: UInt64 = 0
     /// For ATAPI: the interrupt reason.
     var count: UInt16 = 0
@@ -61,6 +62,7 @@ struct SATAResult: Equatable, Sendable {
     var bytesMoved = 0
 
     static let aborted = SATAResult(status: ATAStatus.good | ATAStatus.error, error: ATAError.aborted)
+    static let notFound = SATAResult(status: ATAStatus.good | ATAStatus.error, error: ATAError.notFound)
     var failed: Bool { status & ATAStatus.error != 0 }
 }
 

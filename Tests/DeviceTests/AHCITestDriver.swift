@@ -1,3 +1,4 @@
+import BlockStorage
 import ByteLayout
 import DeviceModel
 import GuestMemory
@@ -22,8 +23,8 @@ final class AHCITestDriver {
     private let bridge: PCIHostBridge
 
     /// The disk is in port 0, the drive in port 1.
-    init(disk replacement: MemoryDisk? = nil) throws {
-        memory = try GuestMemory([.init(start: 0, size: Self.ram, kind: .ram)])
+    init(disk replacement: (any BlockBackend)? = nil, ram: UInt64 = ram) throws {
+        memory = try GuestMemory([.init(start: 0, size: ram, kind: .ram)])
         let context = DeviceContext(
             memory: memory, clock: FakeClock(now: 0), msi: RecordingMSITarget(), lines: lines,
             report: { _ in })
@@ -77,11 +78,18 @@ final class AHCITestDriver {
         var regions: [(UInt64, Int)] = []
         var isControl = false
         var control: UInt8 = 0
+        var type = ReceivedFIS.toDevice
+        /// Of the FIS, in dwords.
+        var length: UInt32 = 5
+        /// Instead of the number of `regions`, when these are in a table elsewhere.
+        var table: (address: UInt64, entries: UInt32)?
     }
 
     /// Puts a command into its slot, without issuing it.
     func prepare(_ port: Int, _ slot: Int, _ command: Command) throws {
-        var fis: [UInt8] = [0x27, command.isControl ? 0 : 0x80, command.code, UInt8(command.features & 0xFF)]
+        var fis: [UInt8] = [
+            command.type, command.isControl ? 0 : 0x80, command.code, UInt8(command.features & 0xFF),
+        ]
         for shift in [0, 8, 16] as [UInt64] {
             fis.append(UInt8(truncatingIfNeeded: command.address >> shift))
         }
@@ -92,7 +100,7 @@ final class AHCITestDriver {
         fis.append(UInt8(command.features >> 8))
         fis.append(littleEndian: command.count)
         fis += [0, command.control]
-        let table = Self.tables + UInt64(port * 32 + slot) * 0x800
+        let table = command.table?.address ?? Self.tables + UInt64(port * 32 + slot) * 0x800
         try memory.write(fis, at: GuestAddress(table))
         try memory.write(command.packet, at: GuestAddress(table + 0x40))
         for (index, region) in command.regions.enumerated() {
@@ -103,7 +111,8 @@ final class AHCITestDriver {
             try memory.write(entry, at: GuestAddress(table + 0x80 + UInt64(index) * 16))
         }
         var header: [UInt8] = []
-        let flags = UInt32(5) | (command.packet.isEmpty ? 0 : 0x20) | UInt32(command.regions.count) << 16
+        let entries = command.table?.entries ?? UInt32(command.regions.count)
+        let flags = command.length | (command.packet.isEmpty ? 0 : 0x20) | entries << 16
         header.append(littleEndian: flags)
         header.append(littleEndian: UInt32(0))
         header.append(littleEndian: table)

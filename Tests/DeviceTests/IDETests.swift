@@ -1,3 +1,4 @@
+import BlockStorage
 import ByteLayout
 import DeviceModel
 import GuestMemory
@@ -12,7 +13,7 @@ import Testing
 final class IDETestDriver {
     static let ram: UInt64 = 1 << 20
     static let data: UInt64 = 0x8_0000
-    private static let table: UInt64 = 0x1_0000
+    static let table: UInt64 = 0x1_0000
     static let master: UInt16 = 0xC000
 
     let memory: GuestMemory
@@ -24,7 +25,10 @@ final class IDETestDriver {
     let ports = PortBus()
     private let bridge: PCIHostBridge
 
-    init(_ disk: MemoryDisk = MemoryDisk(sectors: 4096)) throws {
+    /// `replacement` takes the place of `disk`.
+    init(
+        _ disk: MemoryDisk = MemoryDisk(sectors: 4096), replacement: (any BlockBackend)? = nil
+    ) throws {
         memory = try GuestMemory([.init(start: 0, size: Self.ram, kind: .ram)])
         let context = DeviceContext(
             memory: memory, clock: FakeClock(now: 0), msi: RecordingMSITarget(), lines: lines,
@@ -35,7 +39,10 @@ final class IDETestDriver {
         tray = CDTray(disc)
         controller = try IDEController(
             context,
-            [.disk(disk, serial: "serial-1"), .drive(tray), .disk(other, serial: "serial-2")])
+            [
+                .disk(replacement ?? disk, serial: "serial-1"), .drive(tray),
+                .disk(other, serial: "serial-2"),
+            ])
         bridge = PCIHostBridge(context: context, mmio: MMIOBus(), portBus: ports)
         ports.attach(controller)
         bridge.insert(controller.function, slot: 5)
