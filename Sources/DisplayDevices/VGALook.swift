@@ -17,6 +17,9 @@ struct VGALook: Equatable {
     var width: Int, height: Int
     /// Pixels of the first line begin at this byte, those of the next one so many bytes later.
     var start: Int, pitch: Int
+    /// Graphics of a VGA wrap within these bits: it counts 64 Ki places of four bytes. Bochs' wrap at the end
+    /// of memory.
+    var mask = Int.max
     /// Each line of memory is shown so often.
     var repetition = 1
     /// From this line on memory begins at 0 again.
@@ -123,6 +126,7 @@ extension VGALook {
                 kind: has256 ? .bytes : mode & GraphicsRegister.interleaved != 0 ? .interleaved : .planar,
                 width: width, height: rows * repetition, start: start, pitch: pitch,
                 colors: has256 ? palette256(registers) : palette16(registers))
+            look.mask = 0x3_FFFF
             look.repetition = repetition
             look.panning = has256 ? 0 : Int(registers.attribute[AttributeRegister.panning] & 7)
             look.splitLine = registers.splitLine / repeats * repetition

@@ -45,10 +45,11 @@ struct VGARenderer {
         }
     }
 
-    private func isChanged(_ start: Int, _ count: Int) -> Bool {
+    private func isChanged(_ start: Int, _ count: Int, mask: Int = .max) -> Bool {
         let first = start / VideoMemory.pageSize, last = (start + max(count, 1) - 1) / VideoMemory.pageSize
-        // Addresses wrap at the end of the memory, whose pages are a power of two.
-        return (first...last).contains { pages[$0 & (pages.count - 1)] }
+        // Addresses wrap at the end of the memory or before, after a power of two of pages.
+        let wrap = min(pages.count - 1, mask / VideoMemory.pageSize)
+        return (first...last).contains { pages[$0 & wrap] }
     }
 
     // MARK: Graphics
@@ -59,11 +60,11 @@ struct VGARenderer {
         var row = [UInt32](repeating: 0, count: look.width)
         for y in 0..<min(look.height, canvas.height) {
             let start = look.place(ofLine: y)
-            guard isNew || isChanged(start, look.bytesInLine) else { continue }
+            guard isNew || isChanged(start, look.bytesInLine, mask: look.mask) else { continue }
             switch look.kind {
             case .planar: Self.planar(look, memory, start, &row)
             case .interleaved: Self.interleaved(look, memory, start, &row)
-            case .bytes: for x in row.indices { row[x] = look.colors[Int(memory[start + x])] }
+            case .bytes: for x in row.indices { row[x] = look.colors[Int(memory[(start + x) & look.mask])] }
             case .direct(let bits): Self.direct(bits, memory, start, &row)
             case .blank, .text: return
             }
@@ -74,7 +75,7 @@ struct VGARenderer {
     private static func planar(_ look: VGALook, _ memory: VideoMemory, _ start: Int, _ row: inout [UInt32]) {
         var x = -look.panning, place = start
         while x < row.count {
-            let planes = memory[planes: place]
+            let planes = memory[planes: place & look.mask]
             for bit in (0..<8 as Range<UInt32>).reversed() {
                 defer { x += 1 }
                 guard x >= 0, x < row.count else { continue }
@@ -91,7 +92,7 @@ struct VGARenderer {
     ) {
         for x in row.indices {
             let dot = x + look.panning
-            let planes = memory[planes: start + dot / 8 * 4] >> (dot & 4 == 0 ? 0 : 8)
+            let planes = memory[planes: (start + dot / 8 * 4) & look.mask] >> (dot & 4 == 0 ? 0 : 8)
             let shift = UInt32(6 - 2 * (dot & 3))
             let low = planes >> shift & 3, high = planes >> (16 + shift) & 3
             row[x] = look.colors[Int(low | high << 2)]

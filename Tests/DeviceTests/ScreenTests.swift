@@ -202,6 +202,74 @@ import Testing
         #expect(canvas.width == 16_000 && canvas.height == SurfaceMemory.mostPixels / 16_000)
     }
 
+    // MARK: The end of memory
+
+    @Test func `planes end at 64 Ki addresses, and begin anew in the middle of a line`() {
+        write(0x3C4, [1: 1, 4: 6])
+        write(0x3CE, [5: 0, 6: 5])
+        // 510 addresses from one line to the next; the first line begins 40 addresses before the end.
+        write(0x3D4, [1: 79, 7: 0x3E, 9: 0x40, 0x12: 0xDF, 0x13: 0xFF, 0x17: 0xE3, 0x18: 0xFF])
+        write(0x3D4, [0xC: 0xFF, 0xD: 0xD8])
+        for place in 0..<0x1_0000 { vga.memory[planes: place * 4] = UInt32(place & 0xFF) &* 0x0101_0101 }
+        // Beyond the planes there is memory that only Bochs' modes show.
+        for place in 0x1_0000..<0x1_8000 { vga.memory[planes: place * 4] = .max }
+        var canvas = ScreenCanvas(surface)
+        vga.draw(on: &canvas)
+        #expect(canvas.width == 640 && canvas.height == 480)
+        for (x, y) in [(0, 0), (319, 0), (320, 0), (639, 0), (7, 1), (8, 129), (633, 300), (200, 479)] {
+            let place = (0xFFD8 + y * 510 + x / 8) & 0xFFFF
+            let isSet = place >> (7 - x & 7) & 1 != 0
+            #expect(pixel(canvas, x, y) == color(isSet ? 0xF : 0), "\(x), \(y)")
+        }
+        // A store to the beginning is seen in the lines that have come round.
+        #expect([(320, 0), (336, 257)].allSatisfy { pixel(canvas, $0.0, $0.1) == color(0) })
+        vga.memory[planes: 0] = vga.memory[planes: 0] ^ 0x8080_8080
+        vga.draw(on: &canvas)
+        #expect([(320, 0), (336, 257)].allSatisfy { pixel(canvas, $0.0, $0.1) == color(0xF) })
+    }
+
+    @Test func `bytes of mode X end there too`() {
+        write(0x3C4, [1: 1, 4: 6])
+        write(0x3CE, [5: 0x40, 6: 5])
+        write(0x3D4, [1: 79, 7: 0x1F, 9: 0x41, 0x12: 0x8F, 0x13: 40, 0x17: 0xE3, 0x18: 0xFF])
+        write(0x3D4, [0xC: 0xFF, 0xD: 0xE0])
+        for place in 0..<0x4_0000 { vga.memory[place] = UInt8(truncatingIfNeeded: place &* 7 >> 3) }
+        for place in 0x4_0000..<0x5_0000 { vga.memory[place] = 0xEE }
+        var canvas = ScreenCanvas(surface)
+        vga.draw(on: &canvas)
+        #expect(canvas.width == 320 && canvas.height == 200)
+        for (x, y) in [(0, 0), (127, 0), (128, 0), (319, 0), (5, 1), (300, 199)] {
+            let place = (0xFFE0 * 4 + y * 320 + x) & 0x3_FFFF
+            let byte = UInt8(truncatingIfNeeded: place &* 7 >> 3)
+            #expect(pixel(canvas, x, y) == color(Int(byte)), "\(x), \(y)")
+        }
+    }
+
+    @Test(arguments: [4, 8, 15, 16, 24, 32] as [UInt32])
+    func `the farthest corner of the largest virtual screen is memory that has come round`(bits: UInt32) {
+        bochs([(4, 0), (1, 640), (2, 480), (3, bits), (4, 0x41), (6, 0xFFFF), (8, 0xFFFF), (9, 0xFFFF)])
+        let bytes = Int(bits + 7) / 8, pitch = bits == 4 ? 0xFFFF / 2 : 0xFFFF * bytes
+        let offset = bits == 4 ? 0xFFFF / 8 * 4 : 0xFFFF * bytes
+        #expect(bits == 4 || (0xFFFF + 479) * pitch + offset > UInt32.max, "more than 32 bits can say")
+        var canvas = ScreenCanvas(surface)
+        vga.draw(on: &canvas)
+        #expect(canvas.width == 640 && canvas.height == 480)
+        #expect([(0, 0), (639, 479)].allSatisfy { pixel(canvas, $0.0, $0.1) == 0 }, "black")
+        for y in [0, 1, 240, 479] {
+            let place = (0xFFFF + y) * pitch + offset
+            // White, in any of the modes; planes are left of their first dots.
+            if bits == 4 {
+                vga.memory[planes: place] = .max
+            } else {
+                for byte in 0..<bytes { vga.memory[place + byte] = 0xFF }
+            }
+        }
+        vga.draw(on: &canvas)
+        let white: UInt32 = bits == 4 ? color(0xF) : bits == 8 ? color(0xFF) : 0xFF_FFFF
+        for y in [0, 1, 240, 479] { #expect(pixel(canvas, 0, y) == white, "line \(y)") }
+        #expect(pixel(canvas, 100, 100) == 0)
+    }
+
     // MARK: The link
 
     private func receive(_ socket: ScreenSocket) throws -> ScreenFrame? {
