@@ -7,13 +7,42 @@ import Testing
 @testable import Machine
 @testable import MachineControl
 @testable import MachineSpec
+@testable import PCIBus
 @testable import StateCodec
 
 @Suite(.serialized) struct BoardTests {
+    /// Gives every PCI function its addresses and lets it reach memory, as firmware does.
+    private func assignAddresses(_ board: Board) throws -> [ClosedRange<UInt64>] {
+        guard let bridge = board.bridge else { return [] }
+        try bridge.assignResources(
+            memoryWindow: 0xC000_0000..<0xD800_0000, ioWindow: 0xC000..<0x1_0000,
+            memory64Window: 0x8_0000_0000..<0x9_0000_0000)
+        for place in bridge.functions {
+            let command = place.function.readConfig(offset: 4, count: 2)
+            place.function.writeConfig(offset: 4, count: 2, value: command | 4)
+        }
+        return bridge.functions.flatMap { Self.memory(of: $0.function) }
+    }
+
+    /// Where a function's registers are in memory.
+    private static func memory(of function: PCIFunction) -> [ClosedRange<UInt64>] {
+        function.layout.bars.enumerated().compactMap { bar, layout in
+            guard let layout, layout.kind != .io else { return nil }
+            let low = UInt64(function.readConfig(offset: 0x10 + 4 * bar, count: 4)) & ~0xF
+            let high =
+                function.layout.bars[bar]?.kind == .memory64
+                ? UInt64(function.readConfig(offset: 0x14 + 4 * bar, count: 4)) : 0
+            let start = high << 32 | low
+            return start == 0 ? nil : start...start + (layout.size - 1)
+        }
+    }
+
     /// Accesses to every port and the registers of every memory-mapped device, from a seed.
-    private func disturb(_ board: Board, seed: UInt64) {
+    private func disturb(_ board: Board, seed: UInt64) throws {
         var random = ChipsetRandom(seed: seed)
         let widths: [AccessWidth] = [.byte, .word, .dword]
+        let registers = try assignAddresses(board)
+        #expect(registers.isEmpty == (board.bridge == nil))
         for _ in 0..<4000 {
             let port = UInt16(
                 truncatingIfNeeded: random.below(4) == 0 ? random.below(0x10000) : random.below(0x700))
@@ -32,6 +61,13 @@ import Testing
             } else {
                 board.platform.memoryWrite(address, width: .dword, value: random.value() & 0xFFFF_FFFF)
             }
+            if !registers.isEmpty {
+                let place = registers[random.below(registers.count)]
+                let offset = UInt64(random.below(min(place.count, 0x4000))) & ~3
+                board.platform.memoryWrite(
+                    place.lowerBound + offset, width: .dword, value: random.value() & 0xFFFF_FFFF)
+                _ = board.platform.memoryRead(place.lowerBound + offset, width: .dword)
+            }
             let apic = board.apics[random.below(2)]
             apic.writePage(
                 offset: UInt32(random.below(0x40) * 16), width: .dword,
@@ -45,7 +81,7 @@ import Testing
     ) throws {
         let first = try BoardBench.full(type, at: BoardFiles.first),
             second = try BoardBench.full(type, at: BoardFiles.first + 20)
-        disturb(first, seed: seed)
+        try disturb(first, seed: seed)
         first.clock.pause()
         second.clock.pause()
         for device in first.devices + second.devices { device.pause() }
@@ -64,7 +100,7 @@ import Testing
     @Test(arguments: MachineType.allCases, [6, 7] as [UInt64])
     func `a damaged state is refused or taken, and never traps`(type: MachineType, seed: UInt64) throws {
         let board = try BoardBench.full(type, at: BoardFiles.first)
-        disturb(board, seed: seed)
+        try disturb(board, seed: seed)
         board.clock.pause()
         for device in board.devices { device.pause() }
         var random = ChipsetRandom(seed: seed)
@@ -101,6 +137,32 @@ import Testing
 
     @Test func `the catalog names every kind once`() {
         #expect(Set(deviceCatalog.map(\.kind)).count == deviceCatalog.count)
+    }
+
+    @Test func `without a floppy disk nobody answers at the ports of its controller and of its DMA`() throws {
+        let floppy = Array(0x3F0...0x3F7) as [UInt16]
+        let dma = Array(0x00...0x0F) + Array(0x81...0x8F) + Array(0xC0...0xDF) as [UInt16]
+        func answers(hasFloppy: Bool) throws -> (board: Board, ports: [UInt16]) {
+            var spec = try BoardBench.spec()
+            if hasFloppy { spec.floppies = [DiskSpec(image: ResourceIndex(0), byteCount: 1440 << 10)] }
+            let file = try Descriptor.memory("floppy", size: 1440 << 10)
+            let board = try Board(
+                spec: spec, resources: BoardFiles.resources([file], at: BoardFiles.first),
+                tscFrequency: 1_000_000_000, report: { _ in })
+            let ports = (floppy + dma).filter { board.platform.portRead($0, width: .byte) & 0xFF != 0xFF }
+            return (board, ports)
+        }
+        let with = try answers(hasFloppy: true), without = try answers(hasFloppy: false)
+        #expect(with.ports.contains(0x3F4) && with.ports.contains(0x08) && with.ports.contains(0x81))
+        #expect(without.ports == [])
+        // Nor does anybody hear what is written to them.
+        for port in floppy + dma { without.board.platform.portWrite(port, width: .byte, value: 0x1C) }
+        #expect(
+            (floppy + dma).allSatisfy { without.board.platform.portRead($0, width: .byte) & 0xFF == 0xFF })
+        let kinds = Set(without.board.devices.map { BoardBench.kind($0) })
+        #expect(!kinds.contains("dma") && !kinds.contains("floppy"))
+        BoardBench.close(with.board)
+        BoardBench.close(without.board)
     }
 
     @Test func `a full board has a device of every kind`() throws {

@@ -214,6 +214,29 @@ final class FloppyTestDriver {
         #expect(driver.run([0x10]) == [0x90])
     }
 
+    @Test func `whatever byte follows whatever command, a reset ends it`() throws {
+        let driver = try FloppyTestDriver(MemoryDisk(sectors: 720), secondReadOnly: false)
+        for code in 0...255 as ClosedRange<UInt8> {
+            for byte in 0...255 as ClosedRange<UInt8> {
+                driver.write(0x3F5, code)
+                for _ in 0..<12 { driver.write(0x3F5, byte) }
+                let saved = driver.controller.save()
+                guard saved.command.count <= 8, saved.result.count <= 10 else {
+                    Issue.record("\(code) and \(byte): \(saved)")
+                    return
+                }
+                driver.write(0x3F4, 0x80)
+                guard driver.read(0x3F4) == 0x80, driver.controller.save().command.isEmpty else {
+                    Issue.record("\(code) and \(byte): \(driver.read(0x3F4))")
+                    return
+                }
+            }
+        }
+        driver.start()
+        #expect(driver.run([0x10]) == [0x90])
+        #expect(driver.disk.operations.isEmpty, "no such bytes are a transfer")
+    }
+
     @Test func `a reset in the middle of a command forgets it`() throws {
         let held = MemoryDisk(sectors: 2880, mode: .held)
         let driver = try FloppyTestDriver(held)
