@@ -119,6 +119,43 @@ private final class FirmwareClient {
         #expect(try client.memory.bytes(GuestAddress(0x1000), count: 4) == [0, 0, 0, 0])
     }
 
+    /// Where the request is itself among what the transfer stores to: before, over all of it, and at its end.
+    @Test(arguments: [0x7FF8, 0x8000, 0x8004, 0x800C] as [UInt64])
+    func `a transfer over its own request does what that said when it came`(target: UInt64) throws {
+        let client = try FirmwareClient()
+        let (selector, _) = try client.selector(of: "large")
+        let control = UInt32(selector) << 16 | 8 | 2
+        #expect(try client.transfer(control, count: 64, to: target) == 0)
+        let bytes = (0..<64).map { UInt8(truncatingIfNeeded: $0 &* 7) }
+        let copied = try client.memory.bytes(GuestAddress(target), count: 80)
+        for place in 0..<64 as Range<UInt64> {
+            // The outcome is stored last, over the control field.
+            let isOutcome = (0x8000..<0x8004).contains(target + place)
+            #expect(copied[Int(place)] == (isOutcome ? 0 : bytes[Int(place)]), "\(place)")
+        }
+        #expect(copied[64...].allSatisfy { $0 == 0 })
+        #expect(client.take(2) == [0xC0, 0xC7], "the place in the item moved once")
+        #expect(try client.transfer(control, count: 3, to: 0x1_0000) == 0)
+        #expect(try client.memory.bytes(GuestAddress(0x1_0000), count: 3) == [0, 7, 14])
+    }
+
+    @Test(arguments: [0xFFFF, 0x23, 0x7FFF, 0x8003] as [UInt16])
+    func `an item that is not there is nothing but zeroes, and has an end`(selector: UInt16) throws {
+        let client = try FirmwareClient()
+        #expect(try client.selector(of: "large").selector == 0x22, "the last file")
+        let select = UInt32(selector) << 16 | 8
+        try client.memory.write([UInt8](repeating: 0xAA, count: 40), at: GuestAddress(0x1_0000))
+        #expect(try client.transfer(select | 2, count: 32, to: 0x1_0000) == 0)
+        let expected = [UInt8](repeating: 0, count: 32) + [UInt8](repeating: 0xAA, count: 8)
+        #expect(try client.memory.bytes(GuestAddress(0x1_0000), count: 40) == expected)
+        #expect(try client.transfer(select | 2, count: 65_537, to: 0x1_0000) == 1)
+        #expect(try client.transfer(select | 2, count: .max, to: 0x1_0000) == 1)
+        #expect(try client.memory.bytes(GuestAddress(0x1_0000), count: 40) == expected)
+        #expect(try client.transfer(select | 4, count: .max, to: 0) == 0)
+        #expect(client.take(2) == [0, 0] && client.device.save().offset == 0)
+        #expect(try client.transfer(select | 0x10, count: 4, to: 0x1_0000) == 1, "nothing can be written")
+    }
+
     @Test(arguments: [FirmwareClient.ram - 15, 0x20_0001, 0xFFFF_FFFF_FFFF_FFF8] as [UInt64])
     func `a request outside of memory asks for nothing`(place: UInt64) throws {
         let client = try FirmwareClient()
