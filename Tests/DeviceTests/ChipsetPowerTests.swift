@@ -140,6 +140,67 @@ import Testing
         #expect(word(device, 0x620) == 0x0002)
     }
 
+    /// Status and enable of both blocks, to be told apart byte by byte.
+    private func filled() throws -> ACPIPowerManagement {
+        let device = ACPIPowerManagement(bench.context)
+        var saved = device.save()
+        (saved.status, saved.enable, saved.control) = (0x8521, 0x0721, 0x1402)
+        (saved.eventStatus, saved.eventEnable) = (0xA55A, 0x3CC3)
+        try device.restore(saved)
+        return device
+    }
+    /// What is at 600h and 620h, and ones where nothing is.
+    private static let bytes: [UInt16: UInt32] = [
+        0x600: 0x21, 0x601: 0x85, 0x602: 0x21, 0x603: 0x07, 0x604: 0x02, 0x605: 0x14,
+        0x620: 0x5A, 0x621: 0xA5, 0x622: 0xC3, 0x623: 0x3C,
+    ]
+
+    @Test(
+        arguments: [AccessWidth.byte, .word, .dword], Array(0x600...0x604) + Array(0x620...0x623) as [UInt16])
+    func `a read of any width at any place has the bytes of the registers`(
+        width: AccessWidth, port: UInt16
+    ) throws {
+        let device = try filled()
+        let expected = (0..<UInt16(width.bytes)).reduce(UInt32(0)) { value, byte in
+            value | (Self.bytes[port + byte] ?? 0xFF) << UInt32(8 * byte)
+        }
+        #expect(device.read(port: port, width: width) & UInt32(width.mask) == expected)
+    }
+
+    @Test(
+        arguments: [AccessWidth.byte, .word, .dword], Array(0x600...0x603) + Array(0x620...0x623) as [UInt16])
+    func `a write of any width at any place clears and sets the bytes that it covers`(
+        width: AccessWidth, port: UInt16
+    ) throws {
+        let device = try filled()
+        let value: UInt32 = 0x0421_0221
+        device.write(port: port, width: width, value: value)
+        for (place, old) in Self.bytes where place != 0x604 && place != 0x605 {
+            let byte = Int(place) - Int(port)
+            var expected = old
+            if (0..<width.bytes).contains(byte) {
+                let bits = value >> UInt32(8 * byte) & 0xFF
+                // A status is cleared by ones; an enable is what was written, as far as there are such bits.
+                let isStatus = place & 2 == 0
+                let exists: UInt32 = place == 0x602 ? 0x21 : place == 0x603 ? 0x07 : 0xFF
+                expected = isStatus ? old & ~bits : bits & exists
+            }
+            #expect(device.read(port: place, width: .byte) & 0xFF == expected, "\(place)")
+        }
+    }
+
+    @Test func `sleep is entered by the byte that has SLP_EN, whatever the width`() {
+        for (port, width, value) in [
+            (0x605, .byte, 0x34), (0x604, .word, 0x3400), (0x604, .dword, 0x3400), (0x603, .word, 0),
+            (0x603, .dword, 0x34_0000), (0x602, .dword, 0x3400_0000),
+        ] as [(UInt16, AccessWidth, UInt32)] {
+            let device = ACPIPowerManagement(bench.context)
+            device.write(port: port, width: width, value: value)
+            let turnsOff = value != 0
+            #expect(bench.events.take() == (turnsOff ? [.powerOff] : []), "\(port)")
+        }
+    }
+
     @Test func `the timer counts 3.579545 MHz in 32 bits`() {
         let device = ACPIPowerManagement(bench.context)
         bench.clock.advance(by: 1_000_000_000)
