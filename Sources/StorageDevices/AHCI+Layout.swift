@@ -54,7 +54,9 @@ enum PortLink {
 /// The command header, §4.2.2: flags and length of the PRDT, bytes moved, address of the table.
 enum CommandHeader {
     static let size: UInt64 = 32
-    static let lengthMask: UInt32 = 0x1F, atapi: UInt32 = 1 << 5, write: UInt32 = 1 << 6
+    /// CFL: the command FIS has so many dwords.
+    static let lengthMask: UInt32 = 0x1F, lengths: ClosedRange<UInt32> = 2...16, registerLength: UInt32 = 5
+    static let atapi: UInt32 = 1 << 5, write: UInt32 = 1 << 6
     static let clearBusy: UInt32 = 1 << 10
     static let bytesMoved: UInt64 = 4, table = 8
 }

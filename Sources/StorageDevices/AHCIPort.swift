@@ -215,19 +215,21 @@ final class AHCIPort: Sendable {
         let list = state.withLock { $0.registers.commandList }
         let header = GuestAddress(list + UInt64(slot) * CommandHeader.size)
         guard let fetched = fetch(header) else {
-            // What the list says is not in memory: a fatal error of the host bus, §6.1.
+            // What the list says is not in memory, or the FIS has a length that is none: a fatal error of
+            // the host bus, §6.1.
             return finish(slot, generation) { state in
                 state.registers.interruptStatus |= PortInterrupt.hostError
                 state.registers.isHalted = true
             }
         }
-        guard fetched.fis[0] == ReceivedFIS.toDevice else {
-            return finish(slot, generation) { $0.registers.issue &= ~(1 << UInt32(slot)) }
+        guard let device else { return finish(slot, generation) { $0.registers.isHalted = true } }
+        guard fetched.fis[0] == ReceivedFIS.toDevice, fetched.length >= CommandHeader.registerLength else {
+            // Nothing else is a command, nor is a part of one.
+            return finish(slot, generation) { conclude(slot, .aborted, &$0) }
         }
         guard fetched.fis[1] & ReceivedFIS.isCommand != 0 else {
             return control(fetched.fis, slot, generation)
         }
-        guard let device else { return finish(slot, generation) { $0.registers.isHalted = true } }
         let command = fetched.command
         if device.isQueued(command.taskFile.command) {
             // The device has taken it: the slot's state is in the active bits now.
@@ -247,17 +249,19 @@ final class AHCIPort: Sendable {
 
     private struct Fetched {
         let fis: [UInt8]
+        /// Of the FIS, in dwords, as the header has it.
+        let length: UInt32
         let command: SATACommand
     }
 
-    /// Reads the command of a slot once. Nil: a part of it is not in memory.
+    /// Reads the command of a slot once. Nil: a part of it is not in memory, or it has an illegal length.
     private func fetch(_ header: GuestAddress) -> Fetched? {
         guard let bytes = try? memory.bytes(header, count: Int(CommandHeader.size)),
             let flags = bytes.load(littleEndian: UInt32.self, at: 0),
             let pointer = bytes.load(littleEndian: UInt64.self, at: CommandHeader.table)
         else { return nil }
-        let table = pointer & ~0x7F
-        guard
+        let table = pointer & ~0x7F, length = flags & CommandHeader.lengthMask
+        guard CommandHeader.lengths.contains(length),
             let head = try? memory.bytes(
                 GuestAddress(table), count: CommandTable.packet + CommandTable.packetSize),
             let regions = regions(table, entries: Int(flags >> 16))
@@ -266,7 +270,7 @@ final class AHCIPort: Sendable {
         let command = SATACommand(
             taskFile: ATATaskFile(head), packet: packet,
             data: ScatterList(regions: regions, memory: memory))
-        return Fetched(fis: head, command: command)
+        return Fetched(fis: head, length: length, command: command)
     }
 
     /// No command moves more: 65,536 sectors.
