@@ -287,6 +287,27 @@ import Testing
         #expect(order == heads.reversed().map(UInt32.init))
     }
 
+    @Test func `a backend that never completes is asked no more than the queue holds`() throws {
+        let rig = try Rig(MemoryDisk(mode: .held))
+        rig.writeHeader(4)
+        for count in 1...100_000 {
+            rig.queue.add([.out(Self.header, 16), .into(Self.statusByte, 1)])
+            rig.queue.kick()
+            guard rig.disk.heldCount <= 16, rig.device.device.link.queues[0].inFlight <= 16 else {
+                Issue.record("\(rig.disk.heldCount) after \(count)")
+                return
+            }
+        }
+        #expect((1...16).contains(rig.disk.largestHeld))
+        #expect(rig.queue.poll() == nil && rig.disk.performed == 0)
+        let queue = rig.driver.start()[0]
+        #expect(rig.disk.heldCount == 0, "the reset has ended what was under way")
+        rig.writeHeader(4)
+        queue.add([.out(Self.header, 16), .into(Self.statusByte, 1)])
+        queue.kick()
+        #expect(rig.disk.heldCount == 1 && rig.disk.release() && queue.poll() != nil)
+    }
+
     @Test func `every queue of several works on its own`() throws {
         let disk = MemoryDisk()
         let parts = try VirtioBench {
