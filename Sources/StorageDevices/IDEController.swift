@@ -1,4 +1,4 @@
-public import BlockStorage
+internal import BlockStorage
 public import DeviceModel
 internal import GuestMemory
 public import LinuxHost
