@@ -16,6 +16,8 @@ public final class DescriptorBackend: CharacterBackend {
     private let input: Descriptor?
     private let output: Descriptor?
     private let loop: EventLoop?
+    /// Bytes that may be written.
+    private let limit: UInt64
     private let queue: OutputQueue
     private let feed = InputFeed()
     private let parker = Parker()
@@ -34,18 +36,27 @@ public final class DescriptorBackend: CharacterBackend {
         try self.init(input: input, output: output, loop: loop, name: name, patience: OutputQueue.patience)
     }
 
-    /// Only writes, to a file that is open for it.
-    public convenience init(file: Descriptor, name: String = "serial-out") throws(HostError) {
-        try self.init(input: nil, output: file, loop: nil, name: name, patience: OutputQueue.patience)
+    /// Bytes of one run that go to a file, 1 GiB: a guest that writes without end does not fill the host's
+    /// disk.
+    public static let fileLimit: UInt64 = 1 << 30
+
+    /// Only writes, to a file that is open for it: at most `limit` bytes, and then a line that says so.
+    public convenience init(
+        file: Descriptor, name: String = "serial-out", limit: UInt64 = DescriptorBackend.fileLimit
+    ) throws(HostError) {
+        try self.init(
+            input: nil, output: file, loop: nil, name: name, patience: OutputQueue.patience, limit: limit)
     }
 
-    init(input: Descriptor?, output: Descriptor?, loop: EventLoop?, name: String, patience: UInt64)
-        throws(HostError)
-    {
+    init(
+        input: Descriptor?, output: Descriptor?, loop: EventLoop?, name: String, patience: UInt64,
+        limit: UInt64 = .max
+    ) throws(HostError) {
         HostSignals.ignoreBrokenPipes()
         self.input = input
         self.output = output
         self.loop = loop
+        self.limit = limit
         queue = OutputQueue(hasConsumer: output != nil, patience: patience)
         guard let output else { return }
         let thread = try HostThread(name: name) { self.writeOut(to: output) }
@@ -60,9 +71,15 @@ public final class DescriptorBackend: CharacterBackend {
     }
 
     private func writeOut(to output: Descriptor) {
+        var room = limit
         while true {
+            guard room > 0 else {
+                let words = "\n[ospite: the guest has written \(limit) bytes; what follows is not kept]\n"
+                _ = try? output.write(Array(words.utf8)[...])
+                return queue.detachConsumer(dropping: true)
+            }
             // No more than PIPE_BUF: after poll said so, writing that much does not block.
-            let chunk = queue.peek(limit: 4096)
+            let chunk = queue.peek(limit: Int(min(room, 4096)))
             if chunk.isEmpty {
                 if isStopping.load(ordering: .acquiring) { return }
                 parker.park()
@@ -74,7 +91,9 @@ public final class DescriptorBackend: CharacterBackend {
                     continue
                 }
                 switch try output.write(chunk[...]) {
-                case .moved(let count): queue.consume(count)
+                case .moved(let count):
+                    queue.consume(count)
+                    room -= UInt64(count)
                 case .wouldBlock: continue
                 case .endOfFile: queue.consume(chunk.count, dropping: true)
                 }

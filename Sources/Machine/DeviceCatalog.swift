@@ -130,6 +130,8 @@ extension BoardAssembly {
         do throws(HostError) {
             switch port {
             case .none: return NullBackend()
+            case .stream(nil, let output):
+                return try DescriptorBackend(file: Descriptor(adopting: resources[output]))
             case .stream(let input, let output):
                 return try DescriptorBackend(
                     input: input.map { Descriptor(adopting: resources[$0]) },

@@ -57,8 +57,8 @@ struct RunCommand: ParsableCommand {
 
     @Option(
         help: """
-            A serial port: stdio, file:PATH, unix:PATH or none. Up to four. (default: stdio, or none when \
-            --console has the terminal)
+            A serial port: stdio, file:PATH, unix:PATH or none. Up to four. A file takes 1 GiB of a run. \
+            (default: stdio, or none when --console has the terminal)
             """)
     var serial: [String] = []
 

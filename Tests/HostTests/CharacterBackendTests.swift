@@ -88,6 +88,21 @@ extension Descriptor {
         #expect(backend.droppedBytes == 3)
     }
 
+    @Test func `a guest that writes without end does not fill a file`() throws {
+        let path = "/tmp/ospite-output-test-\(getpid())"
+        defer { unlink(path) }
+        let backend = try DescriptorBackend(
+            file: .open(path, flags: O_RDWR | O_CREAT | O_TRUNC), limit: 10_000)
+        let chunk = (0..<1000).map { UInt8(truncatingIfNeeded: $0) }
+        for _ in 0..<200 { backend.write(chunk) }
+        backend.close()
+        #expect(backend.droppedBytes == 190_000)
+        let words = "\n[ospite: the guest has written 10000 bytes; what follows is not kept]\n"
+        let expected = (0..<10).flatMap { _ in chunk } + Array(words.utf8)
+        let content = try Descriptor.open(path, flags: O_RDONLY).readExactly(expected.count + 1)
+        #expect(content == expected)
+    }
+
     @Test func `input waits while the device has no room`() throws {
         let loop = try EventLoop(name: "loop")
         try loop.start()
