@@ -13,15 +13,21 @@ final class RequestDesk {
 
     init(_ listener: Descriptor) { self.listener = listener }
 
-    /// What to wait for: the next visitor, or what this one wants.
-    var awaited: Descriptor? { isBusy ? nil : visitor ?? listener }
+    /// What to wait for: what the visitor wants, and the next one, who takes the place of a silent one.
+    var awaited: [Descriptor?] { isBusy ? [nil, nil] : [visitor, listener] }
 
-    /// `awaited` is ready.
-    func serve(_ machine: ControlSocket) {
-        guard let visitor else {
+    /// Some of `awaited` is ready.
+    func serve(_ ready: ArraySlice<Bool>, _ machine: ControlSocket) {
+        if ready.first == true {
+            takeRequest(machine)
+        } else if ready.last == true {
+            answer(.discRefused("Somebody else asks for something at the same time: try it again."))
             visitor = try? listener.accept()
-            return
         }
+    }
+
+    private func takeRequest(_ machine: ControlSocket) {
+        guard let visitor else { return }
         // Who sends half a frame, or leaves, is refused as whoever sends nonsense.
         guard let message = try? DescriptorPassing.receive(from: visitor, byteLimit: 4096, limit: 1),
             let command = try? MachineCommand(frame: message.bytes)

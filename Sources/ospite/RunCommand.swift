@@ -57,7 +57,7 @@ struct RunCommand: ParsableCommand {
 
     @Option(
         help: """
-            A serial port: stdio, file:PATH, unix:PATH or none. Up to four. A file takes 1 GiB of a run. \
+            A serial port: stdio, file:PATH, unix:PATH or none. Up to four. A file takes at most 1 GiB. \
             (default: stdio, or none when --console has the terminal)
             """)
     var serial: [String] = []

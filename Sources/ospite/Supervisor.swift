@@ -41,12 +41,12 @@ final class Supervisor {
             let ready = HostCall.poll(
                 [
                     signals.descriptor, controlIsOpen ? machine.control.descriptor : nil,
-                    keyboard == nil ? nil : HostCall.standardInput, desk?.awaited,
-                ], milliseconds: timeout())
+                    keyboard == nil ? nil : HostCall.standardInput,
+                ] + (desk?.awaited ?? []), milliseconds: timeout())
             if ready[0], let end = takeSignals() { return finish(end) }
             if ready[1] { takeReport() }
             if ready[2] { takeKeys() }
-            if ready[3] { desk?.serve(machine.control) }
+            desk?.serve(ready[3...], machine.control)
             perform(policy.tick(at: Self.now()))
         }
     }

@@ -149,15 +149,21 @@ extension BootTests {
             artist.leave()
         }
 
-        @Test(.enabled(if: VNCTools.hasTigerVNC, VNCTools.missingTigerVNC))
-        func `TigerVNC's viewer gives the guest's screen the size that it was asked to have`() throws {
-            let folder = try ScratchFolder()
-            let port = try #require(NetworkAddress(host: "127.0.0.1", port: 0))
-            let number = try Descriptor.listen(at: port).localPort()
-            let machine = try start(more: ["--display", "vnc=127.0.0.1:\(number)"], in: folder)
+        /// The machine that shows its pattern, and its port for viewers.
+        private func startForViewer(in folder: ScratchFolder) throws -> (GuestMachine, port: UInt16) {
+            let address = try #require(NetworkAddress(host: "127.0.0.1", port: 0))
+            let port = try Descriptor.listen(at: address).localPort()
+            let machine = try start(more: ["--display", "vnc=127.0.0.1:\(port)"], in: folder)
             try machine.wait(for: "RESULT compare")
             machine.type("\n")
             try machine.wait(for: "RESULT shows 1280x800")
+            return (machine, port)
+        }
+
+        @Test(.enabled(if: VNCTools.hasTigerVNC, VNCTools.missingTigerVNC))
+        func `TigerVNC's viewer gives the guest's screen the size that it was asked to have`() throws {
+            let folder = try ScratchFolder()
+            let (machine, number) = try startForViewer(in: folder)
             let desktop = try VirtualDesktop(in: folder)
             let viewer = try desktop.start(
                 [
@@ -198,12 +204,7 @@ extension BootTests {
         @Test(.enabled(if: VNCTools.hasTigerVNC, VNCTools.missingTigerVNC))
         func `the guest's screen follows the window of TigerVNC's viewer`() throws {
             let folder = try ScratchFolder()
-            let port = try #require(NetworkAddress(host: "127.0.0.1", port: 0))
-            let number = try Descriptor.listen(at: port).localPort()
-            let machine = try start(more: ["--display", "vnc=127.0.0.1:\(number)"], in: folder)
-            try machine.wait(for: "RESULT compare")
-            machine.type("\n")
-            try machine.wait(for: "RESULT shows 1280x800")
+            let (machine, number) = try startForViewer(in: folder)
             let desktop = try VirtualDesktop(in: folder)
             let viewer = try desktop.start(["xtigervncviewer", "-Shared", "127.0.0.1::\(number)"])
             defer { viewer.terminate() }

@@ -173,10 +173,20 @@ import Testing
                 continue
             }
         }
-        // Who leaves without a word keeps nobody waiting.
+        // Who leaves without a word keeps nobody waiting, nor does who stays without one.
         _ = try Descriptor.connect(unixPath: path)
+        let silent = try Descriptor.connect(unixPath: path)
         let eject = try RunningProgram(BuiltPrograms.ospite, ["disc", "patient", "--eject"], in: folder)
         #expect(eject.status() == 1 && eject.errorText == "ospite: This machine has no CD drive.\n")
+        var answer = [UInt8](repeating: 0, count: 4096)
+        guard case .moved(let count) = try silent.read(into: &answer) else {
+            Issue.record("no answer for who was silent")
+            return
+        }
+        let report = try MachineReport(frame: Array(answer.prefix(count)))
+        #expect(
+            report
+                == .discRefused("Somebody else asks for something at the same time: try it again."))
         machine.send(SIGTERM)
         #expect(machine.status() == 0)
     }

@@ -39,6 +39,20 @@ import X86Architecture
         code += [0xFF, 0xC9, 0x75, 0xF7]
     }
 
+    /// A hundred calls each to the same code in pages 1 and 2, by turns: after ten of them it is translated
+    /// for anywhere.
+    private func callInTurn(_ code: inout [UInt8], times: Int) {
+        for _ in 0..<times {
+            hundredCalls(&code, to: 0x1000)
+            hundredCalls(&code, to: 0x2000)
+        }
+    }
+
+    /// lea rdx, [rip + 0]; add rax, rdx; ret
+    private static let addsItsPlace: [UInt8] = [
+        0x48, 0x8D, 0x15, 0, 0, 0, 0, 0x48, 0x01, 0xD0, 0xC3,
+    ]
+
     /// mov qword [entry of page 1], the entry for `physical`
     private func mapSecondPage(_ code: inout [UInt8], _ physical: UInt64) {
         let value = UInt32(Self.entry(physical))
@@ -75,13 +89,9 @@ import X86Architecture
     @Test func `code that runs at two addresses in turn finds itself at each`() throws {
         let machine = try machine([0x12000, 0x13000, 0x13000])
         var code: [UInt8] = []
-        for _ in 0..<3 {
-            hundredCalls(&code, to: 0x1000)
-            hundredCalls(&code, to: 0x2000)
-        }
+        callInTurn(&code, times: 3)
         machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
-        // lea rdx, [rip + 0]; add rax, rdx; ret
-        machine.write(0x13000, [0x48, 0x8D, 0x15, 0, 0, 0, 0, 0x48, 0x01, 0xD0, 0xC3])
+        machine.write(0x13000, Self.addsItsPlace)
         #expect(machine.vcpu.run() == .requested)
         let once = (Self.pages + 0x1007) &+ (Self.pages + 0x2007)
         #expect(machine.get(Register.rax) == once &* 300)
@@ -90,15 +100,10 @@ import X86Architecture
     @Test func `calls to code that is for anywhere do not come out each time`() throws {
         let machine = try machine([0x12000, 0x13000, 0x13000])
         var code: [UInt8] = []
-        // By turns, until the page is translated for anywhere.
-        for _ in 0..<10 {
-            hundredCalls(&code, to: 0x1000)
-            hundredCalls(&code, to: 0x2000)
-        }
+        callInTurn(&code, times: 10)
         for _ in 0..<20 { hundredCalls(&code, to: 0x1000) }
         machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
-        // lea rdx, [rip + 0]; add rax, rdx; ret
-        machine.write(0x13000, [0x48, 0x8D, 0x15, 0, 0, 0, 0, 0x48, 0x01, 0xD0, 0xC3])
+        machine.write(0x13000, Self.addsItsPlace)
         #expect(machine.vcpu.run() == .requested)
         let once = (Self.pages + 0x1007) &* 3000 &+ (Self.pages + 0x2007) &* 1000
         #expect(machine.get(Register.rax) == once)
@@ -110,18 +115,13 @@ import X86Architecture
     @Test func `indirect calls to code that runs at two addresses find it at each`() throws {
         let machine = try machine([0x12000, 0x13000, 0x13000])
         var code: [UInt8] = []
-        // By turns, until the page is translated for anywhere.
-        for _ in 0..<10 {
-            hundredCalls(&code, to: 0x1000)
-            hundredCalls(&code, to: 0x2000)
-        }
+        callInTurn(&code, times: 10)
         // mov ecx, 100; 1: mov rbx, page 1; call rbx; mov rbx, page 2; call rbx; dec ecx; jnz 1b
         code += [0xB9, 100, 0, 0, 0]
         for page in [0x10, 0x20] as [UInt8] { code += [0x48, 0xC7, 0xC3, 0, page, 0, 0x80, 0xFF, 0xD3] }
         code += [0xFF, 0xC9, 0x75, 0xEA]
         machine.write(0x12000, code + [0xE6, 0xF4, 0xEB, 0xFE])
-        // lea rdx, [rip + 0]; add rax, rdx; ret
-        machine.write(0x13000, [0x48, 0x8D, 0x15, 0, 0, 0, 0, 0x48, 0x01, 0xD0, 0xC3])
+        machine.write(0x13000, Self.addsItsPlace)
         #expect(machine.vcpu.run() == .requested)
         let once = (Self.pages + 0x1007) &+ (Self.pages + 0x2007)
         #expect(machine.get(Register.rax) == once &* 1100)

@@ -97,8 +97,8 @@ extension GateCode {
             ("enter", enter), ("exit_go_on", exitGoOn), ("exit_link", exitLink),
             ("exit_interpret", exitInterpret), ("exit_branch", exitBranch), ("exit_stale", exitStale),
             ("exit_far", exitFar), ("far_by_table", farByTable), ("return_miss", returnMiss),
-            ("return_miss_32", returnMiss32),
-            ("exit_target", exitTarget), ("escape", escape), ("fill", fill), ("ensure", ensure),
+            ("return_miss_32", returnMiss32), ("exit_target", exitTarget), ("escape", escape),
+            ("fill", fill), ("ensure", ensure),
         ]
         return (moves + stores + others).sorted { $0.1 < $1.1 }
     }
