@@ -181,7 +181,9 @@ extension BootTests {
                 shell (sleep 1; kill -INT $PPID) &
                 continue
                 info threads
-                printf "RESULT %d %d\\n", $_thread, $pc >= (long) &wait_loop && $pc < (long) &finish
+                set $waits = $pc >= (long) &wait_loop && $pc < (long) &finish
+                set $ticks = $pc >= (long) &tick && $pc < (long) &print
+                printf "RESULT %d %d\\n", $_thread, $waits || $ticks
                 thread 2
                 printf "RESULT %#x %d\\n", $cs, $pc < 0x10
                 stepi
