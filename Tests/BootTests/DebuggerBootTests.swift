@@ -285,17 +285,36 @@ extension BootTests {
             #expect(machine.consoleText.contains("reboot: Power down"), "\(GuestProblem("none", machine))")
         }
 
+        /// Where the kernel sleeps. A look may come upon its timer, or upon work that is left of the boot:
+        /// the place is known when two looks in a row give the same.
+        private func placeOfSleep(in folder: ScratchFolder) throws -> String {
+            var last = ""
+            for _ in 0..<50 {
+                let looks = try Debuggee.script(
+                    """
+                    printf "RESULT %#lx\\n", $pc
+                    detach
+                    """, hasSymbols: false, in: folder)
+                let place = try #require(looks.first)
+                if place == last, place.hasPrefix("0xffffffff") { return place }
+                last = place
+                usleep(300_000)
+            }
+            throw AssetProblem(description: "the kernel was nowhere twice in a row; the last was \(last)")
+        }
+
         @Test func `gdb steps and stops a running Linux, and it powers off as if nothing had been`() throws {
             let folder = try ScratchFolder()
             let arguments = try TestBoot(test: "button", cpus: 2).arguments()
             let machine = try GuestMachine(
                 arguments + ["--gdb", "unix:" + folder.path + "/gdb"], in: folder)
             try machine.wait(for: "RESULT waiting")
-            // An idle kernel comes back to where it sleeps.
+            // An idle kernel comes back to where it sleeps; it need not be there when gdb comes.
+            let place = try placeOfSleep(in: folder)
             let results = try Debuggee.script(
                 """
-                set $here = $pc
-                printf "RESULT %d %d\\n", (unsigned long) $here >> 63, ($cr0 >> 31) & 1
+                set $here = \(place)
+                printf "RESULT %d\\n", ($cr0 >> 31) & 1
                 stepi
                 stepi
                 stepi
@@ -305,7 +324,7 @@ extension BootTests {
                 continue
                 printf "RESULT %d\\n", $pc == $here
                 """, hasSymbols: false, in: folder)
-            #expect(results == ["1 1", "1", "1"])
+            #expect(results == ["1", "1", "1"])
             machine.send(SIGTERM)
             #expect(try machine.status() == 0)
             #expect(machine.consoleText.contains("reboot: Power down"), "\(GuestProblem("button", machine))")
