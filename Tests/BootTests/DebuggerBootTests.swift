@@ -23,7 +23,7 @@ private enum Debuggee {
     ) throws -> GuestMachine {
         try GuestMachine(
             ["--accel", accelerator, "--memory", "64M", "--no-reboot", "--kernel", try build(in: folder)]
-                + ["--gdb", "unix:" + folder.path + "/gdb"] + options, in: folder, patience: 120)
+                + ["--gdb", "unix:" + folder.path + "/gdb"] + options, in: folder, patience: 400)
     }
 
     /// Runs gdb on the machine with a script; returns what follows "RESULT " in its lines. The script prints
@@ -32,19 +32,21 @@ private enum Debuggee {
         _ script: String, hasSymbols: Bool = true, symbols: String? = nil, in folder: ScratchFolder
     ) throws -> [String] {
         let socket = folder.path + "/gdb"
-        for _ in 0..<1000 where !FileManager.default.fileExists(atPath: socket) { usleep(10_000) }
-        // The test's thread blocks signals, and its children inherit that.
+        for _ in 0..<6000 where !FileManager.default.fileExists(atPath: socket) { usleep(10_000) }
+        // The test's thread blocks signals, and its children inherit that. A machine on a slow host may take
+        // longer for an answer than the two seconds that gdb waits by itself.
         let head = """
             python import signal; signal.pthread_sigmask(signal.SIG_SETMASK, [])
             set pagination off
             set confirm off
             \(hasSymbols ? "file \(symbols ?? folder.path + "/debuggee")" : "set architecture i386:x86-64")
+            set remotetimeout 60
             target remote \(socket)
 
             """
         let file = try folder.file("script.gdb", Data((head + script + "\n").utf8))
         let run = try runTool(
-            ["timeout", "-k", "5", "100", "gdb", "-nx", "-batch", "-x", file], in: folder.path)
+            ["timeout", "-k", "5", "300", "gdb", "-nx", "-batch", "-x", file], in: folder.path)
         #expect(run.status == 0, "\(run.output)")
         if hasSymbols { #expect(!run.output.contains("warning:"), "\(run.output)") }
         let results = run.output.split(separator: "\n").compactMap { line in
@@ -178,7 +180,7 @@ extension BootTests {
             try machine.wait(for: "READY")
             let results = try Debuggee.script(
                 """
-                shell (sleep 1; kill -INT $PPID) &
+                shell (sleep 3; kill -INT $PPID) &
                 continue
                 info threads
                 set $waits = $pc >= (long) &wait_loop && $pc < (long) &finish
@@ -263,7 +265,8 @@ extension BootTests {
                 ["start_kernel", "linux_banner", "kernel_power_off"], in: folder)
             let arguments = try TestBoot(test: "none", words: "nokaslr").arguments()
             let machine = try GuestMachine(
-                arguments + ["--gdb", "unix:" + folder.path + "/gdb", "--gdb-wait"], in: folder)
+                arguments + ["--gdb", "unix:" + folder.path + "/gdb", "--gdb-wait"], in: folder,
+                patience: 400)
             let results = try Debuggee.script(
                 """
                 hbreak *start_kernel
@@ -307,7 +310,7 @@ extension BootTests {
             let folder = try ScratchFolder()
             let arguments = try TestBoot(test: "button", cpus: 2).arguments()
             let machine = try GuestMachine(
-                arguments + ["--gdb", "unix:" + folder.path + "/gdb"], in: folder)
+                arguments + ["--gdb", "unix:" + folder.path + "/gdb"], in: folder, patience: 400)
             try machine.wait(for: "RESULT waiting")
             // An idle kernel comes back to where it sleeps; it need not be there when gdb comes.
             let place = try placeOfSleep(in: folder)
