@@ -28,6 +28,28 @@ extension BootTests {
                 .map { ($0 % width, $0 / width) }
         }
 
+        /// Points at one place after the other. How many pixels differ then near each of them, and elsewhere.
+        private func look(
+            at places: [(x: Int, y: Int)], _ screen: ScreenViewer
+        ) throws -> (near: [Int], elsewhere: Int) {
+            let viewer = screen.viewer
+            var pictures: [[UInt32]] = []
+            for place in places {
+                try viewer.pointer(0, place.x, place.y)
+                sleep(2)
+                try viewer.capture()
+                pictures.append(viewer.pixels)
+            }
+            let changed = changes(pictures[0], pictures[1], width: viewer.width)
+            func isNear(_ change: (x: Int, y: Int), _ place: (x: Int, y: Int)) -> Bool {
+                abs(place.x - change.x) <= 64 && abs(place.y - change.y) <= 64
+            }
+            return (
+                places.map { place in changed.count { isNear($0, place) } },
+                changed.count { change in !places.contains { isNear(change, $0) } }
+            )
+        }
+
         @Test(arguments: ["vga", "virtio"])
         func `a desktop shows itself, and takes what is pointed at and typed`(video: String) throws {
             let folder = try ScratchFolder()
@@ -38,26 +60,18 @@ extension BootTests {
                 ], in: folder, patience: 400)
             let screen = try ScreenViewer("desktop", in: folder), viewer = screen.viewer
             try viewer.setEncodings([16, -223, -308])
-            _ = try screen.wait(forWords: ["Applications", "Home", "System"], in: folder, seconds: 240)
+            let parts = ["Applications", "Home", "System", "root@ospite-guest:/#"]
+            _ = try screen.wait(forWords: parts, in: folder, seconds: 240)
 
-            // The pointer is drawn where the viewer points: there and nowhere else something changes.
+            // The pointer is drawn where the viewer points: there and nowhere else something changes, once
+            // the desktop has ended what it draws of itself at its start.
             let places = [(x: viewer.width - 200, y: viewer.height / 2), (x: 150, y: viewer.height - 150)]
-            var pictures: [[UInt32]] = []
-            for place in places {
-                try viewer.pointer(0, place.x, place.y)
-                sleep(2)
-                try viewer.capture()
-                pictures.append(viewer.pixels)
+            var counts = (near: [0, 0], elsewhere: 0), isAsPointed = false
+            for _ in 0..<10 where !isAsPointed {
+                counts = try look(at: places, screen)
+                isAsPointed = counts.elsewhere == 0 && counts.near.allSatisfy { $0 > 50 }
             }
-            let changed = changes(pictures[0], pictures[1], width: viewer.width)
-            for place in places {
-                let count = changed.count { abs($0.x - place.x) <= 64 && abs($0.y - place.y) <= 64 }
-                #expect(count > 50, "\(place): \(count) of \(changed.count)")
-            }
-            let isElsewhere = changed.contains { change in
-                !places.contains { abs($0.x - change.x) <= 64 && abs($0.y - change.y) <= 64 }
-            }
-            #expect(!isElsewhere)
+            #expect(isAsPointed, "\(counts.near) pixels changed at \(places), \(counts.elsewhere) elsewhere")
 
             // A menu, by its name on the screen; Escape closes it.
             let applications = try screen.wait(forWords: ["Applications"], in: folder)[0]
@@ -69,6 +83,8 @@ extension BootTests {
             // The window with the shell.
             let prompt = try screen.wait(forWords: ["root@ospite-guest:/#"], in: folder)[0]
             try screen.click(prompt.middle)
+            // What is typed before the window manager has given the window the focus is lost.
+            sleep(2)
             try screen.type("echo the answer is $((6*7)) >/dev/ttyS0\n")
             try machine.wait(for: "the answer is 42")
             try screen.type("clear; echo hello $((6*7))\n")
