@@ -80,6 +80,16 @@ final class ScreenViewer {
         throw AssetProblem(description: "no \"\(words)\" on the screen:\n" + rows.joined(separator: "\n"))
     }
 
+    /// Looks until GRUB has given this many prompts: what is typed while it works at a command is lost, and
+    /// its answer to one is whole when the next prompt is there.
+    func waitForPrompt(_ number: Int) throws {
+        let end = Date(timeIntervalSinceNow: 120)
+        while try text().count(where: { $0.hasPrefix("grub>") }) < number {
+            try #require(Date() < end, "GRUB gives no prompt")
+            usleep(200_000)
+        }
+    }
+
     /// Slowly enough for a guest that polls its keyboard.
     func type(_ text: String) throws { try viewer.type(text) { usleep(25_000) } }
 

@@ -51,7 +51,7 @@ extension BootTests {
                 "boot",
             ]
             for (number, line) in lines.enumerated() {
-                try waitForPrompt(number + 1, screen)
+                try screen.waitForPrompt(number + 1)
                 try screen.type(line + "\n")
             }
             try machine.wait(for: "RESULT listening")
@@ -69,15 +69,6 @@ extension BootTests {
                 #expect(machine.results.contains(result), "\(GuestProblem(result, machine))")
             }
             #expect(machine.results.contains("a USB keyboard") == (input == "usb"))
-        }
-
-        /// What is typed while GRUB reads files is lost.
-        private func waitForPrompt(_ number: Int, _ screen: ScreenViewer) throws {
-            let end = Date(timeIntervalSinceNow: 120)
-            while try screen.text().count(where: { $0.hasPrefix("grub>") }) < number {
-                try #require(Date() < end, "GRUB gives no prompt")
-                usleep(200_000)
-            }
         }
 
         /// Points at two places in turn, once the machine has said that places are welcome: Linux forgets
