@@ -91,8 +91,12 @@ extension BootTests {
             machine.type("root\r")
             try machine.wait(for: ":~#")
             machine.type("mount /dev/vdb /mnt && dpkg -i /mnt/sample.deb\r")
+            // Each line waits for the shell: what comes earlier is echoed among what a program says.
             try machine.wait(for: "Setting up ospite-sample (1.0)")
+            try machine.wait(for: ":~#")
             machine.type("ospite-sample; ls /var/lib/ospite-sample; dpkg -s ospite-sample | grep Status\r")
+            try machine.wait(for: "Status: install ok installed")
+            try machine.wait(for: ":~#")
             machine.type("gcc -O2 -o primes /mnt/primes.c -lm && ./primes; echo built by $?; poweroff\r")
             let began = Date()
             let status = try machine.status()
