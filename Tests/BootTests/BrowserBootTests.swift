@@ -56,7 +56,7 @@ extension BootTests {
         /// Looks at the page until a row of its text has `words`; the text then.
         @discardableResult
         private func wait(for words: String, in browser: HeadlessBrowser) throws -> [String] {
-            let reader = try ScreenViewer.textMode(), end = Date(timeIntervalSinceNow: 60)
+            let reader = try ScreenViewer.textMode(), end = Date(timeIntervalSinceNow: 180)
             var rows: [String] = []
             while Date() < end {
                 if let picture = try browser.picture() {

@@ -151,7 +151,7 @@ extension BootTests {
             let folder = try ScratchFolder()
             let (machine, screen) = try start(
                 firmware, memory: firmware == "bios" ? "48M" : "96M", in: folder)
-            try watch(screen, seconds: 300) { test($0) ?? 0 >= 4 }
+            try watch(screen, seconds: 900) { test($0) ?? 0 >= 4 }
             try Gallery.keep("memtest86-" + firmware, of: "tester", in: folder)
             try end(machine)
         }

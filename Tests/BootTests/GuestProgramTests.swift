@@ -34,7 +34,7 @@ enum GuestProgram {
         }
     }
 
-    /// Runs a program to its end, at most 60 s.
+    /// Runs a program to its end, at most 180 s.
     static func execute(_ program: String, _ arguments: [String], in folder: URL) throws -> Outcome {
         let process = Process()
         let ended = DispatchSemaphore(value: 0)
@@ -49,7 +49,7 @@ enum GuestProgram {
         process.standardError = try FileHandle(forWritingTo: errors)
         process.terminationHandler = { _ in ended.signal() }
         try process.run()
-        if ended.wait(timeout: .now() + 60) == .timedOut {
+        if ended.wait(timeout: .now() + 180) == .timedOut {
             Issue.record("\(program) did not end")
             kill(process.processIdentifier, SIGKILL)
             ended.wait()

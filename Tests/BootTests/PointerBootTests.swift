@@ -14,7 +14,7 @@ extension BootTests {
         private func repeating(until text: String, _ machine: GuestMachine, _ step: (Int) throws -> Void)
             throws
         {
-            let end = Date(timeIntervalSinceNow: 60)
+            let end = Date(timeIntervalSinceNow: 180)
             var count = 0
             while !machine.consoleText.contains(text), Date() < end {
                 try step(count)

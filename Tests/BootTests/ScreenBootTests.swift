@@ -473,7 +473,7 @@ final class VirtualDesktop {
 
     /// Looks until the picture is as it must be.
     func wait(until isRight: (Picture) throws -> Bool) throws {
-        let end = Date(timeIntervalSinceNow: 60)
+        let end = Date(timeIntervalSinceNow: 180)
         while Date() < end {
             if try isRight(try picture()) { return }
             usleep(300_000)

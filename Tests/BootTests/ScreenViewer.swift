@@ -30,7 +30,7 @@ final class ScreenViewer {
         // A machine that ends early must fail its test, not end the tests' process.
         HostSignals.ignoreBrokenPipes()
         let path = "\(folder.path)/ospite/\(machine)/vnc"
-        let end = Date(timeIntervalSinceNow: 20)
+        let end = Date(timeIntervalSinceNow: 60)
         var connected: Descriptor?
         while connected == nil {
             connected = try? Descriptor.connect(unixPath: path)
@@ -43,7 +43,7 @@ final class ScreenViewer {
             receive: { count in
                 var bytes: [UInt8] = []
                 while bytes.count < count {
-                    guard try socket.wait(forWriting: false, milliseconds: 20_000) else {
+                    guard try socket.wait(forWriting: false, milliseconds: 60_000) else {
                         throw AssetProblem(description: "the screen says nothing")
                     }
                     var buffer = [UInt8](repeating: 0, count: min(count - bytes.count, 1 << 16))
@@ -67,10 +67,11 @@ final class ScreenViewer {
         return reader.text(viewer.pixels, width: viewer.width)
     }
 
-    /// Looks until a row has `words`; the screen then.
+    /// Looks until a row has `words`; the screen then. `seconds` are plenty on a usual host; a slow one gets
+    /// three times as many.
     @discardableResult
     func wait(for words: String, seconds: Double = 90) throws -> [String] {
-        let end = Date(timeIntervalSinceNow: seconds)
+        let end = Date(timeIntervalSinceNow: 3 * seconds)
         var rows: [String] = []
         while Date() < end {
             rows = try text()

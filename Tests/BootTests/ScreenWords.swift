@@ -68,11 +68,11 @@ extension ScreenViewer {
         return try WordReader.words(viewer.pixels, width: viewer.width, in: folder)
     }
 
-    /// Looks until the screen has all these words; them then, in this order.
+    /// Looks until the screen has all these words; them then, in this order. `seconds` as for `wait(for:)`.
     func wait(forWords wanted: [String], in folder: ScratchFolder, seconds: Double = 120) throws
         -> [ScreenWord]
     {
-        let end = Date(timeIntervalSinceNow: seconds)
+        let end = Date(timeIntervalSinceNow: 3 * seconds)
         var seen: [ScreenWord] = []
         while Date() < end {
             seen = try words(in: folder)

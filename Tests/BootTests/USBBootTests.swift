@@ -74,7 +74,7 @@ extension BootTests {
         /// Points at two places in turn, once the machine has said that places are welcome: Linux forgets
         /// what a device tells in the first moments after a program has opened it.
         private func point(_ screen: ScreenViewer, until text: String, _ machine: GuestMachine) throws {
-            let end = Date(timeIntervalSinceNow: 60)
+            let end = Date(timeIntervalSinceNow: 180)
             while screen.viewer.isAbsolute != true, Date() < end {
                 try screen.viewer.capture()
                 usleep(50_000)
