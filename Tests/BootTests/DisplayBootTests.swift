@@ -274,26 +274,40 @@ extension BootTests {
             #expect(try machine.status() == 0, "\(machine.errorText)")
         }
 
+        /// A UEFI's shell, whose prompt is on the serial line.
+        private func shell(
+            on video: String, in folder: ScratchFolder
+        ) throws -> (machine: GuestMachine, screen: ScreenViewer) {
+            let machine = try GuestMachine(
+                [
+                    "--firmware", "uefi", "--uefi-vars", folder.path + "/variables", "--accel", "soft",
+                    "--memory", "256M", "--video", video, "--name", "display",
+                ], in: folder)
+            try machine.wait(for: "Shell>")
+            let screen = try ScreenViewer("display", in: folder)
+            try screen.viewer.setEncodings([16, -308])
+            return (machine, screen)
+        }
+
         @Test(.enabled(if: InstalledFirmware.hasUEFI, InstalledFirmware.missingUEFI))
         func `a UEFI draws the same on a virtio display's VGA as on a VGA`() throws {
-            func picture(_ video: String) throws -> (width: Int, height: Int, pixels: [UInt32]) {
-                let folder = try ScratchFolder()
-                let machine = try GuestMachine(
-                    [
-                        "--firmware", "uefi", "--uefi-vars", folder.path + "/variables", "--accel", "soft",
-                        "--memory", "256M", "--video", video, "--name", "display",
-                    ], in: folder)
-                try machine.wait(for: "Shell>")
-                let screen = try ScreenViewer("display", in: folder)
-                try screen.viewer.setEncodings([16, -308])
-                // The prompt is on the serial line first.
-                sleep(2)
-                try screen.viewer.capture()
+            let folders = (try ScratchFolder(), try ScratchFolder())
+            let (first, plain) = try shell(on: "vga", in: folders.0)
+            let (second, other) = try shell(on: "virtio", in: folders.1)
+            let vga = plain.viewer, virtio = other.viewer
+            // The prompt is on the serial line first, and on the screens some time later.
+            sleep(2)
+            let end = Date(timeIntervalSinceNow: 60)
+            func isDrawn() -> Bool { vga.pixels == virtio.pixels && Set(vga.pixels).count > 2 }
+            repeat {
+                usleep(500_000)
+                try vga.capture()
+                try virtio.capture()
+            } while !isDrawn() && Date() < end
+            for machine in [first, second] {
                 machine.type("reset -s\r")
                 #expect(try machine.status() == 0, "\(machine.errorText)")
-                return (screen.viewer.width, screen.viewer.height, screen.viewer.pixels)
             }
-            let vga = try picture("vga"), virtio = try picture("virtio")
             #expect(vga.width == virtio.width && vga.height == virtio.height && vga.width >= 800)
             #expect(Set(vga.pixels).count > 2)
             let isSame = vga.pixels == virtio.pixels
