@@ -391,9 +391,16 @@ enum VNCTools {
         let folder = BootAssets.root + "/out/boot-tests/vncdotool"
         let program = folder + "/bin/vncdo"
         if !FileManager.default.isExecutableFile(atPath: program) {
-            let run = try runTool(
-                ["sh", "-c", "python3 -m venv '\(folder)' && '\(folder)/bin/pip' -q install vncdotool"],
-                in: BootAssets.root)
+            // PyPI may be out of reach for a moment.
+            let commands = """
+                python3 -m venv '\(folder)' || exit
+                for pause in 10 10 0; do
+                    '\(folder)/bin/pip' -q install vncdotool && exit
+                    sleep $pause
+                done
+                exit 1
+                """
+            let run = try runTool(["sh", "-c", commands], in: BootAssets.root)
             guard run.status == 0 else {
                 throw AssetProblem(description: "vncdotool cannot be had from PyPI: \(run.output)")
             }
