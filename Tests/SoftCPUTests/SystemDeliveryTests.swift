@@ -213,11 +213,19 @@ private typealias Selector = TestMachine.Selector
             defer { ended.wait() }
             return vcpu.run()
         }
-        #expect(run(for: 50) == .requested)
+        /// A busy host may ask for the exit before the vCPU has come to its HLT.
+        func halts(at place: UInt64) -> Bool {
+            for _ in 0..<200 {
+                guard run(for: 50) == .requested else { return false }
+                if m.cpu.s.activity == .halted, m.cpu.s.rip == place { return true }
+            }
+            return false
+        }
+        #expect(halts(at: TestMachine.code + 1))
         #expect(m.cpu.s.activity == .halted)
         #expect(m.cpu.s.rip == TestMachine.code + 1)
         m.apic.request(0x20)
-        #expect(run(for: 50) == .requested)
+        #expect(halts(at: TestMachine.code + 2))
         #expect(m.platform.writes.map(\.port) == [0x80])
         #expect(m.cpu.s.rip == TestMachine.code + 2)
         m.apic.request(0x20)
