@@ -14,21 +14,41 @@ extension DecodeState {
     }
 
     private mutating func operand(_ packed: UInt64, access: UInt64) throws(DecodeFailure) -> Operand {
-        let source = OperandSource(rawValue: UInt8(truncatingIfNeeded: packed & 31)) ?? .none
-        let size = bytes(OperandSize(rawValue: UInt8(truncatingIfNeeded: packed >> 5 & 31)) ?? .unsized)
+        let size = bytes(packed >> 5 & 31)
         var result = Operand()
         result.size = size
         result.access = Operand.Access(rawValue: UInt8(truncatingIfNeeded: access & 3))
+        // Most operands are general: no jump that cannot be foreseen.
+        let number = packed & 31
+        guard number == 0 || number > UInt64(OperandSource.fixedGeneral.rawValue) else {
+            if number == UInt64(OperandSource.rmGeneral.rawValue), namesMemory {
+                result.kind = .memory
+            } else {
+                general(generalNumber(number, packed), size, &result)
+            }
+            return result
+        }
+        try otherOperand(packed, &result)
+        return result
+    }
+
+    /// The register that a general source names: rmGeneral 1, regGeneral 2, opcodeGeneral 3, vvvvGeneral 4,
+    /// fixedGeneral 5.
+    @inline(__always) private func generalNumber(_ source: UInt64, _ packed: UInt64) -> UInt8 {
+        let modRM = instruction.modRM
+        let low = UInt64(modRM & 7 | rexB) << 8 | UInt64(modRM >> 3 & 7 | rexR) << 16
+        let high = UInt64(instruction.opcode & 7 | rexB) << 24 | UInt64(instruction.vexVVVV) << 32
+        return UInt8(truncatingIfNeeded: (low | high | (packed >> 10 & 15) << 40) &>> (source &* 8))
+    }
+
+    private mutating func otherOperand(_ packed: UInt64, _ result: inout Operand) throws(DecodeFailure) {
+        let source = OperandSource(rawValue: UInt8(truncatingIfNeeded: packed & 31)) ?? .none
+        let size = result.size
         let fixed = UInt8(truncatingIfNeeded: packed >> 10 & 15)
         let reg = instruction.modRM >> 3 & 7
         let rm = instruction.modRM & 7
         switch source {
-        case .rmGeneral:
-            if namesMemory { result.kind = .memory } else { general(rm | rexB, size, &result) }
-        case .regGeneral: general(reg | rexR, size, &result)
-        case .opcodeGeneral: general(instruction.opcode & 7 | rexB, size, &result)
-        case .vvvvGeneral: (result.kind, result.register) = (.gpr, instruction.vexVVVV)
-        case .fixedGeneral: (result.kind, result.register) = (.gpr, fixed)
+        case .rmGeneral, .regGeneral, .opcodeGeneral, .vvvvGeneral, .fixedGeneral: break
         case .rmVector:
             if namesMemory { result.kind = .memory } else { vector(rm | rexB, size, &result) }
         case .regVector: vector(reg | rexR, size, &result)
@@ -56,7 +76,6 @@ extension DecodeState {
             try readImmediate(source, packed, &result)
         case .none: break
         }
-        return result
     }
 
     private var namesMemory: Bool { instruction.modRM < 0xC0 && match >> 40 & 1 == 0 }
@@ -121,7 +140,16 @@ extension DecodeState {
         instruction.immediateSize &+= UInt8(truncatingIfNeeded: cursor.offset &- start)
     }
 
-    /// The bytes that a size letter stands for here.
+    /// The bytes that the `OperandSize` with this number stands for here.
+    @inline(__always) private func bytes(_ number: UInt64) -> UInt8 {
+        // unsized, b, w, d, q, t, dq, qq
+        let fixed: UInt64 = 0x20_10_0A_08_04_02_01_00
+        if number < 8 { return UInt8(truncatingIfNeeded: fixed &>> (number &* 8)) }
+        if number == UInt64(OperandSize.v.rawValue) { return instruction.operandSize }
+        if number == UInt64(OperandSize.z.rawValue) { return min(instruction.operandSize, 4) }
+        return bytes(OperandSize(rawValue: UInt8(truncatingIfNeeded: number)) ?? .unsized)
+    }
+
     private func bytes(_ size: OperandSize) -> UInt8 {
         let operandSize = instruction.operandSize
         let vectorSize: UInt8 = instruction.vexBits & 0x80 != 0 ? 32 : 16

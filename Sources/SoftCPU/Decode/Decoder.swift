@@ -57,6 +57,7 @@ struct DecodeState {
     mutating func readPrefixes() throws(DecodeFailure) {
         while true {
             let byte = try cursor.peek()
+            guard Self.mayBePrefix(byte) else { return }
             switch byte {
             case 0x66: instruction.prefixes.insert(.operandSize)
             case 0x67: instruction.prefixes.insert(.addressSize)
@@ -82,6 +83,18 @@ struct DecodeState {
             rex = 0
             _ = try cursor.next()
         }
+    }
+
+    /// Whether `byte` is a prefix or a REX prefix in some mode: most opcodes are not.
+    @inline(__always) private static func mayBePrefix(_ byte: UInt8) -> Bool {
+        let bits: UInt64 =
+            switch byte >> 6 {
+            case 0: 1 << 0x26 | 1 << 0x2E | 1 << 0x36 | 1 << 0x3E
+            case 1: 0xFFFF | 0xF << 0x24
+            case 2: 0
+            default: 1 << 0x30 | 1 << 0x32 | 1 << 0x33
+            }
+        return bits >> UInt64(byte & 63) & 1 != 0
     }
 
     /// ES, CS, SS and DS overrides are ignored in 64-bit mode (AMD APM vol. 3 §1.2.4).

@@ -106,8 +106,16 @@ extension SoftVCPU {
 
     /// Runs the block in translated code, if it has some or has deserved it by now.
     private func step(_ address: UInt) -> Bool {
-        guard let translations else { return false }
         let block = BlockView(address: address)
+        // Most blocks that come here: before a reference is counted.
+        if block.b.code == 0, !block.b.sleeps, block.b.runs &+ 1 < threshold, !followUp.interpretsNext,
+            !followUp.isUngrouped
+        {
+            block.b.runs &+= 1
+            followUp = TranslatedFollowUp()
+            return false
+        }
+        guard let translations else { return false }
         if followUp.interpretsNext {
             followUp.interpretsNext = false
             return false
