@@ -36,6 +36,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let pages: PageMap
     let cpu: CPU
     let decoder: Decoder
+    let flagUse: FlagUse
     var cache: BlockCache
     /// nil: the interpreter executes everything. Constant, so that no reference is counted when it is used.
     let translations: TranslationCache?
@@ -101,6 +102,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         self.memory = engine.memory
         self.pages = engine.memory.pages
         self.decoder = engine.decoder
+        flagUse = FlagUse(engine.options)
         try VectorLowering.start()
         windows = try StateWindows()
         storage = try MemoryMapping(anonymous: TLB.executionBytes + ExtendedState.allocationSize)

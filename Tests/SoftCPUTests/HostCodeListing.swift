@@ -46,6 +46,9 @@ struct HostCodeListing {
                 names[address] = "\(label)[\(number)]"
             }
         }
+        for (kind, address) in gates.fills.enumerated() {
+            names[address] = "fill.\(kind < 32 ? "r" : "w")\(kind & 31)"
+        }
         return names
     }
 
@@ -76,10 +79,12 @@ struct HostCodeListing {
             var words = 0
             if text.hasPrefix("call"), let gate = line.target.flatMap({ gates[$0] }) {
                 switch gate {
-                case "exitGoOn", "exitInterpret", "exitBranch", "exitStale", "returnMiss", "returnMiss32":
+                case "exitGoOn", "exitHere", "exitInterpret", "exitBranch", "exitStale", "returnMiss",
+                    "returnMiss32":
                     words = 1
                 case "exitLink": words = 2
                 case "exitFar": words = 3
+                case _ where gate.hasPrefix("fill."): wordsBehindJump = 1
                 case "fill": wordsBehindJump = kind & 0x2000 != 0 ? 2 : 1
                 case "ensure": wordsBehindJump = 1
                 default: break

@@ -32,7 +32,7 @@ import Testing
         #expect(counted.translated + counted.interpreted <= 3010)
         #expect(counted.blocks > 0 && counted.ticks > 0 && counted.links > 0 && counted.escapes > 0)
         #expect(counted.guestBytes > 0 && counted.lineBytes > counted.guestBytes && counted.stubBytes > 0)
-        #expect(counted.exits[Int(TranslatedExit.link)] > 0)
+        #expect(counted.exits[Int(TranslatedExit.here)] > 0)
         let lines = machine.engine.statistics
         #expect(
             lines.map { $0.prefix { $0 != ":" } } == ["translated", "kept", "executed", "memory", "exits"])

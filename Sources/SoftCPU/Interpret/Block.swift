@@ -27,6 +27,8 @@ struct Block: BitwiseCopyable {
     var nextOnPage: UInt = 0
     /// Runs by the interpreter, until it is translated.
     var runs: UInt16 = 0
+    /// Status flags that its first instructions may read (`LiveFlags`), if they say so.
+    var liveFlags: UInt16?
     /// Its memory operands did not lie in one page: they are translated one by one.
     var isUngrouped = false
     /// Its translation has branches that may be linked to other pages.

@@ -177,6 +177,7 @@ extension SoftVCPU {
         var ended = false
         /// More than the bytes of `length` decides what it is.
         var isUndefined = false
+        var live = LiveFlags()
     }
 
     /// Decodes the block at `linear`. `before`: the stale block of the same key, or 0.
@@ -218,6 +219,7 @@ extension SoftVCPU {
             secondWord: draft.second?.word ?? 0,
             secondGeneration: draft.second?.generation ?? 0, byteLength: UInt16(draft.length),
             instructionCount: UInt16(instructions), ops: ops, hasCopy: hasCopy)
+        if draft.live.isDone, hasCopy { block.b.liveFlags = draft.live.flags }
         // SAFETY: the copy's room in front of the ops; the draft's code has as much.
         unsafe UnsafeMutableRawPointer(bitPattern: block.copy).unsafelyUnwrapped
             .copyMemory(from: UnsafeRawPointer(bitPattern: draftCode).unsafelyUnwrapped, byteCount: copyBytes)
@@ -277,6 +279,7 @@ extension SoftVCPU {
                 throw .protection()
             }
             op.length = instruction.length
+            if !draft.live.isDone { draft.live.add(instruction, flagUse) }
             draft.ended = try lower(instruction, &op, pageOffset: offset - draft.length, mode: mode)
             draft.length += Int(instruction.length)
         case .failure(let failure):

@@ -12,7 +12,7 @@ extension Translator {
     /// Behind instruction `index`.
     mutating func goOnCounting(_ index: Int) {
         guard options.contains(.counts), index + 1 < block.count,
-            block[index].shape.treatment == .conditionalJump
+            block[index].treatment == .conditionalJump
         else { return }
         settleProbes()
         countSegment(from: index + 1, blocks: 0)
@@ -26,12 +26,12 @@ extension Translator {
 
     private mutating func countSegment(from first: Int, blocks: Int32) {
         let start = code.here
-        let jump = block[first...].firstIndex { $0.shape.treatment == .conditionalJump }
+        let jump = (first..<block.count).first { block[$0].treatment == .conditionalJump }
         let last = jump ?? block.count - 1
         if blocks != 0 { add(blocks, to: layout.blockCount) }
         add(Int32(last - first + 1), to: layout.instructionCount)
         probeSite = add(.max, to: layout.probeCount)
-        firstStub = stubs.count
+        probeCount = 0
         countingBytes += Int(code.here &- start)
     }
 
@@ -47,14 +47,11 @@ extension Translator {
         return site
     }
 
-    /// The probes of the segment are known now: each has a stub to fill.
+    /// The probes of the segment are known now.
     private mutating func settleProbes() {
         guard probeSite != 0 else { return }
-        let probes = stubs[firstStub...].count { stub in
-            if case .fill = stub.kind { true } else { false }
-        }
         // The word at `probeSite` becomes the distance from its end.
-        code.resolve(probeSite, to: probeSite &+ 4 &+ UInt(probes))
+        code.resolve(probeSite, to: probeSite &+ 4 &+ UInt(probeCount))
         probeSite = 0
     }
 }

@@ -1,13 +1,18 @@
-/// Which status flags are read before they are written again.
-extension Translator {
+/// The status flags that an instruction reads and replaces, as far as translated code is concerned.
+struct FlagUse: Sendable {
+    let options: TranslationOptions
+    private let shapes = RowShape.all
+
+    init(_ options: TranslationOptions) { self.options = options }
+
     /// Status flags that each pair of conditions reads: O, C, Z, C Z, S, P, S O, Z S O.
     private static let conditionFlags: [UInt16] = [0x800, 0x001, 0x040, 0x041, 0x080, 0x004, 0x880, 0x8C0]
 
     /// Flags that the instruction reads, or that it passes on for some inputs.
-    private func flagsNeeded(_ i: Instruction, _ shape: RowShape) -> UInt16 {
+    func needed(_ i: Instruction, _ treatment: Treatment) -> UInt16 {
         switch i.mnemonic {
         case .jcc, .setcc, .cmovcc:
-            if options.contains(.exactFlags), i.hasMemoryOperand { return Self.status }
+            if options.contains(.exactFlags), i.hasMemoryOperand { return Translator.status }
             return Self.conditionFlags[Int(i.condition >> 1)]
         default: break
         }
@@ -15,54 +20,97 @@ extension Translator {
         var needed = row.flagsRead
         if row.attributes.contains(.mayKeepFlags) { needed |= row.flagsWritten | row.flagsUndefined }
         // Whoever leaves the block shows the flags to somebody.
-        if shape.treatment == .escape, row.endsBlock || !row.attributes.isDisjoint(with: [.string, .branch]) {
-            needed = Self.status
+        if treatment == .escape, row.endsBlock || !row.attributes.isDisjoint(with: [.string, .branch]) {
+            needed = Translator.status
         }
-        if options.contains(.exactFlags), mayFault(i, shape, row) { needed = Self.status }
-        return needed & Self.status
+        if options.contains(.exactFlags), mayFault(i, treatment) { needed = Translator.status }
+        return needed & Translator.status
     }
 
-    private func mayFault(_ i: Instruction, _ shape: RowShape, _ row: InstructionRow) -> Bool {
-        switch shape.treatment {
+    private func mayFault(_ i: Instruction, _ treatment: Treatment) -> Bool {
+        switch treatment {
         case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret, .repeatMove,
             .repeatStore, .pushFlags, .clearInterrupts, .setInterrupts, .swapGS:
             true
         case .lea, .nothing: false
-        default: i.hasMemoryOperand || shape.level != 0
+        default: i.hasMemoryOperand || shapes[Int(i.row)].level != 0
         }
     }
 
-    private func flagsReplaced(_ i: Instruction) -> UInt16 {
+    func replaced(_ i: Instruction) -> UInt16 {
         let row = InstructionRow(index: i.row)
         if row.attributes.contains(.mayKeepFlags) { return 0 }
-        return (row.flagsWritten | row.flagsUndefined) & Self.status
+        return (row.flagsWritten | row.flagsUndefined) & Translator.status
     }
 
+    /// What the row of `i` says how it is done.
+    func treatment(_ i: Instruction) -> Treatment { shapes[Int(i.row)].treatment }
+}
+
+/// The status flags that code may read, by a look at its first instructions.
+struct LiveFlags: BitwiseCopyable {
+    /// Those that are read, and those that are neither read nor replaced so far.
+    private var needed: UInt16 = 0
+    private var open = Translator.status
+    private var left: UInt8 = 6
+    /// Where it goes on after a jump; nil: at the next instruction.
+    private(set) var jump: Int64?
+    private(set) var isDone = false
+
+    var flags: UInt16 { needed | open }
+
+    /// The next instruction is `i`.
+    mutating func add(_ i: Instruction, _ use: FlagUse) {
+        let treatment = use.treatment(i)
+        needed |= use.needed(i, treatment) & open
+        open &= ~use.replaced(i)
+        left -= 1
+        jump = nil
+        if open == 0 || left == 0 {
+            isDone = true
+            return
+        }
+        let row = InstructionRow(index: i.row)
+        guard row.endsBlock || row.attributes.contains(.branch) else { return }
+        if treatment == .jump, i.operand0.kind == .relative {
+            jump = Int64(bitPattern: i.immediate)
+        } else {
+            isDone = true
+        }
+    }
+}
+
+/// Which status flags are read before they are written again.
+extension Translator {
     /// Fills `liveBefore` and `liveAfter`, from the last instruction to the first.
     mutating func analyseFlags() {
+        liveOut = needsLiveOut ? block.last.map { liveIn(at: $0.nextOffset) } ?? Self.status : Self.status
         var live = liveOut
         for index in block.indices.reversed() {
-            let i = block[index].instruction, shape = block[index].shape
+            let item = block[index]
+            let i = item.instruction, shape = item.shape
             switch shape.treatment {
             case .conditionalJump:
-                block[index].liveAtTarget = liveIn(at: targetOffset(block[index]))
-                live |= block[index].liveAtTarget
+                item.liveAtTarget = liveIn(at: targetOffset(item))
+                live |= item.liveAtTarget
             case .jump where i.operand0.kind == .relative, .call where i.operand0.kind == .relative:
-                live = liveIn(at: targetOffset(block[index]))
-                block[index].liveAtTarget = live
+                live = liveIn(at: targetOffset(item))
+                item.liveAtTarget = live
             case .jump, .call, .ret: live = Self.status
             default: break
             }
-            block[index].liveAfter = live
-            live = live & ~flagsReplaced(i) | flagsNeeded(i, shape)
-            block[index].liveBefore = live
+            item.liveAfter = live
+            live = live & ~flagUse.replaced(i) | flagUse.needed(i, shape.treatment)
+            item.liveBefore = live
         }
     }
 
-    /// Live at the end of a block that no branch ends.
-    var liveOut: UInt16 {
-        guard let last = block.last else { return Self.status }
-        return liveIn(at: last.nextOffset)
+    /// Whether the block may go on behind its last instruction.
+    private var needsLiveOut: Bool {
+        switch block.last?.treatment {
+        case .jump, .call, .ret: false
+        default: true
+        }
     }
 
     /// Page offset of a direct branch's target; may lie outside the page.
@@ -74,24 +122,13 @@ extension Translator {
     /// them makes all blocks of the page invalid.
     func liveIn(at offset: Int) -> UInt16 {
         guard (0..<4096).contains(offset) else { return Self.status }
-        var needed: UInt16 = 0, open = Self.status, place = offset
-        for _ in 0..<6 {
-            guard let i = decoded(at: place) else { break }
-            let shape = shapes[Int(i.row)]
-            needed |= flagsNeeded(i, shape) & open
-            open &= ~flagsReplaced(i)
-            if open == 0 { return needed }
-            let row = InstructionRow(index: i.row)
-            if row.endsBlock || row.attributes.contains(.branch) {
-                guard shape.treatment == .jump, i.operand0.kind == .relative else { break }
-                place += Int(i.length) + Int(truncatingIfNeeded: Int64(bitPattern: i.immediate))
-                guard (0..<4096).contains(place) else { break }
-                continue
-            }
-            place += Int(i.length)
-            guard place < 4096 else { break }
+        if let known = source.liveFlags(at: offset, mode: mode) { return known }
+        var live = LiveFlags(), place = offset
+        while !live.isDone, (0..<4096).contains(place), let i = decoded(at: place) {
+            live.add(i, flagUse)
+            place += Int(i.length) + Int(truncatingIfNeeded: live.jump ?? 0)
         }
-        return needed | open
+        return live.flags
     }
 
     /// The instruction at a page offset, from the block itself if it is in there.
@@ -99,7 +136,9 @@ extension Translator {
         if let first = block.first, offset >= first.pageOffset, let last = block.last,
             offset <= last.pageOffset
         {
-            for item in block where item.pageOffset == offset { return item.instruction }
+            for index in block.indices where block[index].pageOffset == offset {
+                return block[index].instruction
+            }
         }
         return instruction(at: offset)
     }

@@ -19,7 +19,9 @@ enum TranslatedExit {
     static let split: UInt64 = 7
     /// As `link`, to another page: a third word has the lower half of the target's address.
     static let far: UInt64 = 8
-    static let count = 9
+    /// As `link`, from a CALL that is to become the JMP: the word at `exitData` is the place of its target.
+    static let here: UInt64 = 9
+    static let count = 10
 }
 
 /// The code between Swift and translated code, emitted once at the bottom of each arena.
@@ -29,6 +31,7 @@ struct GateCode {
     /// Called, with 32-bit words behind the call.
     private(set) var exitGoOn: UInt = 0
     private(set) var exitLink: UInt = 0
+    private(set) var exitHere: UInt = 0
     private(set) var exitFar: UInt = 0
     /// Called instead of `exitFar`, for a branch that is never linked: asks the table of targets first. The
     /// target is in the first or the last 2 GiB.
@@ -49,6 +52,8 @@ struct GateCode {
     /// Called on a TLB miss with the linear address in R10 and the kind of access pushed; behind the call: a
     /// jump of five bytes and the instruction's page offset. Returns the addend in R11 and pops the kind.
     private(set) var fill: UInt = 0
+    /// The same for the kind 0...31, and from 32 on 1000h + 0...31, which need not be pushed.
+    private(set) var fills: [UInt] = []
     /// Called when vector state is not in the registers, with the level 1...3 pushed; laid out like `fill`.
     private(set) var ensure: UInt = 0
 
@@ -71,6 +76,7 @@ struct GateCode {
         emitEnter(&code)
         exitGoOn = emitExit(&code, TranslatedExit.goOn)
         exitLink = emitExit(&code, TranslatedExit.link)
+        exitHere = emitExit(&code, TranslatedExit.here)
         exitFar = emitExit(&code, TranslatedExit.far)
         exitInterpret = emitExit(&code, TranslatedExit.interpret)
         exitBranch = emitExit(&code, TranslatedExit.branch)
@@ -400,6 +406,18 @@ struct GateCode {
 
     private mutating func emitFills(_ code: inout Assembler) {
         emitFailure(&code)
+        emitFill(&code)
+        for kind in 0..<64 as Range<Int32> {
+            fills.append(code.here)
+            // PUSH [RSP]; MOV DWORD [RSP + 8], kind
+            code.bytes(0xFF, 0x34, 0x24)
+            code.bytes(0xC7, 0x44, 0x24, 8)
+            code.word32(kind & 31 | (kind & 32) << 7)
+            code.jump(fill)
+        }
+    }
+
+    private mutating func emitFill(_ code: inout Assembler) {
         fill = code.here
         emitSecondLook(&code)
         storePinned(&code)

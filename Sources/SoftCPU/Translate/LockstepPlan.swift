@@ -62,18 +62,19 @@ extension Translator {
         analyseFlags()
         var plan = LockstepPlan()
         var undefined: UInt16 = 0
-        for item in block {
+        for index in block.indices {
+            let item = block[index]
             let i = item.instruction
             var planned = LockstepPlan.Item(
                 instruction: i, op: item.op, pageOffset: item.pageOffset, liveBefore: item.liveBefore,
-                liveAfter: item.liveAfter, isTried: LockstepPlan.isTried(i, item.shape.treatment),
-                isCall: item.shape.treatment == .call)
+                liveAfter: item.liveAfter, isTried: LockstepPlan.isTried(i, item.treatment),
+                isCall: item.treatment == .call)
             planned.undefinedBefore = undefined
             planned.isUndefined = i.flagsRead & undefined != 0 || LockstepPlan.isUndefined(i)
             if !i.attributes.contains(.mayKeepFlags) { undefined &= ~i.flagsWritten }
             undefined |= i.flagsUndefined & Self.status
             planned.undefinedAfter = undefined
-            if !planned.isTried, item.shape.treatment != .escape { plan.isOutOfReach = true }
+            if !planned.isTried, item.treatment != .escape { plan.isOutOfReach = true }
             plan.items.append(planned)
         }
         return plan

@@ -169,7 +169,8 @@ extension SoftVCPU {
         // The block's instructions are counted from its page.
         let offset = Int(truncatingIfNeeded: cpu.s.rip &- codePage)
         switch exit {
-        case TranslatedExit.target, TranslatedExit.link, TranslatedExit.far: return ended(.through, last)
+        case TranslatedExit.target, TranslatedExit.link, TranslatedExit.here, TranslatedExit.far:
+            return ended(.through, last)
         case TranslatedExit.interpret, TranslatedExit.split: return ended(.before, plan.index(at: offset))
         case TranslatedExit.branch: return ended(.branch, plan.index(at: offset))
         case TranslatedExit.goOn:
@@ -214,7 +215,7 @@ extension SoftVCPU {
         cpu.loadSavedFlags(cpu.s.translated.flags)
         let next = (start.rip & TLB.pageMask &+ UInt64(last.nextOffset)) & cpu.s.linearMask
         switch exit {
-        case TranslatedExit.link, TranslatedExit.far: setPlace(exit, cache)
+        case TranslatedExit.link, TranslatedExit.here, TranslatedExit.far: setPlace(exit, cache)
         case TranslatedExit.target: break
         default: return ["the return leaves by exit \(exit)"]
         }

@@ -86,7 +86,7 @@ extension Translator {
     /// The memory operand of `item` if it may belong to a group in which RSP has moved by `moved`.
     private func reference(_ item: BlockInstruction, _ moved: Int) -> Reference? {
         let i = item.instruction, word = Int(slot)
-        switch item.shape.treatment {
+        switch item.treatment {
         case .push where !i.operand0.isMemory:
             return Reference(base: 4, offset: moved - word, size: word, write: true, moves: -word)
         case .pop where i.operand0.register != 4:
@@ -115,13 +115,13 @@ extension Translator {
     }
 
     private func isStackStep(_ item: BlockInstruction) -> Bool {
-        item.shape.treatment == .push || item.shape.treatment == .pop
+        item.treatment == .push || item.treatment == .pop
     }
 
     /// An instruction without memory that may stand between members.
     private func passes(_ item: BlockInstruction) -> Bool {
         let i = item.instruction
-        switch item.shape.treatment {
+        switch item.treatment {
         case .nothing, .convert, .moveImmediate: return true
         case .lea:
             return i.index >= 16 || HostRegister.of(i.index) != HostRegister.none

@@ -94,7 +94,7 @@ extension GateCode {
         let moves = self.moves.enumerated().map { ("rep_movs_\(1 << $0)", $1) }
         let stores = self.stores.enumerated().map { ("rep_stos_\(1 << $0)", $1) }
         let others = [
-            ("enter", enter), ("exit_go_on", exitGoOn), ("exit_link", exitLink),
+            ("enter", enter), ("exit_go_on", exitGoOn), ("exit_link", exitLink), ("exit_here", exitHere),
             ("exit_interpret", exitInterpret), ("exit_branch", exitBranch), ("exit_stale", exitStale),
             ("exit_far", exitFar), ("far_by_table", farByTable), ("return_miss", returnMiss),
             ("return_miss_32", returnMiss32), ("exit_target", exitTarget), ("escape", escape),

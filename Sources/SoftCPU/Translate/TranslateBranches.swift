@@ -12,7 +12,11 @@ extension Translator {
     /// A jump to `pageOffset`, which may lie outside the page.
     mutating func emitLink(_ pageOffset: Int) {
         keepEntranceFree()
-        if isDirect(pageOffset) {
+        if isLinkable(pageOffset) {
+            // Becomes the jump when it is taken for the first time.
+            code.call(gates.exitHere)
+            emitPlace(pageOffset)
+        } else if isDirect(pageOffset) {
             addLink(code.pendingJump(), pageOffset)
         } else {
             emitTargetAddress(pageOffset)

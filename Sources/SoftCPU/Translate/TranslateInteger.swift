@@ -237,7 +237,7 @@ extension Translator {
         saveFlagsIfLive(item.liveBefore)
         let wide = i.rexW, isWord = i.operandSize == 2
         let rdx = HostRegister.rdx
-        if item.shape.treatment == .divide {
+        if item.treatment == .divide {
             // The quotient fits when the high half is below the divisor.
             if isWord { code.byte(0x66) }
             code.encode(wide: wide, 0x3B, rdx, operand)

@@ -104,6 +104,7 @@ extension Translator {
     /// guest's flags are in it; R10 keeps the address if that is there. What the cache does not know goes by
     /// a stub; what is no plain memory, by the interpreter.
     mutating func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
+        probeCount += 1
         let index = HostRegister.index
         let isFree = flags != .saved
         let tag = HostOperand.cache(index, probe.write ? 8 : 0)
@@ -180,6 +181,7 @@ extension Translator {
     private mutating func emitKnownOperand(
         _ linear: UInt64, size: Int, write: Bool, _ item: BlockInstruction, folds: Bool
     ) -> HostOperand {
+        probeCount += 1
         let entry = Int32((linear >> 12) & UInt64(TLB.entries - 1)) << 5
         let tag = HostOperand.state(entry + (write ? 8 : 0))
         if let page = Int32(exactly: Int64(bitPattern: linear & TLB.pageMask)) {
@@ -250,13 +252,13 @@ extension Translator {
             code.move(HostRegister.address, probe.linear)
         }
         let kind = Int32(probe.size) | (probe.write ? 0x1000 : 0) | (probe.isGroup ? 0x2000 : 0)
-        if kind < 128 {
-            code.bytes(0x6A, UInt8(kind))
-        } else {
+        if probe.isGroup || probe.size >= 32 {
             code.byte(0x68)
             code.word32(kind)
+            code.call(gates.fill)
+        } else {
+            code.call(gates.fills[probe.size | (probe.write ? 32 : 0)])
         }
-        code.call(gates.fill)
         code.jump(back)
         emitPlace(stub.pageOffset)
         if probe.isGroup { emitSite(stub.from) }

@@ -68,7 +68,7 @@ extension Translator {
     /// REP MOVS and REP STOS: at once when all of it lies in one page, else by the interpreter's body.
     mutating func emitRepeat(_ item: BlockInstruction) {
         saveFlagsIfLive(item.liveBefore)
-        let isMove = item.shape.treatment == .repeatMove
+        let isMove = item.treatment == .repeatMove
         let size = item.instruction.operand0.size.trailingZeroBitCount
         code.call(isMove ? gates.moves[size] : gates.stores[size])
         let over = code.pendingJump()

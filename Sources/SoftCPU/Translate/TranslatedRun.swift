@@ -196,6 +196,8 @@ extension SoftVCPU {
     struct TranslatedFollowUp {
         /// The branch that leads to the next block and can be linked; 0 none.
         var site: UInt = 0
+        /// It is a CALL yet.
+        var isCall = false
         /// The word behind the exit: the place of its block.
         var place: UInt32 = 0
         /// What the branch led to, when it goes to another page; else 0.
@@ -241,7 +243,9 @@ extension SoftVCPU {
     /// Where the code of `block` is; nil when it is not in memory.
     func source(of block: BlockView) -> CodeSource? {
         guard block.b.physical != .max else { return nil }
-        var source = CodeSource(page: cpu.hostPage(block.b.physical & TLB.pageMask))
+        var source = CodeSource(
+            page: cpu.hostPage(block.b.physical & TLB.pageMask), table: cpu.s.blockTable,
+            physicalPage: block.b.physical & TLB.pageMask, generation: block.b.generation)
         guard source.page != 0 else { return nil }
         if block.b.secondWord != 0 {
             source.secondPage = cpu.hostPage(block.b.secondPhysical)
@@ -393,6 +397,11 @@ extension SoftVCPU {
             setSite(data, cache)
             // From then on the group's misses, too, go to the block without groups.
             followUp.isUngrouped = exit == TranslatedExit.split
+        case TranslatedExit.here:
+            setPlace(cache.arena.word(data))
+            followUp.site = data &- 4
+            followUp.isCall = true
+            followUp.place = UInt32(bitPattern: cache.arena.word(data))
         case TranslatedExit.far:
             cpu.s.rip = farTarget(cache)
             setSite(data, cache)
@@ -429,7 +438,11 @@ extension SoftVCPU {
             if followUp.farStub != 0 {
                 linkFar(block, cache, from: place)
             } else if place.physical == block.b.physical & TLB.pageMask, place.linear == block.b.linear {
-                cache.arena.patch(followUp.site, target: block.b.code)
+                if followUp.isCall {
+                    cache.arena.patchJump(followUp.site &- 1, target: block.b.code)
+                } else {
+                    cache.arena.patch(followUp.site, target: block.b.code)
+                }
                 cache.statistics.links += 1
             }
         }

@@ -16,7 +16,7 @@ struct TranslationStatistics {
     var woken = 0
     var flushes = 0
     /// By `TranslatedExit`.
-    var exits: InlineArray<9, UInt64> = .init(repeating: 0)
+    var exits: InlineArray<10, UInt64> = .init(repeating: 0)
     /// Calls of the interpreter's bodies.
     var escapes: UInt64 = 0
     /// Instructions in translated code, and in the interpreter.
@@ -80,7 +80,7 @@ struct TranslationStatistics {
     }
 
     private static let exitNames = [
-        "go on", "link", "interpret", "target", "done", "branch", "stale", "split", "far",
+        "go on", "link", "interpret", "target", "done", "branch", "stale", "split", "far", "here",
     ]
 
     private func percent(_ part: UInt64, of whole: Double) -> Double {

@@ -1,27 +1,25 @@
 import X86Architecture
 
-/// One instruction of a block being translated.
-struct BlockInstruction {
-    var instruction: Instruction
-    var shape: RowShape
-    /// Address of the interpreter's `MicroOp`.
-    var op: UInt
-    /// Where it starts in its page.
-    var pageOffset: Int
-    /// Status flags that somebody reads before they are written again, before and after the instruction.
-    var liveBefore: UInt16 = 0
-    var liveAfter: UInt16 = 0
-    /// The same where a direct branch leads.
-    var liveAtTarget: UInt16 = 0
-    var nextOffset: Int { pageOffset + Int(instruction.length) }
-}
-
 /// Where the code of a block is in the host's memory.
 struct CodeSource {
     /// The page that it starts in.
     var page: UInt = 0
     /// The page that its only instruction goes on in, 0 if it ends in its own.
     var secondPage: UInt = 0
+    /// The decoded blocks of the page: the vCPU's table, and what they must agree with.
+    var table: UInt = 0
+    var physicalPage: UInt64 = 0
+    var generation: UInt32 = 0
+
+    /// Flags that the code at `offset` of the page may read, if a block that starts there was decoded from
+    /// what the page holds now.
+    func liveFlags(at offset: Int, mode: UInt32) -> UInt16? {
+        guard table != 0 else { return nil }
+        let found = BlockCache.find(table, physicalPage | UInt64(offset), mode)
+        guard found != 0 else { return nil }
+        let block = BlockView(address: found)
+        return block.b.generation == generation ? block.b.liveFlags : nil
+    }
 }
 
 /// How blocks are translated.
@@ -51,15 +49,20 @@ struct Translator: ~Copyable {
     let gates: GateCode
     let decoder: Decoder
     let options: TranslationOptions
+    let flagUse: FlagUse
     var code: Assembler
     var flags = FlagsPlace.dead
-    var block: [BlockInstruction] = []
+    var block = BlockInstructions()
+    /// Status flags that are live behind a block that no branch ends.
+    var liveOut: UInt16 = 0
     var source = CodeSource()
     /// The number of the page's place, and its linear address if the code is for that address only.
     var place: UInt32 = 0
     var linear: UInt64?
     /// Executable address of the block's entry.
     var entrance: UInt = 0
+    /// `Block.mode` of the block.
+    var mode: UInt32 = 0
     /// The block is 32-bit code in flat segments, else 64-bit code.
     var is32 = false
     /// Bytes of a stack slot and of an address.
@@ -78,9 +81,9 @@ struct Translator: ~Copyable {
     /// Of the last block: what counts, and the straight way without it (BlockCounts.swift).
     var countingBytes = 0
     var lineBytes = 0
-    /// Of the code that counts probes: the number's place, and the first stub that belongs to it.
+    /// Of the code that counts probes: the number's place, and how many there were since.
     var probeSite: Assembler.Site = 0
-    var firstStub = 0
+    var probeCount = 0
 
     /// Code out of the way, emitted after the block.
     struct Stub {
@@ -116,6 +119,7 @@ struct Translator: ~Copyable {
         self.decoder = decoder
         self.code = code
         self.options = options
+        flagUse = FlagUse(options)
     }
 
     // MARK: A whole block
@@ -148,7 +152,7 @@ struct Translator: ~Copyable {
         hasX87 = false
         group = nil
         isUngrouped = view.b.isUngrouped
-        flags = block.first.map { $0.liveBefore != 0 } ?? true ? .saved : .dead
+        flags = block[0].liveBefore != 0 ? .saved : .dead
         for index in block.indices {
             emit(index)
             goOnCounting(index)
@@ -191,7 +195,8 @@ struct Translator: ~Copyable {
 
     /// Ends early where the page does not hold any more what the interpreter's block was made from.
     mutating func decodeBlock(_ view: BlockView) {
-        block.removeAll(keepingCapacity: true)
+        block.removeAll()
+        mode = view.b.mode
         is32 = view.b.mode & 3 == UInt32(CodeSize.bits32.rawValue)
         let start = Int(view.b.physical & 0xFFF)
         for position in 0..<Int(view.b.instructionCount) {
@@ -200,9 +205,7 @@ struct Translator: ~Copyable {
             let offset = start + Int(op.o.offset)
             let found = source.secondPage == 0 ? instruction(at: offset) : crossing(at: offset)
             guard let decoded = found, decoded.length == op.o.length else { break }
-            block.append(
-                BlockInstruction(
-                    instruction: decoded, shape: shapes[Int(decoded.row)], op: address, pageOffset: offset))
+            block.append(decoded, shapes[Int(decoded.row)], op: address, pageOffset: offset)
             adjustTreatment(position)
             // With DF set nothing is translated: CLD and the string instructions rely on it.
             if decoded.mnemonic == .std { break }
@@ -212,7 +215,7 @@ struct Translator: ~Copyable {
     /// Forms of an instruction that its row does not tell apart.
     private mutating func adjustTreatment(_ index: Int) {
         let i = block[index].instruction
-        var treatment = block[index].shape.treatment
+        var treatment = block[index].treatment
         let row = InstructionRow(index: i.row)
         if is32, !fits32(i) { treatment = .escape }
         switch treatment {
@@ -247,7 +250,7 @@ struct Translator: ~Copyable {
             }
         default: break
         }
-        block[index].shape.treatment = treatment
+        block[index].treatment = treatment
     }
 
     /// Whether 32-bit code is done like 64-bit code: no segment with a base or without permission to write,
@@ -268,7 +271,7 @@ struct Translator: ~Copyable {
     /// The block ends with an instruction after which nothing is emitted.
     private var endsWithBranch: Bool {
         guard let last = block.last else { return false }
-        switch last.shape.treatment {
+        switch last.treatment {
         case .jump, .call, .ret: return true
         case .escape: return endsHere(last.instruction)
         default: return false
@@ -284,9 +287,9 @@ struct Translator: ~Copyable {
     private mutating func emit(_ index: Int) {
         let item = block[index]
         let i = item.instruction
-        if item.shape.treatment == .copy { ensureVectors(item) }
+        if item.treatment == .copy { ensureVectors(item) }
         updateGroup(index)
-        switch item.shape.treatment {
+        switch item.treatment {
         case .escape: emitEscape(item)
         case .copy: emitCopy(item)
         case .push: emitPush(item)

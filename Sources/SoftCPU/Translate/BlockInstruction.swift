@@ -1,0 +1,85 @@
+/// One instruction of a block being translated: a view of its place in the translator's list, since the
+/// instruction is large and everything asks for it.
+@safe struct BlockInstruction {
+    fileprivate struct Fields: BitwiseCopyable {
+        var instruction: Instruction
+        var shape: RowShape
+        var op: UInt
+        var pageOffset: Int
+        var liveBefore: UInt16 = 0
+        var liveAfter: UInt16 = 0
+        var liveAtTarget: UInt16 = 0
+    }
+    fileprivate let fields: UnsafeMutablePointer<Fields>
+
+    // SAFETY: all of them are inside the list, which lives as long as its translator.
+
+    var instruction: Instruction { @inline(__always) get { unsafe fields.pointee.instruction } }
+    var shape: RowShape { @inline(__always) get { unsafe fields.pointee.shape } }
+    var treatment: Treatment {
+        @inline(__always) get { unsafe fields.pointee.shape.treatment }
+        nonmutating set { unsafe fields.pointee.shape.treatment = newValue }
+    }
+    /// Address of the interpreter's `MicroOp`.
+    var op: UInt { unsafe fields.pointee.op }
+    /// Where it starts in its page.
+    var pageOffset: Int { @inline(__always) get { unsafe fields.pointee.pageOffset } }
+    var nextOffset: Int {
+        @inline(__always) get { unsafe fields.pointee.pageOffset + Int(fields.pointee.instruction.length) }
+    }
+    /// Status flags that somebody reads before they are written again, before and after the instruction.
+    var liveBefore: UInt16 {
+        @inline(__always) get { unsafe fields.pointee.liveBefore }
+        nonmutating set { unsafe fields.pointee.liveBefore = newValue }
+    }
+    var liveAfter: UInt16 {
+        @inline(__always) get { unsafe fields.pointee.liveAfter }
+        nonmutating set { unsafe fields.pointee.liveAfter = newValue }
+    }
+    /// The same where a direct branch leads.
+    var liveAtTarget: UInt16 {
+        @inline(__always) get { unsafe fields.pointee.liveAtTarget }
+        nonmutating set { unsafe fields.pointee.liveAtTarget = newValue }
+    }
+}
+
+/// The instructions of the block being translated.
+@safe struct BlockInstructions: ~Copyable {
+    private var places: UnsafeMutablePointer<BlockInstruction.Fields>
+    private var capacity = 64
+    private(set) var count = 0
+
+    init() { unsafe places = .allocate(capacity: 64) }
+    deinit { unsafe places.deallocate() }
+
+    var isEmpty: Bool { count == 0 }
+    var indices: Range<Int> { 0..<count }
+    var last: BlockInstruction? { count == 0 ? nil : self[count - 1] }
+    var first: BlockInstruction? { count == 0 ? nil : self[0] }
+
+    subscript(index: Int) -> BlockInstruction {
+        @inline(__always) get {
+            precondition(index >= 0 && index < count, "an instruction beyond the block")
+            return unsafe BlockInstruction(fields: places + index)
+        }
+    }
+
+    mutating func removeAll() { count = 0 }
+
+    mutating func append(_ instruction: Instruction, _ shape: RowShape, op: UInt, pageOffset: Int) {
+        if count == capacity { grow() }
+        // SAFETY: there is room for one more.
+        unsafe (places + count).initialize(
+            to: BlockInstruction.Fields(
+                instruction: instruction, shape: shape, op: op, pageOffset: pageOffset))
+        count += 1
+    }
+
+    private mutating func grow() {
+        let larger = unsafe UnsafeMutablePointer<BlockInstruction.Fields>.allocate(capacity: capacity * 2)
+        unsafe larger.initialize(from: places, count: count)
+        unsafe places.deallocate()
+        unsafe places = larger
+        capacity *= 2
+    }
+}
