@@ -76,7 +76,7 @@ extension SoftVCPU {
         unsafe entry.pointee = ExecutionTLBEntry(
             tag: linear & TLB.pageMask | (user ? cpu.s.userTag : 0), physical: found.page)
         if !user, !found.isGlobal {
-            cpu.s.kernelHasLocal = true
+            cpu.noteLocalKernel(linear)
             if !cpu.s.codeIsLocal {
                 cpu.s.codeIsLocal = true
                 cpu.s.staleReturns |= 4

@@ -23,7 +23,7 @@ extension CPU {
         guard !watchesAccesses, context != TLB.userAligned else { return }
         let tag = linear & TLB.pageMask
         noteUse(context, linear, sizeShift: found.sizeShift)
-        if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
+        if context == TLB.kernel, !found.isGlobal { noteLocalKernel(linear) }
         s.directStart = min(s.directStart, host)
         s.directEnd = max(s.directEnd, host &+ 0x1000)
         // SAFETY: `entry` is inside this vCPU's TLB.

@@ -308,7 +308,7 @@ extension CPU {
         // stored to it too, unnoticed, and ran what we wrote.
         if storable, word >= PageMap.generationStep { owner.forgetOwnCode(inPage: index) }
         noteUse(context, linear, sizeShift: found.sizeShift)
-        if context == TLB.kernel, !found.isGlobal { s.kernelHasLocal = true }
+        if context == TLB.kernel, !found.isGlobal { noteLocalKernel(linear) }
         unsafe entry.pointee = TLBEntry(
             readTag: tag, writeTag: storable ? tag : TLB.invalidTag(linear), addend: UInt64(host) &- tag,
             host: host)

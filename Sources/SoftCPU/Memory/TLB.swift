@@ -143,6 +143,11 @@ extension CPU {
 
     /// Forgets what window `number` holds, branch targets included.
     func flushWindow(_ number: Int) {
+        flushData(number)
+        flushTargets(number)
+    }
+
+    private func flushData(_ number: Int) {
         forEachUsedEntry(number) { entry, invalid in
             unsafe entry.pointee.readTag = invalid
             unsafe entry.pointee.writeTag = invalid
@@ -150,7 +155,6 @@ extension CPU {
         s.tlbUsed[number] = 0
         s.tlbLarge[number] = 0
         s.tlbGiant &= ~(1 &<< UInt32(number))
-        flushTargets(number)
     }
 
     /// Forgets the translations for fetches whose tags `which` names.
@@ -179,7 +183,7 @@ extension CPU {
         }
         flushFetches { _ in true }
         s.executionUsed = 0
-        s.kernelHasLocal = false
+        s.localKernelCount = 0
         s.codeIsLocal = false
         s.staleReturns = 7
         s.endBlock = true
@@ -205,13 +209,35 @@ extension CPU {
         s.linkSlot = 0
     }
 
-    /// Forgets supervisor translations that are not global.
+    /// A supervisor translation of `linear` that is not global is about to be cached.
+    @inline(__always) func noteLocalKernel(_ linear: UInt64) {
+        if s.localKernelCount < CPUState.localKernelRoom {
+            s.localKernel[Int(s.localKernelCount)] = linear
+        }
+        s.localKernelCount = min(s.localKernelCount &+ 1, CPUState.localKernelRoom + 1)
+    }
+
+    /// Forgets supervisor translations that are not global. Linux has a few, and thousands of changes of
+    /// address space, while it patches its code: all others, its targets of branches and its return addresses
+    /// stay.
     func flushLocalKernel() {
-        guard s.kernelHasLocal else { return }
-        flushWindow(0)
-        flushFetches { $0 & 0xFFF == 0 }
-        s.kernelHasLocal = false
-        s.staleReturns |= s.codeIsLocal ? 5 : 1
+        let count = s.localKernelCount
+        guard count != 0 else { return }
+        s.localKernelCount = 0
+        if s.codeIsLocal {
+            flushWindow(0)
+            flushFetches { $0 & 0xFFF == 0 }
+            s.staleReturns |= 5
+        } else if count <= CPUState.localKernelRoom {
+            for index in 0..<Int(count) {
+                let linear = s.localKernel[index]
+                let entry = unsafe Self.entry(windowBase(0), linear)
+                unsafe entry.pointee.readTag = TLB.invalidTag(linear)
+                unsafe entry.pointee.writeTag = TLB.invalidTag(linear)
+            }
+        } else {
+            flushData(0)
+        }
     }
 
     /// INVLPG: forgets the translations of one linear address, in all address spaces.

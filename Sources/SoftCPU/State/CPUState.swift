@@ -166,8 +166,11 @@ struct CPUState: BitwiseCopyable {
     var userTags: InlineArray<8, UInt64> = [1, 2, 3, 4, 5, 6, 7, 8]
     var userTag: UInt64 = 1
     var lastUserTag: UInt64 = 8
-    /// Supervisor translations that are not global may be cached.
-    var kernelHasLocal: Bool = false
+    /// Supervisor translations that are not global may be cached: so many since they were forgotten, or one
+    /// more than there is room for, and of what linear addresses.
+    var localKernelCount: UInt32 = 0
+    var localKernel: InlineArray<32, UInt64> = .init(repeating: 0)
+    static let localKernelRoom: UInt32 = 32
     /// Supervisor code was fetched by such a translation: its branches to other pages are not linked.
     var codeIsLocal: Bool = false
     /// An interrupt may have been held back by RFLAGS.IF: whoever sets it must look.
