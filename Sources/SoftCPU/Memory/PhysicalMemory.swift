@@ -13,6 +13,14 @@ extension CPU {
             ._withUnsafeGuaranteedRef { unsafe $0 }
     }
 
+    /// Calls `body` with the owner, without counting a reference: that is slow for an object that others have
+    /// weak references to.
+    @inline(__always) func withOwner<T>(_ body: (SoftVCPU) -> T) -> T {
+        // SAFETY: as above.
+        unsafe Unmanaged<SoftVCPU>.fromOpaque(UnsafeRawPointer(bitPattern: s.owner).unsafelyUnwrapped)
+            ._withUnsafeGuaranteedRef { unsafe body($0) }
+    }
+
     /// Host address of the page at guest-physical `page`, or 0 when it is not memory.
     @inline(__always) func hostPage(_ page: UInt64) -> UInt {
         for region in owner.memoryMap where page &- region.start < region.size {

@@ -68,10 +68,14 @@
 
     mutating func append(_ instruction: Instruction, _ shape: RowShape, op: UInt, pageOffset: Int) {
         if count == capacity { grow() }
-        // SAFETY: there is room for one more.
-        unsafe (places + count).initialize(
-            to: BlockInstruction.Fields(
-                instruction: instruction, shape: shape, op: op, pageOffset: pageOffset))
+        // Field by field: as a whole it would be put together elsewhere and copied by a call.
+        let place = unsafe places + count
+        // SAFETY: there is room for one more, of trivial fields. Those of flags are set before they are read.
+        unsafe place.pointee.instruction = instruction
+        unsafe place.pointee.shape = shape
+        unsafe place.pointee.op = op
+        unsafe place.pointee.pageOffset = pageOffset
+        unsafe place.pointee.liveAtTarget = 0
         count += 1
     }
 

@@ -59,7 +59,7 @@ extension CPU {
         }
         s.translated.flags = savedFlags
         if result == Step.next { return 0 }
-        return owner.staysTranslated() ? 2 : 1
+        return withOwner { $0.staysTranslated() } ? 2 : 1
     }
 
     fileprivate func prepareVectors(_ level: UInt32) -> Bool {
