@@ -47,10 +47,7 @@ extension BootTests {
                     "--pcie-root-ports", "1", "--name", "card", "--accel", "soft", "--memory", "64M",
                 ], in: folder, patience: 120)
             let screen = try ScreenViewer("card", in: folder)
-            // The last words of the row that names the card: what comes before them is there, too.
-            let rows = try screen.wait(for: "virtio-net on")
-            #expect(rows.contains { $0.contains("iPXE 1.") }, "\(rows)")
-            #expect(rows.contains { $0.contains("net0: " + CardROM.address) }, "\(rows)")
+            try screen.wait(for: ["iPXE 1.", "net0: " + CardROM.address])
             try end(machine)
         }
 

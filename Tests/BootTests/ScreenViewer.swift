@@ -71,14 +71,20 @@ final class ScreenViewer {
     /// three times as many.
     @discardableResult
     func wait(for words: String, seconds: Double = 90) throws -> [String] {
+        try wait(for: [words], seconds: seconds)
+    }
+
+    /// The same until each of `words` is in a row: what a guest draws first may come last to a viewer.
+    @discardableResult
+    func wait(for words: [String], seconds: Double = 90) throws -> [String] {
         let end = Date(timeIntervalSinceNow: 3 * seconds)
         var rows: [String] = []
         while Date() < end {
             rows = try text()
-            if rows.contains(where: { $0.contains(words) }) { return rows }
+            if words.allSatisfy({ word in rows.contains { $0.contains(word) } }) { return rows }
             usleep(100_000)
         }
-        throw AssetProblem(description: "no \"\(words)\" on the screen:\n" + rows.joined(separator: "\n"))
+        throw AssetProblem(description: "no \(words) on the screen:\n" + rows.joined(separator: "\n"))
     }
 
     /// Looks until GRUB has given this many prompts: what is typed while it works at a command is lost, and
