@@ -48,6 +48,7 @@ extension DecodeState {
         let reg = instruction.modRM >> 3 & 7
         let rm = instruction.modRM & 7
         switch source {
+        // `operand` has done these.
         case .rmGeneral, .regGeneral, .opcodeGeneral, .vvvvGeneral, .fixedGeneral: break
         case .rmVector:
             if namesMemory { result.kind = .memory } else { vector(rm | rexB, size, &result) }
@@ -150,6 +151,7 @@ extension DecodeState {
         return bytes(OperandSize(rawValue: UInt8(truncatingIfNeeded: number)) ?? .unsized)
     }
 
+    /// The bytes that a size letter stands for here.
     private func bytes(_ size: OperandSize) -> UInt8 {
         let operandSize = instruction.operandSize
         let vectorSize: UInt8 = instruction.vexBits & 0x80 != 0 ? 32 : 16

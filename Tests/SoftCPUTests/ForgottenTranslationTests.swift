@@ -4,8 +4,9 @@ import X86Architecture
 
 @testable import SoftCPU
 
-/// INVLPG of one part of a page of 2 MiB: the others are forgotten with it.
-@Suite struct LargePageTests {
+/// What the translation caches forget, and what they keep: by INVLPG of one part of a page of 2 MiB, and by a
+/// change of address space.
+@Suite struct ForgottenTranslationTests {
     /// Code is in a page of 4 KiB at the first address; at the second there is a page of 2 MiB with all RAM.
     private static let pages: UInt64 = 0xFFFF_FFFF_8000_0000, large: UInt64 = 0xFFFF_FFFF_8020_0000
     private static let directory: UInt64 = 0xA000, table: UInt64 = 0xC000
