@@ -167,4 +167,53 @@ import VCPUEngine
         #expect(machine.vcpu.run() == .requested)
         #expect((machine.cpu.s.rip >= TestMachine.handlers) == !CPUModel.isAMD)
     }
+
+    /// mov ecx, 20; 1: call code + 1000h; dec ecx; jnz 1b; mov dword [code + `offset`], "setb bl; ret";
+    /// xor ebx, ebx; call code + 1000h
+    private static func callsThenStores(at offset: UInt16) -> [UInt8] {
+        [0xB9, 20, 0, 0, 0, 0xE8, 0xF6, 0x0F, 0, 0, 0xFF, 0xC9, 0x75, 0xF7, 0xC7, 0x04, 0x25]
+            + [UInt8(truncatingIfNeeded: offset), UInt8(offset >> 8), 1, 0]
+            + [0x0F, 0x92, 0xC3, 0xC3, 0x31, 0xDB, 0xE8, 0xE0, 0x0F, 0, 0]
+    }
+
+    @Test func `a block passes flags on to code that a store put behind it`() throws {
+        try #require(TestMachine.code == 0x10000)
+        let machine = try run(Self.callsThenStores(at: 0x1020)) { machine in
+            // mov eax, -1; add eax, 1; jmp 20h; at 20h: xor edx, edx; ret
+            machine.write(0x11000, [0xB8, 0xFF, 0xFF, 0xFF, 0xFF, 0x83, 0xC0, 1, 0xEB, 0x16])
+            machine.write(0x11020, [0x31, 0xD2, 0xC3, 0x90])
+        }
+        #expect(machine.get(Register.rbx) == 1)
+        #expect(try #require(machine.vcpu.translations).statistics.woken == 0)
+    }
+
+    /// Blocks that many branches leave, in front of one that is always taken.
+    @Test(arguments: 0..<9)
+    func `a block passes flags on by each of its branches`(_ others: Int) throws {
+        let machine = try run(Self.callsThenStores(at: 0x1F00)) { machine in
+            var code: [UInt8] = [0xB8, 0xFF, 0xFF, 0xFF, 0xFF, 0x83, 0xC0, 1]
+            for target in 0...others {
+                // jnz and at last jz: code that replaces all flags
+                let place = target == others ? 0xF00 : 0x800 + target * 16
+                code += [0x0F, target == others ? 0x84 : 0x85]
+                let distance = place - code.count - 4
+                code += [UInt8(truncatingIfNeeded: distance), UInt8(distance >> 8), 0, 0]
+                machine.write(0x11000 + UInt64(place), [0x31, 0xD2, 0xC3, 0x90])
+            }
+            machine.write(0x11000, code + [0x31, 0xD2, 0xC3])
+        }
+        #expect(machine.get(Register.rbx) == 1)
+    }
+
+    @Test func `a block wakes beside code that changed and still replaces the flags`() throws {
+        var code = Self.callsThenStores(at: 0x1020)
+        // The store: xor ebx, edx; ret
+        code.replaceSubrange(21..<25, with: [0x31, 0xD3, 0xC3, 0x90])
+        let machine = try run(code) { machine in
+            machine.write(0x11000, [0xB8, 0xFF, 0xFF, 0xFF, 0xFF, 0x83, 0xC0, 1, 0xEB, 0x16])
+            machine.write(0x11020, [0x31, 0xD2, 0xC3, 0x90])
+        }
+        #expect(machine.get(Register.rbx) == machine.get(Register.rdx))
+        #expect(try #require(machine.vcpu.translations).statistics.woken == 1)
+    }
 }

@@ -29,6 +29,8 @@ struct Block: BitwiseCopyable {
     var runs: UInt16 = 0
     /// Status flags that its first instructions may read (`LiveFlags`), if they say so.
     var liveFlags: UInt16?
+    /// What its translation relies on behind it.
+    var flagLooks = FlagLooks()
     /// Its memory operands did not lie in one page: they are translated one by one.
     var isUngrouped = false
     /// Its translation has branches that may be linked to other pages.
@@ -50,6 +52,8 @@ struct Block: BitwiseCopyable {
     var former: UInt = 0
     var entryBytes = CodeArena.Entry()
 
+    /// Whether it can be told later that its translation holds.
+    var maySleep: Bool { hasCopy && !flagLooks.areTooMany }
     /// Where indirect branches enter the translation.
     var targetEntry: UInt { linear == CodePlace.anywhere ? code &- Translator.pageStoreBytes : code }
 }

@@ -80,21 +80,50 @@ struct LiveFlags: BitwiseCopyable {
     }
 }
 
+/// Places behind a block where a look at the code said that less than all status flags are read: the block's
+/// translation holds as long as that code reads no more.
+struct FlagLooks: BitwiseCopyable {
+    private var offsets = SIMD4<UInt16>()
+    private var flags = SIMD4<UInt16>()
+    private var count = 0
+    /// There were more places than can be remembered.
+    private(set) var areTooMany = false
+
+    /// The code at `offset` of the page reads at most `flags`.
+    mutating func add(_ offset: Int, _ flags: UInt16) {
+        for index in 0..<count where Int(offsets[index]) == offset { return }
+        guard count < offsets.scalarCount else {
+            areTooMany = true
+            return
+        }
+        offsets[count] = UInt16(offset)
+        self.flags[count] = flags
+        count += 1
+    }
+
+    /// Whether the code at all places reads at most what it did, by the looks of `liveIn`.
+    func agree(_ liveIn: (Int) -> UInt16) -> Bool {
+        (0..<count).allSatisfy { liveIn(Int(offsets[$0])) & ~flags[$0] == 0 }
+    }
+}
+
 /// Which status flags are read before they are written again.
 extension Translator {
     /// Fills `liveBefore` and `liveAfter`, from the last instruction to the first.
     mutating func analyseFlags() {
-        liveOut = needsLiveOut ? block.last.map { liveIn(at: $0.nextOffset) } ?? Self.status : Self.status
+        looks = FlagLooks()
+        liveOut = Self.status
+        if needsLiveOut, let last = block.last { liveOut = look(at: last.nextOffset) }
         var live = liveOut
         for index in block.indices.reversed() {
             let item = block[index]
             let i = item.instruction, shape = item.shape
             switch shape.treatment {
             case .conditionalJump:
-                item.liveAtTarget = liveIn(at: targetOffset(item))
+                item.liveAtTarget = look(at: targetOffset(item))
                 live |= item.liveAtTarget
             case .jump where i.operand0.kind == .relative, .call where i.operand0.kind == .relative:
-                live = liveIn(at: targetOffset(item))
+                live = look(at: targetOffset(item))
                 item.liveAtTarget = live
             case .jump, .call, .ret: live = Self.status
             default: break
@@ -116,6 +145,21 @@ extension Translator {
     /// Page offset of a direct branch's target; may lie outside the page.
     func targetOffset(_ item: BlockInstruction) -> Int {
         item.nextOffset + Int(truncatingIfNeeded: Int64(bitPattern: item.instruction.immediate))
+    }
+
+    /// `liveIn`, and remembers that the block relies on it.
+    private mutating func look(at offset: Int) -> UInt16 {
+        let live = liveIn(at: offset)
+        if live != Self.status { looks.add(offset, live) }
+        return live
+    }
+
+    /// Whether the translation of the block at `view`, which holds what it was made from, holds too: what
+    /// follows it may have changed.
+    mutating func passesFlags(_ view: BlockView, _ source: CodeSource) -> Bool {
+        self.source = source
+        begin(view)
+        return view.b.flagLooks.agree { liveIn(at: $0) }
     }
 
     /// Flags that the code at `offset` of the page may read, by a look at a few instructions. Whoever changes

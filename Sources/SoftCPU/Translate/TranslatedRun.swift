@@ -107,6 +107,7 @@ final class TranslationCache {
             block.b.sleeps = false
         }
         block.b.code = entry
+        block.b.flagLooks = translator.looks
         block.b.checks = 0
         block.b.linear = place.linear
         block.b.linksPages = translator.linksPages
@@ -129,7 +130,7 @@ final class TranslationCache {
         if let linear = pages.linear(pageWord) { farLinks.cut(linear, arena) }
         let place = pages.number(pageWord)
         pages.remove(pageWord, change) { block, word in
-            if change == .stored, block.b.pageWord == pageWord, block.b.hasCopy, let place {
+            if change == .stored, block.b.pageWord == pageWord, block.b.maySleep, let place {
                 block.b.former = block.b.code
                 block.b.formerPlace = place
                 block.b.entryBytes = arena.entry(at: block.b.code)
@@ -140,8 +141,10 @@ final class TranslationCache {
     }
 
     /// A block whose translation sleeps holds again: wakes that. False: it is of no use any more.
-    func wake(_ block: BlockView) -> Bool {
-        guard pages.number(block.b.pageWord) == block.b.formerPlace else {
+    func wake(_ block: BlockView, _ source: CodeSource?) -> Bool {
+        guard let source, pages.number(block.b.pageWord) == block.b.formerPlace,
+            translator.passesFlags(block, source)
+        else {
             block.b.sleeps = false
             return false
         }

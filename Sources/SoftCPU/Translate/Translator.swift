@@ -55,6 +55,8 @@ struct Translator: ~Copyable {
     var block = BlockInstructions()
     /// Status flags that are live behind a block that no branch ends.
     var liveOut: UInt16 = 0
+    /// What the block relies on behind it.
+    var looks = FlagLooks()
     var source = CodeSource()
     /// The number of the page's place, and its linear address if the code is for that address only.
     var place: UInt32 = 0
@@ -193,11 +195,16 @@ struct Translator: ~Copyable {
         try? decoder.decode(bytes, mode: is32 ? .bits32 : .bits64)
     }
 
-    /// Ends early where the page does not hold any more what the interpreter's block was made from.
-    mutating func decodeBlock(_ view: BlockView) {
+    /// Forgets the instructions of another block.
+    mutating func begin(_ view: BlockView) {
         block.removeAll()
         mode = view.b.mode
         is32 = view.b.mode & 3 == UInt32(CodeSize.bits32.rawValue)
+    }
+
+    /// Ends early where the page does not hold any more what the interpreter's block was made from.
+    mutating func decodeBlock(_ view: BlockView) {
+        begin(view)
         let start = Int(view.b.physical & 0xFFF)
         for position in 0..<Int(view.b.instructionCount) {
             let address = view.b.ops + UInt(position * MemoryLayout<MicroOp>.stride)
