@@ -35,6 +35,7 @@ let package = Package(
         .target(name: "CGate", cSettings: native),
         .target(name: "COracle", cSettings: native),
         .target(name: "CZlib", cSettings: native, linkerSettings: [.linkedLibrary("z")]),
+        .target(name: "CLZ4", cSettings: native, linkerSettings: [.linkedLibrary("lz4")]),
         .target(name: "CJPEG", cSettings: native, linkerSettings: [.linkedLibrary("jpeg")]),
         // Floor 1: the host, and bytes.
         library("LinuxHost", ["CLinux"]),
@@ -79,7 +80,7 @@ let package = Package(
             ["PCIBus", "BlockStorage", "SCSICommands", "DeviceModel", "GuestMemory", "ByteLayout"]),
         // Floor 3: firmware.
         library("FirmwareTables", ["GuestMemory", "ByteLayout"]),
-        library("BootLoaders", ["GuestMemory", "X86Architecture", "ByteLayout"]),
+        library("BootLoaders", ["GuestMemory", "X86Architecture", "ByteLayout", "CLZ4"]),
         // Floor 4: the machine.
         library("MachineSpec"),
         library("MachineControl", ["LinuxHost", "ByteLayout", "MachineSpec"]),

@@ -13,6 +13,8 @@ struct ELFImage {
 
     /// Program headers that a kernel may have; real ones have fewer than ten.
     static let segmentLimit = 64
+    /// From the start of a file, what is read for the headers of one that comes in pieces.
+    static let headLimit = 64 << 10
     /// Bytes of each PT_NOTE that are searched; Linux's notes take less than 1 KiB.
     static let noteLimit = 64 << 10
 
@@ -30,7 +32,10 @@ struct ELFImage {
 
     static func isPresent(in file: [UInt8]) -> Bool { file.starts(with: [0x7F, 0x45, 0x4C, 0x46]) }
 
-    init(_ file: [UInt8]) throws(BootError) {
+    init(_ file: [UInt8]) throws(BootError) { try self.init(head: file, fileSize: file.count) }
+
+    /// - Parameter head: the start of a file of `fileSize` bytes, with its program headers.
+    init(head file: [UInt8], fileSize: Int) throws(BootError) {
         guard Self.isPresent(in: file), file.count >= 52 else {
             throw .truncated(part: "ELF header", end: 52, fileSize: UInt64(file.count))
         }
@@ -56,92 +61,157 @@ struct ELFImage {
         guard entrySize == (is64Bit ? 56 : 32) else {
             throw .malformed(field: "e_phentsize", value: UInt64(entrySize))
         }
-        let headers = try Self.range(table, UInt64(entrySize * count), "table of program headers", in: file)
+        let headers = try Self.range(
+            table, UInt64(entrySize * count), "table of program headers", in: file.count)
         for index in 0..<count {
-            try add(reader, at: headers.lowerBound + index * entrySize, file)
+            try add(reader, at: headers.lowerBound + index * entrySize, fileSize)
         }
         guard !segments.isEmpty else { throw .malformed(field: "number of loadable segments", value: 0) }
     }
 
-    private mutating func add(_ reader: FieldReader, at header: Int, _ file: [UInt8]) throws(BootError) {
+    private mutating func add(_ reader: FieldReader, at header: Int, _ fileSize: Int) throws(BootError) {
         let type = try reader.uint32(header)
         let offset = try reader.word(header + (is64Bit ? 8 : 4))
         let address = try reader.word(header + (is64Bit ? 24 : 12))
-        let fileSize = try reader.word(header + (is64Bit ? 32 : 16))
+        let filled = try reader.word(header + (is64Bit ? 32 : 16))
         let memorySize = try reader.word(header + (is64Bit ? 40 : 20))
         switch type {
         case HeaderType.load:
-            guard fileSize <= memorySize else { throw .malformed(field: "p_filesz", value: fileSize) }
+            guard filled <= memorySize else { throw .malformed(field: "p_filesz", value: filled) }
             guard memorySize > 0 else { return }
             guard !address.addingReportingOverflow(memorySize).overflow else {
                 throw .malformed(field: "p_paddr", value: address)
             }
-            let bytes = try Self.range(offset, fileSize, "segment", in: file)
+            let bytes = try Self.range(offset, filled, "segment", in: fileSize)
             segments.append(Segment(file: bytes, address: address, memorySize: memorySize))
         case HeaderType.note:
-            notes.append(try Self.range(offset, fileSize, "note segment", in: file))
+            notes.append(try Self.range(offset, filled, "note segment", in: fileSize))
         default: return
         }
     }
 
     private static func range(
-        _ offset: UInt64, _ size: UInt64, _ part: String, in file: [UInt8]
+        _ offset: UInt64, _ size: UInt64, _ part: String, in fileSize: Int
     ) throws(BootError) -> Range<Int> {
         let (end, wraps) = offset.addingReportingOverflow(size)
-        guard !wraps, end <= UInt64(file.count) else {
-            throw .truncated(part: part, end: wraps ? .max : end, fileSize: UInt64(file.count))
+        guard !wraps, end <= UInt64(fileSize) else {
+            throw .truncated(part: part, end: wraps ? .max : end, fileSize: UInt64(fileSize))
         }
         return Int(offset)..<Int(end)
     }
 
+    // MARK: Notes
+
     /// The address in the note XEN_ELFNOTE_PHYS32_ENTRY (Xen public/elfnote.h).
     func pvhEntry(in file: [UInt8]) throws(BootError) -> UInt64 {
-        let physicalEntry32: UInt32 = 18
+        try Self.pvhEntry(in: notes.map { file[$0.prefix(Self.noteLimit)] })
+    }
+
+    static func pvhEntry(in notes: [ArraySlice<UInt8>]) throws(BootError) -> UInt64 {
         for note in notes {
-            var position = note.lowerBound
-            let end = min(note.upperBound, note.lowerBound + Self.noteLimit)
-            // Every round advances by at least the 12 bytes of a note's header.
-            while end - position >= 12 {
-                guard let nameSize = file.load(littleEndian: UInt32.self, at: position),
-                    let size = file.load(littleEndian: UInt32.self, at: position + 4),
-                    let type = file.load(littleEndian: UInt32.self, at: position + 8)
-                else { break }
-                let name = position + 12
-                let descriptor = name + (Int(nameSize) + 3) & ~3
-                let next = descriptor + (Int(size) + 3) & ~3
-                let isXen =
-                    nameSize == 4 && end - name >= 4
-                    && file[name..<(name + 4)].elementsEqual([0x58, 0x65, 0x6E, 0])
-                if isXen, type == physicalEntry32 {
-                    let wanted = Int(size)
-                    guard wanted == 4 || wanted == 8, end - descriptor >= wanted else {
-                        throw .shortEntryNote(size: min(wanted, max(end - descriptor, 0)))
-                    }
-                    return wanted == 4
-                        ? UInt64(file.load(littleEndian: UInt32.self, at: descriptor) ?? 0)
-                        : file.load(littleEndian: UInt64.self, at: descriptor) ?? 0
-                }
-                guard next <= end else { break }
-                position = next
-            }
+            if let entry = try pvhEntry(inNotes: Array(note)) { return entry }
         }
         throw .noEntryProtocol
     }
 
+    private static func pvhEntry(inNotes bytes: [UInt8]) throws(BootError) -> UInt64? {
+        let physicalEntry32: UInt32 = 18
+        var position = 0
+        // Every round advances by at least the 12 bytes of a note's header.
+        while bytes.count - position >= 12 {
+            guard let nameSize = bytes.load(littleEndian: UInt32.self, at: position),
+                let size = bytes.load(littleEndian: UInt32.self, at: position + 4),
+                let type = bytes.load(littleEndian: UInt32.self, at: position + 8)
+            else { break }
+            let name = position + 12
+            let descriptor = name + (Int(nameSize) + 3) & ~3
+            let next = descriptor + (Int(size) + 3) & ~3
+            let isXen =
+                nameSize == 4 && bytes.count - name >= 4
+                && bytes[name..<(name + 4)].elementsEqual([0x58, 0x65, 0x6E, 0])
+            if isXen, type == physicalEntry32 {
+                let wanted = Int(size)
+                guard wanted == 4 || wanted == 8, bytes.count - descriptor >= wanted else {
+                    throw .shortEntryNote(size: min(wanted, max(bytes.count - descriptor, 0)))
+                }
+                return wanted == 4
+                    ? UInt64(bytes.load(littleEndian: UInt32.self, at: descriptor) ?? 0)
+                    : bytes.load(littleEndian: UInt64.self, at: descriptor) ?? 0
+            }
+            guard next <= bytes.count else { break }
+            position = next
+        }
+        return nil
+    }
+
+    /// For `collect`.
+    var emptyNotes: [[UInt8]] { notes.map { _ in [] } }
+
+    /// Adds what `piece` at `offset` of the file has of the notes, when the pieces come in order.
+    func collect(_ found: inout [[UInt8]], _ piece: ArraySlice<UInt8>, at offset: Int) {
+        for (index, note) in notes.enumerated() {
+            found[index] += Self.common(note.prefix(Self.noteLimit), piece, at: offset)
+        }
+    }
+
+    /// What `piece` at `offset` of the file has of `range`.
+    private static func common(
+        _ range: Range<Int>, _ piece: ArraySlice<UInt8>, at offset: Int
+    ) -> ArraySlice<UInt8> {
+        let both = range.clamped(to: offset..<(offset + piece.count))
+        return piece.dropFirst(both.lowerBound - offset).prefix(both.count)
+    }
+
+    // MARK: Placing
+
     /// Copies all segments to their physical addresses. The entry must lie in one of them, below 4 GiB.
     func place(_ file: [UInt8], entry: UInt64, in places: inout PlacementMap) throws(BootError) {
         // Claim everything before the first byte moves, so that a refused kernel leaves memory alone.
+        try claim(in: &places)
+        try check(entry: entry)
+        try install(file[...], at: 0, in: places)
+        try zeroRests(in: places)
+    }
+
+    /// Takes the memory of all segments.
+    func claim(in places: inout PlacementMap) throws(BootError) {
         for segment in segments {
-            try places.claim("kernel segment", at: segment.address, size: segment.memorySize)
+            try places.claim(Self.part, at: segment.address, size: segment.memorySize)
         }
+    }
+    private static let part = "kernel segment"
+
+    /// Gives it back, zeroed.
+    func release(from places: inout PlacementMap) throws(BootError) {
+        for segment in segments {
+            try places.zero(Self.part, at: segment.address, size: segment.memorySize)
+            places.release(at: segment.address)
+        }
+    }
+
+    func check(entry: UInt64) throws(BootError) {
         guard entry < 1 << 32,
             segments.contains(where: { entry >= $0.address && entry - $0.address < $0.memorySize })
         else { throw .malformed(field: "entry address", value: entry) }
+    }
+
+    /// Copies what `piece` at `offset` of the file has of the segments.
+    func install(
+        _ piece: ArraySlice<UInt8>, at offset: Int, in places: PlacementMap
+    ) throws(BootError) {
         for segment in segments {
-            try places.install("kernel segment", file[segment.file], at: segment.address)
+            let bytes = Self.common(segment.file, piece, at: offset)
+            guard !bytes.isEmpty else { continue }
+            let place = max(offset - segment.file.lowerBound, 0)
+            try places.install(Self.part, bytes, at: segment.address + UInt64(place))
+        }
+    }
+
+    /// Zeroes what the file has nothing for.
+    func zeroRests(in places: PlacementMap) throws(BootError) {
+        for segment in segments {
             let filled = UInt64(segment.file.count)
-            try places.zero(
-                "kernel segment", at: segment.address + filled, size: segment.memorySize - filled)
+            try places.zero(Self.part, at: segment.address + filled, size: segment.memorySize - filled)
         }
     }
 }

@@ -30,12 +30,12 @@ public enum KernelImage: String, Sendable {
     public static func load(_ request: BootRequest, into memory: GuestMemory) throws(BootError) -> BootPlan {
         switch try recognize(request.kernel) {
         case .linux:
-            guard request.unpacksKernel, let kernel = PackedKernel.unpack(request.kernel) else {
-                return try LinuxLoader.load(request, into: memory)
+            if request.unpacksKernel, let kernel = PackedKernel(request.kernel),
+                let plan = try PVHLoader.load(request, kernel, into: memory)
+            {
+                return plan
             }
-            var inner = request
-            inner.kernel = kernel
-            return try PVHLoader.load(inner, into: memory)
+            return try LinuxLoader.load(request, into: memory)
         case .pvh: return try PVHLoader.load(request, into: memory)
         case .multiboot: return try MultibootLoader.load(request, into: memory)
         }

@@ -9,16 +9,38 @@ struct PVHLoader {
     static func load(_ request: BootRequest, into memory: GuestMemory) throws(BootError) -> BootPlan {
         let image = try ELFImage(request.kernel)
         let entry = try image.pvhEntry(in: request.kernel)
-        let map = MemoryMap(memory, reservations: request.reservations)
-        var places = PlacementMap(memory, map)
+        var places = try lowPlaces(request, memory)
+        try image.place(request.kernel, entry: entry, in: &places)
+        return try finish(request, entry: entry, &places)
+    }
+
+    /// The same for a packed kernel; nil, with memory as it was, when that cannot be unpacked and entered.
+    static func load(
+        _ request: BootRequest, _ kernel: PackedKernel, into memory: GuestMemory
+    ) throws(BootError) -> BootPlan? {
+        var places = try lowPlaces(request, memory)
+        guard let entry = try kernel.place(in: &places) else { return nil }
+        return try finish(request, entry: entry, &places)
+    }
+
+    /// What comes before the kernel.
+    private static func lowPlaces(
+        _ request: BootRequest, _ memory: GuestMemory
+    ) throws(BootError) -> PlacementMap {
+        var places = PlacementMap(memory, MemoryMap(memory, reservations: request.reservations))
         try EntryState.placeBIOSDataArea(in: &places)
         try EntryState.placeDescriptorTable(in: &places, longMode: false)
         try places.claim("start information", at: PlacementMap.LowMemory.information, size: 56)
         try places.claim(
             "boot tables", at: PlacementMap.LowMemory.tables, size: PlacementMap.LowMemory.tablesLimit)
         try places.placeCommandLine(request.commandLine, limit: PlacementMap.LowMemory.commandLineLimit)
-        try image.place(request.kernel, entry: entry, in: &places)
+        return places
+    }
 
+    private static func finish(
+        _ request: BootRequest, entry: UInt64, _ places: inout PlacementMap
+    ) throws(BootError) -> BootPlan {
+        let map = places.map
         var tables = LowTables()
         let modules = try places.placeModules(request, strings: &tables, initrdName: "")
         let memoryTable = try tables.append(map.hvmTable)

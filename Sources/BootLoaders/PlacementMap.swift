@@ -39,6 +39,9 @@ struct PlacementMap {
         placements.append(BootPlan.Placement(part: part, start: GuestAddress(start), size: size))
     }
 
+    /// Gives back what begins at `start`.
+    mutating func release(at start: UInt64) { placements.removeAll { $0.start.raw == start } }
+
     /// Takes the highest free `size` bytes below `limit` but above 1 MiB: kernels use the first MiB as they
     /// like, and take address 0 for "none". `alignment` is a power of two.
     mutating func claimHighest(

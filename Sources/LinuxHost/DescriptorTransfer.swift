@@ -60,6 +60,30 @@ extension Descriptor {
         return done
     }
 
+    /// The `count` bytes from `offset` of a file, fewer only at the end of the file.
+    public func read(at offset: UInt64, count: Int) throws(HostError) -> [UInt8] {
+        guard let start = Int(exactly: offset) else { throw HostError("reading a file", code: EINVAL) }
+        var failure: HostError?
+        // SAFETY: the kernel writes into the rest of the array's room; what it wrote becomes the array.
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { room, done in
+            while done < count {
+                let from = done
+                do throws(HostError) {
+                    let more = try retrying("reading a file") {
+                        unsafe pread(number, room.baseAddress! + from, count - from, start &+ from)
+                    }
+                    if more == 0 { return }
+                    done += more
+                } catch {
+                    failure = error
+                    return
+                }
+            }
+        }
+        if let failure { throw failure }
+        return bytes
+    }
+
     /// Writes all of `bytes` at `offset` of a file.
     public func write(_ bytes: [UInt8], at offset: UInt64) throws(HostError) {
         guard let start = Int(exactly: offset) else { throw HostError("writing a file", code: EINVAL) }

@@ -205,9 +205,7 @@ final class Board: Sendable {
         do throws(HostError) {
             let size = try file.facts().size
             guard size <= largestBootFile else { throw HostError("it is larger than 2 GiB", code: 0) }
-            var bytes = [UInt8](repeating: 0, count: Int(size))
-            let count = try file.read(at: 0, into: &bytes)
-            return count == bytes.count ? bytes : Array(bytes.prefix(count))
+            return try file.read(at: 0, count: Int(size))
         } catch {
             throw BoardError("The \(what) cannot be read: \(error).")
         }

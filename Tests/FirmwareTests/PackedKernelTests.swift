@@ -21,14 +21,16 @@ enum LZ4Packer {
     private static func block(_ content: [UInt8]) -> [UInt8] {
         var output: [UInt8] = [], places: [UInt32: Int] = [:]
         var at = 0, literalsFrom = 0
-        while let four = content.load(littleEndian: UInt32.self, at: at) {
+        // The last five bytes are literals.
+        let end = content.count - 5
+        while at + 4 <= end, let four = content.load(littleEndian: UInt32.self, at: at) {
             let before = places.updateValue(at, forKey: four)
             guard let before, at - before <= 0xFFFF else {
                 at += 1
                 continue
             }
             var length = 4
-            while at + length < content.count, content[before + length] == content[at + length] {
+            while at + length < end, content[before + length] == content[at + length] {
                 length += 1
             }
             sequence(&output, content[literalsFrom..<at], match: (at - before, length))
@@ -60,7 +62,9 @@ enum LZ4Packer {
 
 @Suite struct PackedKernelTests {
     private func unpack(_ frame: [UInt8], size: Int) -> [UInt8]? {
-        LZ4Stream.content(of: frame, in: 0..<frame.count, size: size)
+        var stream = LZ4Stream(frame, in: 0..<frame.count, size: size), content: [UInt8] = []
+        while let more = stream?.next(), more, let piece = stream?.piece { content += piece }
+        return stream?.left == 0 ? content : nil
     }
 
     private func content(_ count: Int, seed: UInt64) -> [UInt8] {
@@ -80,13 +84,13 @@ enum LZ4Packer {
     }
 
     @Test func `a frame written by hand gives its content`() {
-        // Five literals, a match of 10 that overlaps itself at distance 2, one literal.
-        let block: [UInt8] = [0x56] + Array("abcde".utf8) + [2, 0, 0x10] + Array("!".utf8)
+        // Five literals, a match of 10 that overlaps itself at distance 2, five literals.
+        let block: [UInt8] = [0x56] + Array("abcde".utf8) + [2, 0, 0x50] + Array("fghi!".utf8)
         var frame: [UInt8] = [0x02, 0x21, 0x4C, 0x18]
         frame.append(littleEndian: UInt32(block.count))
         frame += block
-        #expect(unpack(frame, size: 16) == Array("abcdededededede!".utf8))
-        #expect(unpack(frame, size: 15) == nil && unpack(frame, size: 17) == nil)
+        #expect(unpack(frame, size: 20) == Array("abcdedededededefghi!".utf8))
+        #expect(unpack(frame, size: 19) == nil && unpack(frame, size: 21) == nil)
     }
 
     @Test(arguments: [1, 12, 13, 300, 5000, 70_000])
