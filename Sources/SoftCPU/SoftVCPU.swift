@@ -36,6 +36,8 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     let pages: PageMap
     let cpu: CPU
     let decoder: Decoder
+    /// The instruction that was decoded last, for `BlockBuilder.swift`.
+    var decoded = Instruction(mnemonic: .nop, row: 0)
     let flagUse: FlagUse
     var cache: BlockCache
     /// nil: the interpreter executes everything. Constant, so that no reference is counted when it is used.

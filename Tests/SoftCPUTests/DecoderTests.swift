@@ -186,6 +186,10 @@ import Testing
         #expect(try decode([0xC5, 0xFC, 0x58, 0xC1]).feature == .avx)
         #expect(try decode([0x0F, 0x30]).attributes.contains(.privileged))
         #expect(Mnemonic.allCases.count == Mnemonic.names.count)
+        for row in 0..<InstructionRow.count {
+            let number = UInt16(InstructionRows.match[row] >> 48)
+            #expect(Mnemonic(rawValue: number) == InstructionRow(index: UInt16(row)).mnemonic)
+        }
         #expect(Mnemonic.in.name == "in")
     }
 

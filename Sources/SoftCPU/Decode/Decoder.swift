@@ -9,21 +9,28 @@ struct Decoder: Sendable {
     init() {}
 
     func decode(_ bytes: InstructionBytes, mode: CodeMode) throws(DecodeFailure) -> Instruction {
-        var state = DecodeState(bytes: bytes, mode: mode)
-        try state.readPrefixes()
-        try state.readOpcode()
-        try state.selectRow()
-        try state.readMemoryOperand()
-        try state.readOperands()
-        return try state.finished()
+        var result = Instruction(mnemonic: .nop, row: 0)
+        try decode(bytes, mode: mode, into: &result)
+        return result
+    }
+
+    /// The same where the result is to stay: it is large. After a failure it is of no use.
+    func decode(
+        _ bytes: InstructionBytes, mode: CodeMode, into result: inout Instruction
+    ) throws(DecodeFailure) {
+        // SAFETY: the pointer stays valid during the call that it is made for, and is not kept.
+        try unsafe withUnsafeMutablePointer(to: &result) { place throws(DecodeFailure) in
+            var state = unsafe DecodeState(bytes: bytes, mode: mode, place: place)
+            try state.run()
+        }
     }
 }
 
 /// What is known between two steps of `Decoder.decode`.
-struct DecodeState {
+@safe struct DecodeState {
     var cursor: CodeCursor
     let size: CodeSize
-    var instruction = Instruction(mnemonic: .nop, row: 0)
+    private let result: UnsafeMutablePointer<Instruction>
     /// 0 none, 1 66, 2 F3, 3 F2: how the prefix acts as an opcode extension.
     var extensionPrefix = 0
     /// Segment override that counts in this mode, or `noOverride`.
@@ -39,9 +46,29 @@ struct DecodeState {
 
     private static let noOverride: UInt8 = 0xFF
 
-    init(bytes: InstructionBytes, mode: CodeMode) {
+    /// - Safety: `place` must stay valid as long as this lives.
+    @unsafe init(bytes: InstructionBytes, mode: CodeMode, place: UnsafeMutablePointer<Instruction>) {
         cursor = CodeCursor(bytes)
         size = mode.defaultSize
+        unsafe result = place
+        unsafe place.pointee = Instruction(mnemonic: .nop, row: 0)
+    }
+
+    /// What has been decoded so far.
+    var instruction: Instruction {
+        // SAFETY: whoever made this promised that the place is valid.
+        @inline(__always) unsafeAddress { unsafe UnsafePointer(result) }
+        @inline(__always) nonmutating unsafeMutableAddress { unsafe result }
+    }
+
+    mutating func run() throws(DecodeFailure) {
+        try readPrefixes()
+        try readOpcode()
+        try selectRow()
+        try readMemoryOperand()
+        try readOperands()
+        if isIllegal { throw .undefinedOpcode }
+        instruction.length = UInt8(truncatingIfNeeded: cursor.offset)
     }
 
     var is64Bit: Bool { size == .bits64 }
@@ -242,12 +269,5 @@ struct DecodeState {
     /// Sets SS for stack-based addresses that no override moves.
     mutating func useStackSegment() {
         if segmentOverride == Self.noOverride { instruction.segment = SegmentNumber.ss }
-    }
-
-    func finished() throws(DecodeFailure) -> Instruction {
-        if isIllegal { throw .undefinedOpcode }
-        var result = instruction
-        result.length = UInt8(truncatingIfNeeded: cursor.offset)
-        return result
     }
 }

@@ -69,22 +69,22 @@ struct Instruction: BitwiseCopyable, Sendable {
     static let noRegister: UInt8 = 16
     static let ripBase: UInt8 = 17
 
-    var vexL: UInt8 { vexBits >> 7 }
-    var vexVVVV: UInt8 { (vexBits >> 3) & 15 }
-    var vexPP: UInt8 { vexBits & 3 }
-    var rexW: Bool { rexBits & 8 != 0 }
+    @inline(__always) var vexL: UInt8 { vexBits >> 7 }
+    @inline(__always) var vexVVVV: UInt8 { (vexBits >> 3) & 15 }
+    @inline(__always) var vexPP: UInt8 { vexBits & 3 }
+    @inline(__always) var rexW: Bool { rexBits & 8 != 0 }
 
     /// Whether the instruction has a ModRM byte that names memory, or a moffs address.
-    var hasMemoryOperand: Bool {
+    @inline(__always) var hasMemoryOperand: Bool {
         operand0.isMemory || operand1.isMemory || operand2.isMemory || operand3.isMemory
     }
 
     /// The condition of JCC, SETCC and CMOVCC: 0 O, 1 NO, 2 B, 3 AE, 4 E, 5 NE, 6 BE, 7 A, 8 S, 9 NS, 10 P,
     /// 11 NP, 12 L, 13 GE, 14 LE, 15 G (SDM vol. 1 appendix B).
-    var condition: UInt8 { opcode & 15 }
+    @inline(__always) var condition: UInt8 { opcode & 15 }
 
     /// The operand at `position`; one of kind `none` beyond the last.
-    func operand(_ position: Int) -> Operand {
+    @inline(__always) func operand(_ position: Int) -> Operand {
         switch position {
         case 0: operand0
         case 1: operand1
@@ -171,9 +171,9 @@ struct Operand: BitwiseCopyable, Equatable, Sendable {
         static let write = Access(rawValue: 2)
     }
 
-    var isMemory: Bool { kind == .memory || kind == .memoryVectorIndex }
-    var isRead: Bool { access.contains(.read) }
-    var isWritten: Bool { access.contains(.write) }
+    @inline(__always) var isMemory: Bool { kind == .memory || kind == .memoryVectorIndex }
+    @inline(__always) var isRead: Bool { access.contains(.read) }
+    @inline(__always) var isWritten: Bool { access.contains(.write) }
 }
 
 /// The code segment's default size: CS.D, or CS.L in long mode.

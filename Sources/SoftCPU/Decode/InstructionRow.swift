@@ -14,15 +14,19 @@ struct InstructionRow: BitwiseCopyable, Sendable {
     static var count: Int { InstructionRows.match.count }
 
     /// RFLAGS bits in their positions that the instruction reads.
-    var flagsRead: UInt16 { UInt16(truncatingIfNeeded: InstructionRows.flags[index]) }
+    @inline(__always) var flagsRead: UInt16 { UInt16(truncatingIfNeeded: InstructionRows.flags[index]) }
     /// RFLAGS bits that it sets to defined values (with `mayKeepFlags`: for some inputs).
-    var flagsWritten: UInt16 { UInt16(truncatingIfNeeded: InstructionRows.flags[index] >> 16) }
+    @inline(__always) var flagsWritten: UInt16 {
+        UInt16(truncatingIfNeeded: InstructionRows.flags[index] >> 16)
+    }
     /// RFLAGS bits that it leaves undefined.
-    var flagsUndefined: UInt16 { UInt16(truncatingIfNeeded: InstructionRows.flags[index] >> 32) }
+    @inline(__always) var flagsUndefined: UInt16 {
+        UInt16(truncatingIfNeeded: InstructionRows.flags[index] >> 32)
+    }
     var feature: InstructionFeature {
         InstructionFeature(rawValue: UInt8(truncatingIfNeeded: InstructionRows.flags[index] >> 48)) ?? .always
     }
-    var attributes: RowAttributes {
+    @inline(__always) var attributes: RowAttributes {
         RowAttributes(rawValue: InstructionRows.attributes[index] & ((1 << 48) - 1))
     }
     var mnemonic: Mnemonic { Self.mnemonic(InstructionRows.match[index]) }
@@ -37,17 +41,16 @@ struct InstructionRow: BitwiseCopyable, Sendable {
 
     @inline(__always)
     static func mnemonic(_ match: UInt64) -> Mnemonic {
-        guard let mnemonic = Mnemonic(rawValue: UInt16(truncatingIfNeeded: match >> 48)) else {
-            preconditionFailure("the generated rows name only generated mnemonics")
-        }
-        return mnemonic
+        // SAFETY: the rows are generated with the mnemonics, which are numbered from 0 on without gaps; a
+        // test asks for each.
+        unsafe unsafeBitCast(UInt16(truncatingIfNeeded: match >> 48), to: Mnemonic.self)
     }
 }
 
 extension Instruction {
-    var flagsRead: UInt16 { InstructionRow(index: row).flagsRead }
-    var flagsWritten: UInt16 { InstructionRow(index: row).flagsWritten }
-    var flagsUndefined: UInt16 { InstructionRow(index: row).flagsUndefined }
-    var feature: InstructionFeature { InstructionRow(index: row).feature }
-    var attributes: RowAttributes { InstructionRow(index: row).attributes }
+    @inline(__always) var flagsRead: UInt16 { InstructionRow(index: row).flagsRead }
+    @inline(__always) var flagsWritten: UInt16 { InstructionRow(index: row).flagsWritten }
+    @inline(__always) var flagsUndefined: UInt16 { InstructionRow(index: row).flagsUndefined }
+    @inline(__always) var feature: InstructionFeature { InstructionRow(index: row).feature }
+    @inline(__always) var attributes: RowAttributes { InstructionRow(index: row).attributes }
 }

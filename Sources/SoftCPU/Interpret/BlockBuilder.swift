@@ -246,8 +246,8 @@ extension SoftVCPU {
         -> Bool
     {
         var bytes = codeBytes(page, offset)
-        var decoded = Result { () throws(DecodeFailure) in try decoder.decode(bytes, mode: codeMode) }
-        if case .failure(.truncated) = decoded {
+        var failure = decode(bytes)
+        if failure == .truncated {
             // It goes on in the next page: alone in its block, so that a fault there comes at its turn.
             guard draft.length == 0 else { return false }
             // The limit counts before the page.
@@ -262,7 +262,7 @@ extension SoftVCPU {
             appendCode(&all, page, offset, 15)
             appendCode(&all, second, 0, 15 - all.count)
             bytes = InstructionBytes(all)
-            decoded = Result { () throws(DecodeFailure) in try decoder.decode(bytes, mode: codeMode) }
+            failure = decode(bytes)
             draft.second = second
         }
         var op = MicroOp(handler: Lowering.undefined)
@@ -271,27 +271,37 @@ extension SoftVCPU {
         let copy = draftCode + UInt(draft.length)
         CPU.storeHost(copy, 8, bytes.low)
         CPU.storeHost(copy + 8, 8, bytes.high)
-        switch decoded {
-        case .success(let instruction):
+        if let failure {
+            if failure == .tooLong || failure == .truncated { op.handler = Lowering.tooLong }
+            draft.isUndefined = true
+            op.length = 1
+            draft.length += 1
+            draft.ended = true
+        } else {
+            let instruction = decoded
             let end = cpu.s.rip &+ UInt64(draft.length) &+ UInt64(instruction.length) &- 1
             if cpu.s.modeKey & 8 == 0, end > UInt64(cpu.s.segments[Segment.cs].limit) {
                 guard draft.length == 0 else { return false }
                 throw .protection()
             }
             op.length = instruction.length
-            if !draft.live.isDone { draft.live.add(instruction, flagUse) }
+            if !draft.live.isDone { draft.live.add(FlagSubject(instruction), flagUse) }
             draft.ended = try lower(instruction, &op, pageOffset: offset - draft.length, mode: mode)
             draft.length += Int(instruction.length)
-        case .failure(let failure):
-            if failure == .tooLong || failure == .truncated { op.handler = Lowering.tooLong }
-            draft.isUndefined = true
-            op.length = 1
-            draft.length += 1
-            draft.ended = true
         }
         store(op, &draft)
         if draft.second != nil { draft.ended = true }
         return true
+    }
+
+    /// Decodes into `decoded`; nil when that went well.
+    private func decode(_ bytes: InstructionBytes) -> DecodeFailure? {
+        do throws(DecodeFailure) {
+            try decoder.decode(bytes, mode: codeMode, into: &decoded)
+            return nil
+        } catch {
+            return error
+        }
     }
 
     private var codeMode: CodeMode {

@@ -59,9 +59,13 @@ struct Assembler {
         unsafe UnsafeMutableRawPointer(cursor).storeBytes(of: value, as: UInt64.self)
         unsafe cursor += 8
     }
-    /// Fills up to a multiple of `alignment` with breakpoints.
-    mutating func align(_ alignment: UInt) {
-        while here % alignment != 0 { byte(0xCC) }
+    /// Fills up to a multiple of 16 with breakpoints.
+    mutating func align16() {
+        let rest = Int((0 &- here) & 15)
+        // SAFETY: as for `byte`.
+        unsafe UnsafeMutableRawPointer(cursor).storeBytes(
+            of: SIMD16<UInt8>(repeating: 0xCC), as: SIMD16<UInt8>.self)
+        unsafe cursor += rest
     }
 
     // MARK: Encoding

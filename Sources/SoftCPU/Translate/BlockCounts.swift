@@ -2,7 +2,7 @@
 /// probes there and behind each conditional jump, for those that are executed up to the next one.
 extension Translator {
     /// At a block's entry.
-    mutating func beginCounts() {
+    func beginCounts() {
         countingBytes = 0
         probeSite = 0
         guard options.contains(.counts) else { return }
@@ -10,7 +10,7 @@ extension Translator {
     }
 
     /// Behind instruction `index`.
-    mutating func goOnCounting(_ index: Int) {
+    func goOnCounting(_ index: Int) {
         guard options.contains(.counts), index + 1 < block.count,
             block[index].treatment == .conditionalJump
         else { return }
@@ -19,12 +19,12 @@ extension Translator {
     }
 
     /// Behind the block, in front of its stubs.
-    mutating func finishCounts(entry: UInt) {
+    func finishCounts(entry: UInt) {
         lineBytes = Int(code.here &- entry) - countingBytes
         settleProbes()
     }
 
-    private mutating func countSegment(from first: Int, blocks: Int32) {
+    private func countSegment(from first: Int, blocks: Int32) {
         let start = code.here
         let jump = (first..<block.count).first { block[$0].treatment == .conditionalJump }
         let last = jump ?? block.count - 1
@@ -38,7 +38,7 @@ extension Translator {
     /// Adds to a counter with R10 and without touching flags. Returns the place of the number, of four bytes
     /// when it is large.
     @discardableResult
-    private mutating func add(_ number: Int32, to counter: Int32) -> Assembler.Site {
+    private func add(_ number: Int32, to counter: Int32) -> Assembler.Site {
         let register = HostRegister.address
         code.load(register, .state(counter))
         code.encode(wide: true, 0x8D, register, .memory(register, number))
@@ -48,7 +48,7 @@ extension Translator {
     }
 
     /// The probes of the segment are known now.
-    private mutating func settleProbes() {
+    private func settleProbes() {
         guard probeSite != 0 else { return }
         // The word at `probeSite` becomes the distance from its end.
         code.resolve(probeSite, to: probeSite &+ 4 &+ UInt(probeCount))

@@ -15,6 +15,19 @@
     // SAFETY: all of them are inside the list, which lives as long as its translator.
 
     var instruction: Instruction { @inline(__always) get { unsafe fields.pointee.instruction } }
+    // What is asked of the instruction as a whole: it is too large to be handed on.
+    var hasMemoryOperand: Bool {
+        @inline(__always) get { unsafe fields.pointee.instruction.hasMemoryOperand }
+    }
+    @inline(__always) func operand(_ position: Int) -> Operand {
+        unsafe fields.pointee.instruction.operand(position)
+    }
+    var attributes: RowAttributes { InstructionRow(index: unsafe fields.pointee.instruction.row).attributes }
+    /// - Precondition: it has a memory operand.
+    var memoryOperand: Operand {
+        for position in 0..<4 where operand(position).isMemory { return operand(position) }
+        preconditionFailure("an instruction with a memory operand")
+    }
     var shape: RowShape { @inline(__always) get { unsafe fields.pointee.shape } }
     var treatment: Treatment {
         @inline(__always) get { unsafe fields.pointee.shape.treatment }
@@ -66,17 +79,30 @@
 
     mutating func removeAll() { count = 0 }
 
-    mutating func append(_ instruction: Instruction, _ shape: RowShape, op: UInt, pageOffset: Int) {
-        if count == capacity { grow() }
-        // Field by field: as a whole it would be put together elsewhere and copied by a call.
+    /// An instruction that `decode` puts in the place behind the last one: it stays until the next look, or
+    /// is kept by `append`. Nil when it throws.
+    func look<Failure: Error>(
+        _ decode: (inout Instruction) throws(Failure) -> Void
+    ) -> BlockInstruction? {
+        // SAFETY: there is always one place more than instructions.
+        do throws(Failure) {
+            try unsafe decode(&(places + count).pointee.instruction)
+        } catch {
+            return nil
+        }
+        return unsafe BlockInstruction(fields: places + count)
+    }
+
+    /// Adds what the last look found.
+    mutating func append(_ shape: RowShape, op: UInt, pageOffset: Int) {
+        // SAFETY: as above. The fields about flags are set before they are read.
         let place = unsafe places + count
-        // SAFETY: there is room for one more, of trivial fields. Those of flags are set before they are read.
-        unsafe place.pointee.instruction = instruction
         unsafe place.pointee.shape = shape
         unsafe place.pointee.op = op
         unsafe place.pointee.pageOffset = pageOffset
         unsafe place.pointee.liveAtTarget = 0
         count += 1
+        if count == capacity { grow() }
     }
 
     private mutating func grow() {

@@ -1,3 +1,21 @@
+/// What of an instruction decides about flags: the whole is too large to be handed on.
+struct FlagSubject {
+    let row: UInt16
+    let mnemonic: Mnemonic
+    let condition: UInt8
+    let hasMemoryOperand: Bool
+    /// Where a direct branch leads, from the next instruction.
+    let distance: Int64?
+
+    @inline(__always) init(_ i: Instruction) {
+        row = i.row
+        mnemonic = i.mnemonic
+        condition = i.condition
+        hasMemoryOperand = i.hasMemoryOperand
+        distance = i.operand0.kind == .relative ? Int64(bitPattern: i.immediate) : nil
+    }
+}
+
 /// The status flags that an instruction reads and replaces, as far as translated code is concerned.
 struct FlagUse: Sendable {
     let options: TranslationOptions
@@ -9,7 +27,7 @@ struct FlagUse: Sendable {
     private static let conditionFlags: [UInt16] = [0x800, 0x001, 0x040, 0x041, 0x080, 0x004, 0x880, 0x8C0]
 
     /// Flags that the instruction reads, or that it passes on for some inputs.
-    func needed(_ i: Instruction, _ treatment: Treatment) -> UInt16 {
+    func needed(_ i: FlagSubject, _ treatment: Treatment) -> UInt16 {
         switch i.mnemonic {
         case .jcc, .setcc, .cmovcc:
             if options.contains(.exactFlags), i.hasMemoryOperand { return Translator.status }
@@ -27,7 +45,7 @@ struct FlagUse: Sendable {
         return needed & Translator.status
     }
 
-    private func mayFault(_ i: Instruction, _ treatment: Treatment) -> Bool {
+    private func mayFault(_ i: FlagSubject, _ treatment: Treatment) -> Bool {
         switch treatment {
         case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret, .repeatMove,
             .repeatStore, .pushFlags, .clearInterrupts, .setInterrupts, .swapGS:
@@ -37,14 +55,14 @@ struct FlagUse: Sendable {
         }
     }
 
-    func replaced(_ i: Instruction) -> UInt16 {
+    func replaced(_ i: FlagSubject) -> UInt16 {
         let row = InstructionRow(index: i.row)
         if row.attributes.contains(.mayKeepFlags) { return 0 }
         return (row.flagsWritten | row.flagsUndefined) & Translator.status
     }
 
     /// What the row of `i` says how it is done.
-    func treatment(_ i: Instruction) -> Treatment { shapes[Int(i.row)].treatment }
+    func treatment(_ i: FlagSubject) -> Treatment { shapes[Int(i.row)].treatment }
 }
 
 /// The status flags that code may read, by a look at its first instructions.
@@ -60,7 +78,7 @@ struct LiveFlags: BitwiseCopyable {
     var flags: UInt16 { needed | open }
 
     /// The next instruction is `i`.
-    mutating func add(_ i: Instruction, _ use: FlagUse) {
+    mutating func add(_ i: FlagSubject, _ use: FlagUse) {
         let treatment = use.treatment(i)
         needed |= use.needed(i, treatment) & open
         open &= ~use.replaced(i)
@@ -72,11 +90,8 @@ struct LiveFlags: BitwiseCopyable {
         }
         let row = InstructionRow(index: i.row)
         guard row.endsBlock || row.attributes.contains(.branch) else { return }
-        if treatment == .jump, i.operand0.kind == .relative {
-            jump = Int64(bitPattern: i.immediate)
-        } else {
-            isDone = true
-        }
+        jump = treatment == .jump ? i.distance : nil
+        isDone = jump == nil
     }
 }
 
@@ -110,26 +125,26 @@ struct FlagLooks: BitwiseCopyable {
 /// Which status flags are read before they are written again.
 extension Translator {
     /// Fills `liveBefore` and `liveAfter`, from the last instruction to the first.
-    mutating func analyseFlags() {
+    func analyseFlags() {
         looks = FlagLooks()
         liveOut = Self.status
-        if needsLiveOut, let last = block.last { liveOut = look(at: last.nextOffset) }
+        if needsLiveOut, let last = block.last { liveOut = flags(at: last.nextOffset) }
         var live = liveOut
         for index in block.indices.reversed() {
             let item = block[index]
-            let i = item.instruction, shape = item.shape
-            switch shape.treatment {
+            let i = FlagSubject(item.instruction), treatment = item.treatment
+            switch treatment {
             case .conditionalJump:
-                item.liveAtTarget = look(at: targetOffset(item))
+                item.liveAtTarget = flags(at: targetOffset(item))
                 live |= item.liveAtTarget
-            case .jump where i.operand0.kind == .relative, .call where i.operand0.kind == .relative:
-                live = look(at: targetOffset(item))
+            case .jump where i.distance != nil, .call where i.distance != nil:
+                live = flags(at: targetOffset(item))
                 item.liveAtTarget = live
             case .jump, .call, .ret: live = Self.status
             default: break
             }
             item.liveAfter = live
-            live = live & ~flagUse.replaced(i) | flagUse.needed(i, shape.treatment)
+            live = live & ~flagUse.replaced(i) | flagUse.needed(i, treatment)
             item.liveBefore = live
         }
     }
@@ -148,7 +163,7 @@ extension Translator {
     }
 
     /// `liveIn`, and remembers that the block relies on it.
-    private mutating func look(at offset: Int) -> UInt16 {
+    private func flags(at offset: Int) -> UInt16 {
         let live = liveIn(at: offset)
         if live != Self.status { looks.add(offset, live) }
         return live
@@ -156,7 +171,7 @@ extension Translator {
 
     /// Whether the translation of the block at `view`, which holds what it was made from, holds too: what
     /// follows it may have changed.
-    mutating func passesFlags(_ view: BlockView, _ source: CodeSource) -> Bool {
+    func passesFlags(_ view: BlockView, _ source: CodeSource) -> Bool {
         self.source = source
         begin(view)
         return view.b.flagLooks.agree { liveIn(at: $0) }
@@ -168,22 +183,20 @@ extension Translator {
         guard (0..<4096).contains(offset) else { return Self.status }
         if let known = source.liveFlags(at: offset, mode: mode) { return known }
         var live = LiveFlags(), place = offset
-        while !live.isDone, (0..<4096).contains(place), let i = decoded(at: place) {
-            live.add(i, flagUse)
-            place += Int(i.length) + Int(truncatingIfNeeded: live.jump ?? 0)
+        while !live.isDone, (0..<4096).contains(place), let item = decoded(at: place) {
+            live.add(FlagSubject(item.instruction), flagUse)
+            place += Int(item.instruction.length) + Int(truncatingIfNeeded: live.jump ?? 0)
         }
         return live.flags
     }
 
     /// The instruction at a page offset, from the block itself if it is in there.
-    private func decoded(at offset: Int) -> Instruction? {
+    private func decoded(at offset: Int) -> BlockInstruction? {
         if let first = block.first, offset >= first.pageOffset, let last = block.last,
             offset <= last.pageOffset
         {
-            for index in block.indices where block[index].pageOffset == offset {
-                return block[index].instruction
-            }
+            for index in block.indices where block[index].pageOffset == offset { return block[index] }
         }
-        return instruction(at: offset)
+        return look(at: offset)
     }
 }

@@ -185,7 +185,7 @@ struct GateCode {
     // MARK: Entry and exit
 
     private mutating func emitEnter(_ code: inout Assembler) {
-        code.align(16)
+        code.align16()
         enter = code.here
         for number in [3, 5] as [UInt8] { code.byte(0x50 | number) }
         for number in [4, 5, 6, 7] as [UInt8] { code.bytes(0x41, 0x50 | number) }

@@ -56,7 +56,7 @@ struct LockstepPlan {
 
 extension Translator {
     /// The plan of the block at `view`.
-    mutating func plan(_ view: BlockView, _ source: CodeSource) -> LockstepPlan {
+    func plan(_ view: BlockView, _ source: CodeSource) -> LockstepPlan {
         self.source = source
         decodeBlock(view)
         analyseFlags()

@@ -27,10 +27,10 @@ extension Translator {
     }
 
     /// Starts a group at instruction `index` if there is something to gain, and ends the one that is over.
-    mutating func updateGroup(_ index: Int) {
+    func updateGroup(_ index: Int) {
         if let group, index > group.last { self.group = nil }
         guard group == nil, !isUngrouped, let first = reference(block[index], 0),
-            isStackStep(block[index]) || !writes(block[index].instruction, first.base)
+            isStackStep(block[index]) || !writes(block[index], first.base)
         else { return }
         var low = first.offset, high = first.offset + first.size, write = first.write
         var last = index, members = 1
@@ -46,9 +46,9 @@ extension Translator {
                 members += 1
                 last = next
                 moved += found.moves
-                if writes(item.instruction, first.base), !isStackStep(item) { break }
+                if writes(item, first.base), !isStackStep(item) { break }
             } else {
-                guard passes(item), !writes(item.instruction, first.base) else { break }
+                guard passes(item), !writes(item, first.base) else { break }
             }
             next += 1
         }
@@ -56,7 +56,7 @@ extension Translator {
         begin(Range(uncheckedBounds: (low, high)), write: write, base: first.base, last: last, at: index)
     }
 
-    private mutating func begin(_ bytes: Range<Int>, write: Bool, base: UInt8, last: Int, at index: Int) {
+    private func begin(_ bytes: Range<Int>, write: Bool, base: UInt8, last: Int, at index: Int) {
         let item = block[index]
         saveFlagsIfLive(item.liveBefore)
         var probe = Probe(linear: HostRegister.of(base), size: bytes.count, write: write, isGroup: true)
@@ -92,16 +92,16 @@ extension Translator {
         case .pop where i.operand0.register != 4:
             return Reference(base: 4, offset: moved, size: word, write: false, moves: word)
         case .ret: return Reference(base: 4, offset: moved, size: word, write: false)
-        case .call where isGroupable(i):
+        case .call where isGroupable(item):
             return Reference(base: 4, offset: moved - word, size: word, write: true)
         case .copy: break
         default: return nil
         }
-        guard i.hasMemoryOperand, i.base < 16, i.index >= 16, i.addressSize == nativeAddress,
+        guard item.hasMemoryOperand, i.base < 16, i.index >= 16, i.addressSize == nativeAddress,
             HostRegister.of(i.base) != HostRegister.none, i.segment < SegmentNumber.fs, item.shape.level < 3,
             keepsIndex(item), abs(i.displacement) < 1 << 20
         else { return nil }
-        let operand = memoryOperand(i)
+        let operand = item.memoryOperand
         guard operand.kind == .memory, operand.size > 0, operand.size <= 32, !VectorLowering.needsAlignment(i)
         else { return nil }
         return Reference(
@@ -110,8 +110,8 @@ extension Translator {
     }
 
     /// A call whose way to its target leaves R11 alone until the return address is pushed.
-    private func isGroupable(_ call: Instruction) -> Bool {
-        linear != nil && (call.operand0.kind == .relative || heldTarget(call) != nil)
+    private func isGroupable(_ call: BlockInstruction) -> Bool {
+        linear != nil && (call.operand(0).kind == .relative || heldTarget(call) != nil)
     }
 
     private func isStackStep(_ item: BlockInstruction) -> Bool {
@@ -125,29 +125,30 @@ extension Translator {
         case .nothing, .convert, .moveImmediate: return true
         case .lea:
             return i.index >= 16 || HostRegister.of(i.index) != HostRegister.none
-        case .copy: return !i.hasMemoryOperand && item.shape.level < 3 && keepsIndex(item)
+        case .copy: return !item.hasMemoryOperand && item.shape.level < 3 && keepsIndex(item)
         default: return false
         }
     }
 
     /// Translated without R11, and without a call that would destroy it.
     private func keepsIndex(_ item: BlockInstruction) -> Bool {
-        let i = item.instruction, shape = item.shape
+        let shape = item.shape
         if shape.vvvv == .general,
-            HostRegister.of(i.operand(Int(shape.vvvvOperand)).register) == HostRegister.none
+            HostRegister.of(item.operand(Int(shape.vvvvOperand)).register) == HostRegister.none
         {
             return false
         }
-        if InstructionRow(index: i.row).attributes.contains(.bitString) { return false }
+        if item.attributes.contains(.bitString) { return false }
         // Vector state is loaded by a call, the first time.
-        return (shape.level == 0 || shape.level <= level) && isCopyable(i, shape)
+        return (shape.level == 0 || shape.level <= level) && isCopyable(item)
     }
 
     /// Whether the instruction changes guest register `number`.
-    private func writes(_ i: Instruction, _ number: UInt8) -> Bool {
+    private func writes(_ item: BlockInstruction, _ number: UInt8) -> Bool {
+        let i = item.instruction
         if i.mnemonic == .push || i.mnemonic == .pop, number == 4 { return true }
         for position in 0..<4 {
-            let operand = i.operand(position)
+            let operand = item.operand(position)
             if operand.isWritten, operand.register == number,
                 operand.kind == .gpr || operand.kind == .highByte
             {

@@ -37,11 +37,9 @@ struct RowShape: BitwiseCopyable {
     /// The accumulator is an explicit operand of a form without ModRM (ADD AL, imm8).
     var hasFixedAccumulator = false
 
-    static let all: [RowShape] = (0..<InstructionRow.count).map {
-        RowShape(InstructionRow(index: UInt16($0)))
-    }
+    static let all = RowShapes()
 
-    private init(_ row: InstructionRow) {
+    fileprivate init(_ row: InstructionRow) {
         var isPlain = true
         let sources = VectorLowering.sources(row)
         for (position, source) in sources.enumerated() {
@@ -155,5 +153,28 @@ struct RowShape: BitwiseCopyable {
         case .stos: .repeatStore
         default: nil
         }
+    }
+}
+
+/// The shapes of all rows. No array: asking for one shall count no reference.
+@safe struct RowShapes: Sendable {
+    // SAFETY: filled once and never freed.
+    nonisolated(unsafe) private let table: UnsafePointer<RowShape>
+
+    private let count: Int
+
+    fileprivate init() {
+        count = InstructionRow.count
+        let places = UnsafeMutablePointer<RowShape>.allocate(capacity: count)
+        for row in 0..<count {
+            unsafe (places + row).initialize(to: RowShape(InstructionRow(index: UInt16(row))))
+        }
+        unsafe table = UnsafePointer(places)
+    }
+
+    /// - Precondition: a row number, as `Instruction.row` is.
+    @inline(__always) subscript(row: Int) -> RowShape {
+        precondition(row >= 0 && row < count, "a row of the table")
+        return unsafe table[row]
     }
 }

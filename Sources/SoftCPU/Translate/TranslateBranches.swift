@@ -4,13 +4,13 @@ extension Translator {
     private func isBackward(_ from: Int, _ target: Int) -> Bool { target <= from }
 
     /// Leaves when something wants attention, or the return stack is full; goes on at `pageOffset` later.
-    mutating func emitPoll(_ pageOffset: Int) {
+    func emitPoll(_ pageOffset: Int) {
         code.encode(wide: true, 0x3B, HostRegister.rsp, .state(layout.callLimit))
         stubs.append(Stub(kind: .goOn, from: code.pendingJumpIf(2), pageOffset: pageOffset))
     }
 
     /// A jump to `pageOffset`, which may lie outside the page.
-    mutating func emitLink(_ pageOffset: Int) {
+    func emitLink(_ pageOffset: Int) {
         keepEntranceFree()
         if isLinkable(pageOffset) {
             // Becomes the jump when it is taken for the first time.
@@ -26,7 +26,7 @@ extension Translator {
 
     /// Puts no branch that may be linked where `TranslationCache.forget` writes: a branch of a forgotten
     /// block may still be cut from its target.
-    private mutating func keepEntranceFree() {
+    private func keepEntranceFree() {
         while code.here &- entrance < CodeArena.callBytes { code.byte(0x90) }
     }
 
@@ -37,11 +37,11 @@ extension Translator {
     /// Whether a branch to `pageOffset` may lead there without a look at a table. What lies there may go on
     /// in the next page, which is not always mapped where it was: the table of targets forgets it then.
     private func isLinkable(_ pageOffset: Int) -> Bool {
-        isInPage(pageOffset) && (pageOffset <= 4096 - 15 || instruction(at: pageOffset) != nil)
+        isInPage(pageOffset) && (pageOffset <= 4096 - 15 || look(at: pageOffset) != nil)
     }
 
     /// The branch at `site` leads to `pageOffset`.
-    private mutating func addLink(_ site: Assembler.Site, _ pageOffset: Int) {
+    private func addLink(_ site: Assembler.Site, _ pageOffset: Int) {
         let kind = isLinkable(pageOffset) ? Stub.Kind.link(site: site) : .far(site: site)
         stubs.append(Stub(kind: kind, from: site, pageOffset: pageOffset))
     }
@@ -49,7 +49,7 @@ extension Translator {
     /// What a branch to another page, or to an instruction that goes on there, leads to as long as it is not
     /// linked: the table of targets, at an entry that is known now. Branches that may be linked are, the
     /// first time.
-    mutating func emitFar(_ pageOffset: Int, _ site: Assembler.Site) {
+    func emitFar(_ pageOffset: Int, _ site: Assembler.Site) {
         guard let linear else { preconditionFailure("code for anywhere has no far branches") }
         let target = address(linear, pageOffset)
         if !(linksPages && target >> 63 != 0) || isInPage(pageOffset) {
@@ -67,7 +67,7 @@ extension Translator {
     }
 
     /// Lets the vCPU look for what it is wanted for, then go on at `pageOffset`.
-    mutating func emitGoOn(_ pageOffset: Int) {
+    func emitGoOn(_ pageOffset: Int) {
         guard isInPage(pageOffset) else {
             emitTargetAddress(pageOffset)
             code.jump(gates.exitTarget)
@@ -78,7 +78,7 @@ extension Translator {
     }
 
     /// Goes to the code for R10; `miss` says what happens when the table does not know it.
-    private mutating func emitTargetJump(_ miss: Stub.Kind, _ pageOffset: Int) {
+    private func emitTargetJump(_ miss: Stub.Kind, _ pageOffset: Int) {
         let site = gates.emitTargetProbe(&code)
         stubs.append(Stub(kind: miss, from: site, pageOffset: pageOffset))
         gates.emitTargetJump(&code)
@@ -91,7 +91,7 @@ extension Translator {
     }
 
     /// R10 = linear address of `pageOffset`.
-    private mutating func emitTargetAddress(_ pageOffset: Int) {
+    private func emitTargetAddress(_ pageOffset: Int) {
         if let linear {
             code.constant(HostRegister.address, address(linear, pageOffset))
             return
@@ -103,16 +103,15 @@ extension Translator {
     }
 
     /// The end of a block that goes on elsewhere.
-    mutating func emitDirect(to pageOffset: Int, live: UInt16) {
+    func emitDirect(to pageOffset: Int, live: UInt16) {
         saveFlagsIfLive(live)
         let from = block.last?.pageOffset ?? pageOffset
         if isBackward(from, pageOffset) { emitPoll(pageOffset) }
         emitLink(pageOffset)
     }
 
-    mutating func emitJump(_ item: BlockInstruction) {
-        let i = item.instruction
-        if i.operand0.kind == .relative {
+    func emitJump(_ item: BlockInstruction) {
+        if item.operand(0).kind == .relative {
             emitDirect(to: targetOffset(item), live: item.liveAtTarget)
         } else {
             saveFlagsIfLive(Self.status)
@@ -124,23 +123,22 @@ extension Translator {
     }
 
     /// R10 = the operand of an indirect branch.
-    private mutating func loadTarget(_ item: BlockInstruction) {
-        let i = item.instruction
-        if i.hasMemoryOperand {
+    private func loadTarget(_ item: BlockInstruction) {
+        if item.hasMemoryOperand {
             let source = emitMemoryOperand(item, size: Int(slot), write: false)
             code.load(HostRegister.address, source, wide: !is32)
         } else {
-            code.move(HostRegister.address, inRegister(i.operand0.register))
+            code.move(HostRegister.address, inRegister(item.operand(0).register))
         }
     }
 
     /// Before a call or an indirect jump: it has to wait when something wants attention.
-    private mutating func emitPollForTarget(_ item: BlockInstruction) {
+    private func emitPollForTarget(_ item: BlockInstruction) {
         code.encode(wide: true, 0x3B, HostRegister.rsp, .state(layout.callLimit))
         stubs.append(Stub(kind: .goOn, from: code.pendingJumpIf(2), pageOffset: item.pageOffset))
     }
 
-    mutating func emitConditionalJump(_ item: BlockInstruction) {
+    func emitConditionalJump(_ item: BlockInstruction) {
         let target = targetOffset(item), live = item.liveAtTarget
         let condition = item.instruction.condition
         restoreFlags()
@@ -172,7 +170,7 @@ extension Translator {
     // MARK: Calls and returns
 
     /// Pushes the return address on the guest's stack and, with where it is translated, on the return stack.
-    private mutating func emitReturnAddress(_ item: BlockInstruction) {
+    private func emitReturnAddress(_ item: BlockInstruction) {
         if let linear { return pushKnownAddress(address(linear, item.nextOffset), item) }
         let target = emitStackOperand(-slot, write: true, item, folds: true)
         let index = HostRegister.index
@@ -185,7 +183,7 @@ extension Translator {
         code.bytes(0x41, 0x53)
     }
 
-    private mutating func pushKnownAddress(_ address: UInt64, _ item: BlockInstruction) {
+    private func pushKnownAddress(_ address: UInt64, _ item: BlockInstruction) {
         _ = emitStackOperand(-slot, write: true, item)
         let target = HostOperand.indexed(HostRegister.guestRSP, HostRegister.index, -slot)
         if let short = Int32(exactly: Int64(bitPattern: address)) {
@@ -205,7 +203,7 @@ extension Translator {
     }
 
     /// What runs after the host's RET: R10 holds the address, flags are in AX.
-    private mutating func emitReturnPoint(_ item: BlockInstruction) {
+    private func emitReturnPoint(_ item: BlockInstruction) {
         code.arithmetic(0, .register(HostRegister.rsp), 8)
         if linear != nil { return emitLink(item.nextOffset) }
         code.arithmetic(4, .register(HostRegister.address), -4096)
@@ -221,9 +219,8 @@ extension Translator {
         }
     }
 
-    mutating func emitCall(_ item: BlockInstruction) {
-        let i = item.instruction
-        if i.operand0.kind == .relative {
+    func emitCall(_ item: BlockInstruction) {
+        if item.operand(0).kind == .relative {
             saveFlagsIfLive(item.liveAtTarget)
             let target = targetOffset(item)
             emitPollForTarget(item)
@@ -245,9 +242,9 @@ extension Translator {
         flags = .dead
     }
 
-    private mutating func emitIndirectCall(_ item: BlockInstruction) {
+    private func emitIndirectCall(_ item: BlockInstruction) {
         saveFlagsIfLive(Self.status)
-        let held = heldTarget(item.instruction)
+        let held = heldTarget(item)
         if isInGroup, let held { return emitGroupedCall(item, held) }
         loadTarget(item)
         emitPollForTarget(item)
@@ -273,14 +270,14 @@ extension Translator {
 
     /// The host register of an indirect call's target, if that is still in it when the return address is
     /// pushed.
-    func heldTarget(_ i: Instruction) -> UInt8? {
-        guard !i.hasMemoryOperand, i.operand0.kind == .gpr else { return nil }
-        let held = HostRegister.of(i.operand0.register)
+    func heldTarget(_ item: BlockInstruction) -> UInt8? {
+        guard !item.hasMemoryOperand, item.operand(0).kind == .gpr else { return nil }
+        let held = HostRegister.of(item.operand(0).register)
         return held == HostRegister.none || held == HostRegister.guestRSP ? nil : held
     }
 
     /// An indirect call at the end of a group: R11 is taken until the return address is pushed.
-    private mutating func emitGroupedCall(_ item: BlockInstruction, _ held: UInt8) {
+    private func emitGroupedCall(_ item: BlockInstruction, _ held: UInt8) {
         let entry = HostRegister.address
         emitPollForTarget(item)
         code.move(entry, held, wide: false)
@@ -293,7 +290,7 @@ extension Translator {
         code.encode(wide: false, 0xFF, 2, .cache(HostRegister.index, BranchTargets.offset + 8))
     }
 
-    mutating func emitReturn(_ item: BlockInstruction) {
+    func emitReturn(_ item: BlockInstruction) {
         saveFlagsIfLive(Self.status)
         let source = emitStackOperand(0, write: false, item)
         code.load(HostRegister.address, source, wide: !is32)

@@ -1,21 +1,21 @@
 /// Instructions that are copied: registers renamed, memory operands replaced by host addresses.
 extension Translator {
-    mutating func emitCopy(_ item: BlockInstruction) {
+    func emitCopy(_ item: BlockInstruction) {
         let i = item.instruction, shape = item.shape
-        guard isCopyable(i, shape) else { return emitEscape(item) }
+        guard isCopyable(item) else { return emitEscape(item) }
         var rm = HostOperand.register(i.modRM & 7)
-        if i.hasMemoryOperand {
-            let memory = memoryOperand(i)
+        if item.hasMemoryOperand {
+            let memory = item.memoryOperand
             rm = emitMemoryOperand(
                 item, size: Int(memory.size), write: memory.isWritten,
-                alignmentMask: alignmentMask(i, memory),
+                alignmentMask: alignmentMask(item, memory),
                 folds: shape.vvvv == .general)
         }
         var copy = CopyPlan(reg: i.modRM >> 3 & 7, rm: rm)
         chooseRegisters(item, &copy)
         placeFlags(item, needsRAX: copy.usesRAX)
         run(copy.before)
-        emitInstruction(i, shape, copy)
+        emitInstruction(item, copy)
         run(copy.after)
     }
 
@@ -47,7 +47,7 @@ extension Translator {
         case loadHigh(UInt8, host: UInt8), storeHigh(UInt8, host: UInt8)
     }
 
-    private mutating func run(_ steps: Steps) {
+    private func run(_ steps: Steps) {
         for position in 0..<steps.count {
             switch steps.steps[position] {
             case .load(let register, let guest): code.load(register, layout.register(guest))
@@ -58,57 +58,52 @@ extension Translator {
         }
     }
 
-    func memoryOperand(_ i: Instruction) -> Operand {
-        for position in 0..<4 where i.operand(position).isMemory { return i.operand(position) }
-        preconditionFailure("an instruction with a memory operand")
-    }
-
-    func isCopyable(_ i: Instruction, _ shape: RowShape) -> Bool {
-        if i.hasMemoryOperand {
-            let memory = memoryOperand(i)
+    func isCopyable(_ item: BlockInstruction) -> Bool {
+        if item.hasMemoryOperand {
+            let memory = item.memoryOperand
             guard memory.kind == .memory, (1...32).contains(memory.size) else { return false }
-        } else if shape.reg == .general, shape.rm == .general {
+        } else if item.shape.reg == .general, item.shape.rm == .general {
             // Two stand-ins for one register that the instruction writes twice would not agree.
-            let a = i.operand(Int(shape.regOperand)), b = i.operand(Int(shape.rmOperand))
+            let a = item.operand(Int(item.shape.regOperand)), b = item.operand(Int(item.shape.rmOperand))
             if a.register == b.register, a.kind != b.kind || a.isWritten && b.isWritten { return false }
         }
         return true
     }
 
-    private func alignmentMask(_ i: Instruction, _ memory: Operand) -> UInt8 {
-        guard memory.size >= 16, VectorLowering.needsAlignment(i) else { return 0 }
+    private func alignmentMask(_ item: BlockInstruction, _ memory: Operand) -> UInt8 {
+        guard memory.size >= 16, VectorLowering.needsAlignment(item.instruction) else { return 0 }
         return memory.size - 1
     }
 
     private func chooseRegisters(_ item: BlockInstruction, _ copy: inout CopyPlan) {
-        let i = item.instruction, shape = item.shape
+        let shape = item.shape
         switch shape.reg {
         case .general:
-            let operand = i.operand(Int(shape.regOperand))
+            let operand = item.operand(Int(shape.regOperand))
             copy.reg = standIn(operand, HostRegister.rax, &copy)
             if copy.reg == HostRegister.rax { copy.usesRAX = true }
-        case .vector: copy.reg = i.operand(Int(shape.regOperand)).register
+        case .vector: copy.reg = item.operand(Int(shape.regOperand)).register
         default: break
         }
-        if !i.hasMemoryOperand {
+        if !item.hasMemoryOperand {
             switch shape.rm {
-            case .general: copy.rm = registerOperand(i, i.operand(Int(shape.rmOperand)), &copy)
-            case .vector: copy.rm = .register(i.operand(Int(shape.rmOperand)).register)
+            case .general: copy.rm = registerOperand(item, item.operand(Int(shape.rmOperand)), &copy)
+            case .vector: copy.rm = .register(item.operand(Int(shape.rmOperand)).register)
             default: break
             }
         }
         switch shape.vvvv {
         case .general:
-            let operand = i.operand(Int(shape.vvvvOperand))
+            let operand = item.operand(Int(shape.vvvvOperand))
             // MULX may name one register twice.
-            let isSame = copy.usesRAX && operand.register == i.operand(Int(shape.regOperand)).register
+            let isSame = copy.usesRAX && operand.register == item.operand(Int(shape.regOperand)).register
             copy.vvvv = isSame ? copy.reg : standIn(operand, HostRegister.index, &copy)
-        case .vector: copy.vvvv = i.operand(Int(shape.vvvvOperand)).register
+        case .vector: copy.vvvv = item.operand(Int(shape.vvvvOperand)).register
         default: break
         }
         if shape.hasFixedAccumulator {
             copy.rm = .register(HostRegister.guestRAX)
-            copy.reg = i.opcode >> 3 & 7
+            copy.reg = item.instruction.opcode >> 3 & 7
         }
     }
 
@@ -132,10 +127,10 @@ extension Translator {
 
     /// The same for ModRM.rm, which may name the guest register's place in memory.
     private func registerOperand(
-        _ i: Instruction, _ operand: Operand, _ copy: inout CopyPlan
+        _ item: BlockInstruction, _ operand: Operand, _ copy: inout CopyPlan
     ) -> HostOperand {
         // The bit offset of BT and its relatives would reach out of a memory operand.
-        if !i.attributes.contains(.bitString), operand.kind == .gpr,
+        if !item.attributes.contains(.bitString), operand.kind == .gpr,
             HostRegister.of(operand.register) == HostRegister.none,
             !operand.isWritten || operand.size != 4
         {
@@ -146,10 +141,10 @@ extension Translator {
 
     // MARK: Encoding
 
-    private mutating func emitInstruction(_ i: Instruction, _ shape: RowShape, _ copy: CopyPlan) {
-        if i.prefixes.contains(.vex) { return emitVEX(i, shape, copy) }
-        let row = InstructionRow(index: i.row)
-        if row.attributes.contains(.x87) { return emitX87(i, copy) }
+    private func emitInstruction(_ item: BlockInstruction, _ copy: CopyPlan) {
+        let i = item.instruction, shape = item.shape
+        if i.prefixes.contains(.vex) { return emitVEX(item, copy) }
+        if item.attributes.contains(.x87) { return emitX87(item, copy) }
         if i.operandSize == 2, i.mandatoryPrefix != 0x66 { code.byte(0x66) }
         if i.prefixes.contains(.lock) { code.byte(0xF0) }
         let wide = i.rexW
@@ -168,14 +163,15 @@ extension Translator {
                 prefix: i.mandatoryPrefix, wide: wide, map: i.opcodeMap, i.opcode, copy.reg, copy.rm,
                 forceREX: copy.forceREX)
         }
-        emitImmediate(i)
+        emitImmediate(item)
     }
 
-    mutating func emitImmediate(_ i: Instruction) {
-        if let last = shapes[Int(i.row)].lastByteOperand {
-            code.byte(i.operand(Int(last)).register << 4)
+    func emitImmediate(_ item: BlockInstruction) {
+        if let last = item.shape.lastByteOperand {
+            code.byte(item.operand(Int(last)).register << 4)
             return
         }
+        let i = item.instruction
         switch i.immediateSize {
         case 0: break
         case 1: code.byte(UInt8(truncatingIfNeeded: i.immediate))
@@ -185,7 +181,8 @@ extension Translator {
         }
     }
 
-    private mutating func emitX87(_ i: Instruction, _ copy: CopyPlan) {
+    private func emitX87(_ item: BlockInstruction, _ copy: CopyPlan) {
+        let i = item.instruction
         if case .register = copy.rm {
             code.bytes(i.opcode, i.modRM)
         } else {
@@ -194,7 +191,8 @@ extension Translator {
     }
 
     /// A VEX instruction, always with the three-byte prefix.
-    private mutating func emitVEX(_ i: Instruction, _ shape: RowShape, _ copy: CopyPlan) {
+    private func emitVEX(_ item: BlockInstruction, _ copy: CopyPlan) {
+        let i = item.instruction, shape = item.shape
         // Outside 64-bit mode W does not widen general operands (SDM vol. 2 §2.3.5.6).
         let wide =
             i.rexW && !(is32 && (shape.reg == .general || shape.rm == .general || shape.vvvv == .general))
@@ -212,6 +210,6 @@ extension Translator {
         code.byte((wide ? 0x80 : 0) | (~copy.vvvv & 15) << 3 | i.vexL << 2 | i.vexPP)
         code.byte(i.opcode)
         if i.modRMOffset != 0 { code.modRM(copy.reg & 7, copy.rm) }
-        emitImmediate(i)
+        emitImmediate(item)
     }
 }

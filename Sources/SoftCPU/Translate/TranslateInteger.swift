@@ -2,7 +2,7 @@
 extension Translator {
     // MARK: Stack
 
-    mutating func emitPush(_ item: BlockInstruction) {
+    func emitPush(_ item: BlockInstruction) {
         let i = item.instruction, operand = i.operand0
         if operand.isMemory {
             let source = emitMemoryOperand(item, size: Int(slot), write: false)
@@ -31,14 +31,14 @@ extension Translator {
     }
 
     /// The host register of a guest register, or R11 with its value.
-    mutating func inRegister(_ guest: UInt8) -> UInt8 {
+    func inRegister(_ guest: UInt8) -> UInt8 {
         let host = HostRegister.of(guest)
         guard host == HostRegister.none else { return host }
         code.load(HostRegister.index, layout.register(guest))
         return HostRegister.index
     }
 
-    mutating func emitPop(_ item: BlockInstruction) {
+    func emitPop(_ item: BlockInstruction) {
         let source = emitStackOperand(0, write: false, item)
         let guest = item.instruction.operand0.register
         let host = HostRegister.of(guest)
@@ -55,7 +55,7 @@ extension Translator {
         moveStack(slot)
     }
 
-    mutating func emitLeave(_ item: BlockInstruction) {
+    func emitLeave(_ item: BlockInstruction) {
         let rbp = HostRegister.of(5)
         saveFlagsIfLive(item.liveBefore)
         emitProbe(Probe(linear: rbp, size: Int(slot), write: false), item)
@@ -66,10 +66,10 @@ extension Translator {
 
     // MARK: Moves
 
-    mutating func emitLea(_ item: BlockInstruction) {
+    func emitLea(_ item: BlockInstruction) {
         let i = item.instruction
         let host = HostRegister.of(i.operand0.register)
-        if i.operandSize != 2, host != HostRegister.none, let known = knownOffset(i, item.nextOffset) {
+        if i.operandSize != 2, host != HostRegister.none, let known = knownOffset(item) {
             code.constant(host, i.operandSize == 8 ? known : known & 0xFFFF_FFFF)
             return
         }
@@ -80,14 +80,15 @@ extension Translator {
             Int32(exactly: i.displacement) != nil
         {
             // The result's size cuts the address: the same as computing in that size.
-            emitOffset32Safe(i, into: host)
+            emitOffset32Safe(item, into: host)
             return
         }
-        emitOffset(i, item.nextOffset, into: HostRegister.address)
+        emitOffset(item, into: HostRegister.address)
         storeResult(HostRegister.address, i.operand0.register, size: i.operandSize)
     }
 
-    private mutating func emitOffset32Safe(_ i: Instruction, into target: UInt8) {
+    private func emitOffset32Safe(_ item: BlockInstruction, into target: UInt8) {
+        let i = item.instruction
         let base = i.base < 16 ? HostRegister.of(i.base) : HostRegister.none
         let index = i.index < 16 ? HostRegister.of(i.index) : HostRegister.none
         let displacement = Int32(truncatingIfNeeded: i.displacement)
@@ -97,7 +98,7 @@ extension Translator {
     }
 
     /// Writes `register` to a guest register as x86 does.
-    mutating func storeResult(_ register: UInt8, _ guest: UInt8, size: UInt8) {
+    func storeResult(_ register: UInt8, _ guest: UInt8, size: UInt8) {
         let host = HostRegister.of(guest)
         if host != HostRegister.none {
             if size == 2 { code.byte(0x66) }
@@ -113,7 +114,8 @@ extension Translator {
     }
 
     /// MOV register, immediate.
-    mutating func emitMoveImmediate(_ i: Instruction) {
+    func emitMoveImmediate(_ item: BlockInstruction) {
+        let i = item.instruction
         let operand = i.operand0
         var host = HostRegister.of(operand.register)
         if operand.kind == .highByte {
@@ -140,7 +142,7 @@ extension Translator {
     }
 
     /// XCHG rAX, register.
-    mutating func emitExchangeShort(_ item: BlockInstruction) {
+    func emitExchangeShort(_ item: BlockInstruction) {
         let i = item.instruction
         let other = i.operand0.register
         if i.operandSize == 2 { return emitEscape(item) }
@@ -155,7 +157,7 @@ extension Translator {
     }
 
     /// INC and DEC of 32-bit code, with the register in the opcode: as in FE and FF.
-    mutating func emitShortIncrement(_ item: BlockInstruction) {
+    func emitShortIncrement(_ item: BlockInstruction) {
         let i = item.instruction
         placeFlags(item)
         if i.operandSize == 2 { code.byte(0x66) }
@@ -163,7 +165,7 @@ extension Translator {
             wide: false, 0xFF, i.mnemonic == .inc ? 0 : 1, .register(HostRegister.of(i.operand0.register)))
     }
 
-    mutating func emitByteSwap(_ item: BlockInstruction) {
+    func emitByteSwap(_ item: BlockInstruction) {
         let i = item.instruction
         let guest = i.operand0.register
         let wide = i.operandSize == 8
@@ -178,7 +180,7 @@ extension Translator {
     // MARK: The accumulator
 
     /// Instructions that name RAX: it is in its own place for them.
-    mutating func emitAccumulator(_ item: BlockInstruction) {
+    func emitAccumulator(_ item: BlockInstruction) {
         let i = item.instruction
         let row = InstructionRow(index: i.row)
         guard let operand = emitSource(item, write: i.mnemonic != .mul && i.mnemonic != .imul) else {
@@ -188,7 +190,7 @@ extension Translator {
         var reg = i.modRM >> 3 & 7
         if item.shape.reg == .general {
             // CMPXCHG: R11 is free after the probe.
-            reg = inRegister(i.operand(Int(item.shape.regOperand)).register)
+            reg = inRegister(item.operand(Int(item.shape.regOperand)).register)
         }
         code.move(HostRegister.rax, HostRegister.guestRAX)
         if i.operandSize == 2, i.mandatoryPrefix != 0x66 { code.byte(0x66) }
@@ -206,21 +208,21 @@ extension Translator {
     }
 
     /// ModRM.rm as a host operand, probed when in memory; nil when this file cannot have it.
-    private mutating func emitSource(_ item: BlockInstruction, write: Bool) -> HostOperand? {
+    private func emitSource(_ item: BlockInstruction, write: Bool) -> HostOperand? {
         let i = item.instruction
-        if i.hasMemoryOperand {
+        if item.hasMemoryOperand {
             let size: Int
             switch i.mnemonic {
             case .cmpxchg8b: size = 8
             case .cmpxchg16b: size = 16
-            default: size = Int(memoryOperand(i).size)
+            default: size = Int(item.memoryOperand.size)
             }
             return emitMemoryOperand(
                 item, size: size, write: write, alignmentMask: i.mnemonic == .cmpxchg16b ? 15 : 0, folds: true
             )
         }
         guard item.shape.rm == .general else { return .register(0) }
-        let operand = i.operand(Int(item.shape.rmOperand))
+        let operand = item.operand(Int(item.shape.rmOperand))
         let host = HostRegister.of(operand.register)
         // CMPXCHG with RAX as its destination would need it in two places.
         if write, operand.register == 0 { return nil }
@@ -231,7 +233,7 @@ extension Translator {
 
     /// DIV and IDIV: the host would fault on a quotient that does not fit, so the interpreter gets all cases
     /// in which it might not.
-    mutating func emitDivide(_ item: BlockInstruction) {
+    func emitDivide(_ item: BlockInstruction) {
         let i = item.instruction
         guard let operand = emitSource(item, write: false) else { return emitEscape(item) }
         saveFlagsIfLive(item.liveBefore)
@@ -263,14 +265,14 @@ extension Translator {
         flags = .host
     }
 
-    mutating func addInterpretStub(_ from: Assembler.Site, _ item: BlockInstruction) {
+    func addInterpretStub(_ from: Assembler.Site, _ item: BlockInstruction) {
         stubs.append(Stub(kind: .interpret, from: from, pageOffset: item.pageOffset))
     }
 
     /// CBW, CWDE, CDQE: sign extensions inside RAX.
-    mutating func emitConvert(_ i: Instruction) {
+    func emitConvert(_ item: BlockInstruction) {
         let rax = HostRegister.guestRAX
-        switch i.mnemonic {
+        switch item.instruction.mnemonic {
         case .cbw:
             code.byte(0x66)
             code.encode(wide: false, map: 1, 0xBE, rax, .register(rax))
@@ -281,14 +283,14 @@ extension Translator {
 
     // MARK: LAHF and SAHF
 
-    mutating func emitLoadFlags(_ item: BlockInstruction) {
+    func emitLoadFlags(_ item: BlockInstruction) {
         placeFlags(item, needsRAX: true)
         code.move(HostRegister.rax, HostRegister.guestRAX)
         code.byte(0x9E)
         flags = .host
     }
 
-    mutating func emitStoreFlags(_ item: BlockInstruction) {
+    func emitStoreFlags(_ item: BlockInstruction) {
         restoreFlags()
         code.byte(0x9F)
         // MOVZX EAX, AH; the guest's AH = AL

@@ -3,16 +3,16 @@
 /// After a probe R11 holds what leads from linear to host addresses in the page, and an operand is
 /// [register + R11]. Several operands that are near each other share one probe (`MemoryGroup`).
 extension Translator {
-    /// Computes the linear address of `i`'s memory operand; returns the register that holds it: R10, or the
-    /// base's own if nothing is to be added. `nextOffset` is the page offset of the next instruction, for
-    /// RIP-relative operands.
-    mutating func emitLinearAddress(_ i: Instruction, _ nextOffset: Int) -> UInt8 {
+    /// Computes the linear address of the memory operand; returns the register that holds it: R10, or the
+    /// base's own if nothing is to be added.
+    func emitLinearAddress(_ item: BlockInstruction) -> UInt8 {
+        let i = item.instruction
         let hasSegment = i.segment == SegmentNumber.fs || i.segment == SegmentNumber.gs
         if !hasSegment, i.base < 16, i.index >= 16, i.displacement == 0, i.addressSize == nativeAddress {
             let host = HostRegister.of(i.base)
             if host != HostRegister.none { return host }
         }
-        emitOffset(i, nextOffset, into: HostRegister.address)
+        emitOffset(item, into: HostRegister.address)
         if hasSegment {
             code.encode(
                 wide: true, 0x03, HostRegister.address, .state(layout.effectiveBase + Int32(i.segment) * 8))
@@ -21,16 +21,17 @@ extension Translator {
     }
 
     /// The operand's offset in its segment, in `target`. Uses R11 for an index in memory.
-    mutating func emitOffset(_ i: Instruction, _ nextOffset: Int, into target: UInt8) {
+    func emitOffset(_ item: BlockInstruction, into target: UInt8) {
+        let i = item.instruction
         let wide = i.addressSize == 8
-        if let known = knownOffset(i, nextOffset) {
+        if let known = knownOffset(item) {
             code.constant(target, known)
             return
         }
         if i.base == Instruction.ripBase {
             code.load(target, .state(layout.codePage))
-            emitLea(
-                target, base: target, index: HostRegister.none, 0, i.displacement + Int64(nextOffset), wide)
+            let distance = i.displacement + Int64(item.nextOffset)
+            emitLea(target, base: target, index: HostRegister.none, 0, distance, wide)
             return
         }
         var base = HostRegister.none, index = HostRegister.none
@@ -52,11 +53,12 @@ extension Translator {
     }
 
     /// The operand's offset in its segment, when it is known now.
-    func knownOffset(_ i: Instruction, _ nextOffset: Int) -> UInt64? {
+    func knownOffset(_ item: BlockInstruction) -> UInt64? {
+        let i = item.instruction
         var offset = UInt64(bitPattern: i.displacement)
         if i.base == Instruction.ripBase {
             guard let linear else { return nil }
-            offset &+= linear &+ UInt64(nextOffset)
+            offset &+= linear &+ UInt64(item.nextOffset)
         } else if i.base < 16 || i.index < 16 {
             return nil
         }
@@ -64,7 +66,7 @@ extension Translator {
     }
 
     /// LEA, or something shorter or longer that does the same.
-    mutating func emitLea(
+    func emitLea(
         _ target: UInt8, base: UInt8, index: UInt8, _ scaleShift: UInt8, _ displacement: Int64, _ wide: Bool
     ) {
         guard let short = Int32(exactly: displacement) else {
@@ -103,7 +105,7 @@ extension Translator {
     /// Looks up the page of `probe`: R11 becomes its addend. Destroys the host's flags, and RAX unless the
     /// guest's flags are in it; R10 keeps the address if that is there. What the cache does not know goes by
     /// a stub; what is no plain memory, by the interpreter.
-    mutating func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
+    func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
         probeCount += 1
         let index = HostRegister.index
         let isFree = flags != .saved
@@ -139,23 +141,23 @@ extension Translator {
     }
 
     /// The memory operand of `item` as a host operand. With `folds`, R11 is free again.
-    mutating func emitMemoryOperand(
+    func emitMemoryOperand(
         _ item: BlockInstruction, size: Int, write: Bool, alignmentMask: UInt8 = 0, folds: Bool = false
     ) -> HostOperand {
         if let operand = groupOperand(item) { return operand }
         saveFlagsIfLive(item.liveBefore)
         if item.instruction.segment < SegmentNumber.fs,
-            let known = knownOffset(item.instruction, item.nextOffset),
+            let known = knownOffset(item),
             known & 0xFFF <= UInt64(0x1000 - size), known & UInt64(alignmentMask) == 0
         {
             return emitKnownOperand(known, size: size, write: write, item, folds: folds)
         }
         var probe = Probe(linear: 0, size: size, write: write, alignmentMask: alignmentMask)
-        if let base = nearbyBase(item.instruction, alignmentMask) {
+        if let base = nearbyBase(item, alignmentMask) {
             probe.linear = base
             probe.displacement = Int32(truncatingIfNeeded: item.instruction.displacement)
         } else {
-            probe.linear = emitLinearAddress(item.instruction, item.nextOffset)
+            probe.linear = emitLinearAddress(item)
         }
         emitProbe(probe, item)
         return operand(of: probe, folds: folds)
@@ -163,7 +165,8 @@ extension Translator {
 
     /// The host register of a base from which the operand is at a small distance, of which the alignment
     /// is not affected.
-    private func nearbyBase(_ i: Instruction, _ alignmentMask: UInt8) -> UInt8? {
+    private func nearbyBase(_ item: BlockInstruction, _ alignmentMask: UInt8) -> UInt8? {
+        let i = item.instruction
         guard !is32, i.base < 16, i.index >= 16, i.addressSize == 8, i.segment < SegmentNumber.fs,
             abs(i.displacement) <= Int64(Self.nearby), i.displacement & Int64(alignmentMask) == 0
         else { return nil }
@@ -172,13 +175,13 @@ extension Translator {
     }
 
     /// What the operand of `probe` is after it.
-    private mutating func operand(of probe: Probe, folds: Bool) -> HostOperand {
+    private func operand(of probe: Probe, folds: Bool) -> HostOperand {
         guard folds else { return .indexed(probe.linear, HostRegister.index, probe.displacement) }
         return fold(probe.linear, probe.displacement)
     }
 
     /// An operand at a known linear address, all in one page: its place in the translation cache is known.
-    private mutating func emitKnownOperand(
+    private func emitKnownOperand(
         _ linear: UInt64, size: Int, write: Bool, _ item: BlockInstruction, folds: Bool
     ) -> HostOperand {
         probeCount += 1
@@ -211,7 +214,7 @@ extension Translator {
     }
 
     /// R10 = linear + displacement + R11.
-    private mutating func fold(_ linear: UInt8, _ displacement: Int32 = 0) -> HostOperand {
+    private func fold(_ linear: UInt8, _ displacement: Int32 = 0) -> HostOperand {
         let address = HostRegister.address
         code.lea(
             address, base: linear, index: HostRegister.index, scaleShift: 0, displacement, wide: true)
@@ -220,7 +223,7 @@ extension Translator {
 
     /// A word of the guest's stack at RSP + `displacement`. An address of 32-bit code that wraps is found by
     /// no probe.
-    mutating func emitStackOperand(
+    func emitStackOperand(
         _ displacement: Int32, write: Bool, _ item: BlockInstruction, folds: Bool = false
     ) -> HostOperand {
         let stack = HostRegister.guestRSP
@@ -232,13 +235,13 @@ extension Translator {
     }
 
     /// Adds to the guest's RSP without touching flags.
-    mutating func moveStack(_ change: Int32) {
+    func moveStack(_ change: Int32) {
         let stack = HostRegister.guestRSP
         code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, change, wide: !is32)
     }
 
     /// Emits a stub for a probe that missed.
-    mutating func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, _ stub: Stub) {
+    func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, _ stub: Stub) {
         if let known = probe.known {
             code.constant(HostRegister.address, known)
         } else if isFolded {

@@ -3,7 +3,7 @@ import X86Architecture
 /// System instructions that kernels execute all the time.
 extension Translator {
     /// Lets the interpreter do what ring 0 alone may.
-    private mutating func requireKernel(_ item: BlockInstruction) {
+    private func requireKernel(_ item: BlockInstruction) {
         saveFlagsIfLive(item.liveBefore)
         // CMP BYTE [cpl], 0
         code.encode(wide: false, 0x80, 7, .state(layout.privilege))
@@ -11,14 +11,14 @@ extension Translator {
         addInterpretStub(code.pendingJumpIf(5), item)
     }
 
-    mutating func emitClearInterrupts(_ item: BlockInstruction) {
+    func emitClearInterrupts(_ item: BlockInstruction) {
         requireKernel(item)
         code.arithmetic(4, .state(layout.otherFlags), ~Int32(RFlags.interrupt.rawValue))
     }
 
     /// Without a waiting interrupt STI is done here. One that comes now is only looked for where translated
     /// code leaves; `SoftVCPU.holdAfterSTI` sees to it that the instruction behind STI is executed before.
-    mutating func emitSetInterrupts(_ item: BlockInstruction) {
+    func emitSetInterrupts(_ item: BlockInstruction) {
         requireKernel(item)
         code.encode(wide: false, 0x80, 7, .state(layout.interruptHeld))
         code.byte(0)
@@ -28,7 +28,7 @@ extension Translator {
         code.word32(Int32(item.nextOffset & 0xFFF))
     }
 
-    mutating func emitSwapGS(_ item: BlockInstruction) {
+    func emitSwapGS(_ item: BlockInstruction) {
         requireKernel(item)
         let other = HostOperand.state(layout.kernelGSBase)
         let visible = HostOperand.state(layout.gsBase)
@@ -40,7 +40,7 @@ extension Translator {
     }
 
     /// PUSHFQ: the image is put together from AX and `otherFlags`; VM and RF are pushed as zeros.
-    mutating func emitPushFlags(_ item: BlockInstruction) {
+    func emitPushFlags(_ item: BlockInstruction) {
         let image = HostRegister.address, overflow = HostRegister.index
         if flags == .host {
             code.saveFlags()
@@ -66,7 +66,7 @@ extension Translator {
     }
 
     /// REP MOVS and REP STOS: at once when all of it lies in one page, else by the interpreter's body.
-    mutating func emitRepeat(_ item: BlockInstruction) {
+    func emitRepeat(_ item: BlockInstruction) {
         saveFlagsIfLive(item.liveBefore)
         let isMove = item.treatment == .repeatMove
         let size = item.instruction.operand0.size.trailingZeroBitCount

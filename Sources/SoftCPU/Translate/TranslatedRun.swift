@@ -11,7 +11,7 @@ final class TranslationCache {
     var arena: CodeArena
     let gates: GateCode
     private let gateBytes: Int
-    var translator: Translator
+    let translator: Translator
     var pages: TranslatedPages
     private(set) var farLinks = FarLinks()
     private let returnStacks: MemoryMapping

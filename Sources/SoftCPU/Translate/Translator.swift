@@ -40,7 +40,7 @@ enum FlagsPlace { case host, saved, dead }
 ///
 /// At a block's entry the guest's flags are in AX (`Assembler.saveFlags`) if the block reads any, and nowhere
 /// if not. Inside they are in the host's flags, or in AX when something of ours needs those.
-struct Translator: ~Copyable {
+final class Translator {
     static let status: UInt16 = 0x8D5
     /// Upper bound of what one block takes.
     static let mostBlockBytes = 64 << 10
@@ -131,7 +131,7 @@ struct Translator: ~Copyable {
 
     /// Translates the block at `view` for place number `place`; returns its entry, or nil when its first
     /// instruction is undefined.
-    mutating func translate(_ view: BlockView, _ source: CodeSource, place: UInt32, linear: UInt64) -> UInt? {
+    func translate(_ view: BlockView, _ source: CodeSource, place: UInt32, linear: UInt64) -> UInt? {
         self.source = source
         self.place = place
         self.linear = linear == CodePlace.anywhere ? nil : linear
@@ -140,7 +140,7 @@ struct Translator: ~Copyable {
         guard !block.isEmpty else { return nil }
         analyseFlags()
         let start = Int(view.b.physical & 0xFFF)
-        code.align(16)
+        code.align16()
         if self.linear == nil {
             let first = code.here
             code.arithmetic(4, .register(HostRegister.address), -4096)
@@ -165,73 +165,72 @@ struct Translator: ~Copyable {
         return entry
     }
 
-    /// Decodes what lies at `offset` of the page; nil when that does not end in the page or is undefined.
-    func instruction(at offset: Int) -> Instruction? {
+    /// The instruction at `offset` of the page, until the next look; nil when it is undefined or does not end
+    /// in the page.
+    func look(at offset: Int) -> BlockInstruction? {
         guard offset > 4096 - 16 else {
-            return decode(
+            return look(
                 InstructionBytes(
                     low: CPU.loadHost(source.page &+ UInt(offset), 8),
                     high: CPU.loadHost(source.page &+ UInt(offset + 8), 8), count: 15))
         }
-        return decode(bytes(source.page, offset..<4096))
+        return look(InstructionBytes(bytes(source.page, offset..<4096)))
     }
 
-    /// Decodes what starts at `offset` of the page and ends in the second one.
-    private func crossing(at offset: Int) -> Instruction? {
+    /// The one that starts at `offset` of the page and ends in the second one.
+    private func look(crossing offset: Int) -> BlockInstruction? {
         var all = bytes(source.page, offset..<4096)
         all.append(contentsOf: bytes(source.secondPage, 0..<max(15 - all.count, 0)))
-        return decode(all)
+        return look(InstructionBytes(all))
+    }
+
+    private func look(_ bytes: InstructionBytes) -> BlockInstruction? {
+        block.look { place throws(DecodeFailure) in
+            try decoder.decode(bytes, mode: is32 ? .bits32 : .bits64, into: &place)
+        }
     }
 
     private func bytes(_ page: UInt, _ range: Range<Int>) -> [UInt8] {
         range.map { UInt8(CPU.loadHost(page &+ UInt($0), 1)) }
     }
 
-    private func decode(_ bytes: [UInt8]) -> Instruction? {
-        bytes.isEmpty ? nil : decode(InstructionBytes(bytes))
-    }
-
-    private func decode(_ bytes: InstructionBytes) -> Instruction? {
-        try? decoder.decode(bytes, mode: is32 ? .bits32 : .bits64)
-    }
-
     /// Forgets the instructions of another block.
-    mutating func begin(_ view: BlockView) {
+    func begin(_ view: BlockView) {
         block.removeAll()
         mode = view.b.mode
         is32 = view.b.mode & 3 == UInt32(CodeSize.bits32.rawValue)
     }
 
     /// Ends early where the page does not hold any more what the interpreter's block was made from.
-    mutating func decodeBlock(_ view: BlockView) {
+    func decodeBlock(_ view: BlockView) {
         begin(view)
         let start = Int(view.b.physical & 0xFFF)
         for position in 0..<Int(view.b.instructionCount) {
             let address = view.b.ops + UInt(position * MemoryLayout<MicroOp>.stride)
             let op = Op(address: address)
             let offset = start + Int(op.o.offset)
-            let found = source.secondPage == 0 ? instruction(at: offset) : crossing(at: offset)
-            guard let decoded = found, decoded.length == op.o.length else { break }
-            block.append(decoded, shapes[Int(decoded.row)], op: address, pageOffset: offset)
+            let found = source.secondPage == 0 ? look(at: offset) : look(crossing: offset)
+            guard let found, found.instruction.length == op.o.length else { break }
+            block.append(shapes[Int(found.instruction.row)], op: address, pageOffset: offset)
             adjustTreatment(position)
             // With DF set nothing is translated: CLD and the string instructions rely on it.
-            if decoded.mnemonic == .std { break }
+            if block[position].instruction.mnemonic == .std { break }
         }
     }
 
     /// Forms of an instruction that its row does not tell apart.
-    private mutating func adjustTreatment(_ index: Int) {
-        let i = block[index].instruction
-        var treatment = block[index].treatment
+    private func adjustTreatment(_ index: Int) {
+        let item = block[index], i = item.instruction
+        var treatment = item.treatment
         let row = InstructionRow(index: i.row)
-        if is32, !fits32(i) { treatment = .escape }
+        if is32, !fits32(item) { treatment = .escape }
         switch treatment {
         case .copy:
-            if row.attributes.contains(.bitString), i.hasMemoryOperand { treatment = .escape }
+            if row.attributes.contains(.bitString), item.hasMemoryOperand { treatment = .escape }
             if row.isVector, !HostFeatures.shared.contains(i.feature, isVEX: i.prefixes.contains(.vex)) {
                 treatment = .escape
             }
-            if i.mnemonic == .xchg || i.mnemonic == .xadd, usesHighByte(i) { treatment = .escape }
+            if i.mnemonic == .xchg || i.mnemonic == .xadd, usesHighByte(item) { treatment = .escape }
         case .push:
             if i.operand0.kind != .gpr && i.operand0.kind != .immediate && !i.operand0.isMemory {
                 treatment = .escape
@@ -244,7 +243,7 @@ struct Translator: ~Copyable {
         case .jump, .call, .conditionalJump:
             if i.operandSize == 2 { treatment = .escape }
         case .accumulator, .divide, .signedDivide, .byteSwap, .exchangeShort:
-            if usesHighByte(i) || i.mnemonic == .bswap && i.operandSize == 2 { treatment = .escape }
+            if usesHighByte(item) || i.mnemonic == .bswap && i.operandSize == 2 { treatment = .escape }
             if treatment == .divide || treatment == .signedDivide, i.operand0.size == 1 {
                 treatment = .escape
             }
@@ -257,12 +256,13 @@ struct Translator: ~Copyable {
             }
         default: break
         }
-        block[index].treatment = treatment
+        item.treatment = treatment
     }
 
     /// Whether 32-bit code is done like 64-bit code: no segment with a base or without permission to write,
     /// no 16-bit address, no encoding that 64-bit mode lacks (82 is an alias of 80; SDM vol. 2 §B.1.4).
-    private func fits32(_ i: Instruction) -> Bool {
+    private func fits32(_ item: BlockInstruction) -> Bool {
+        let i = item.instruction
         if i.hasMemoryOperand {
             let isPlain = i.segment < SegmentNumber.fs && i.segment != SegmentNumber.cs
             if !isPlain || i.addressSize == 2 { return false }
@@ -271,8 +271,8 @@ struct Translator: ~Copyable {
         return i.opcodeMap != 0 || i.opcode != 0x82
     }
 
-    private func usesHighByte(_ i: Instruction) -> Bool {
-        i.operand0.kind == .highByte || i.operand1.kind == .highByte
+    private func usesHighByte(_ item: BlockInstruction) -> Bool {
+        item.operand(0).kind == .highByte || item.operand(1).kind == .highByte
     }
 
     /// The block ends with an instruction after which nothing is emitted.
@@ -280,20 +280,19 @@ struct Translator: ~Copyable {
         guard let last = block.last else { return false }
         switch last.treatment {
         case .jump, .call, .ret: return true
-        case .escape: return endsHere(last.instruction)
+        case .escape: return endsHere(last)
         default: return false
         }
     }
 
-    private func endsHere(_ i: Instruction) -> Bool {
-        i.mnemonic == .std || InstructionRow(index: i.row).endsBlock
+    private func endsHere(_ item: BlockInstruction) -> Bool {
+        item.instruction.mnemonic == .std || InstructionRow(index: item.instruction.row).endsBlock
     }
 
     // MARK: One instruction
 
-    private mutating func emit(_ index: Int) {
+    private func emit(_ index: Int) {
         let item = block[index]
-        let i = item.instruction
         if item.treatment == .copy { ensureVectors(item) }
         updateGroup(index)
         switch item.treatment {
@@ -307,13 +306,13 @@ struct Translator: ~Copyable {
         case .call: emitCall(item)
         case .ret: emitReturn(item)
         case .lea: emitLea(item)
-        case .moveImmediate: emitMoveImmediate(i)
+        case .moveImmediate: emitMoveImmediate(item)
         case .exchangeShort: emitExchangeShort(item)
         case .byteSwap: emitByteSwap(item)
         case .shortIncrement: emitShortIncrement(item)
         case .accumulator: emitAccumulator(item)
         case .divide, .signedDivide: emitDivide(item)
-        case .convert: emitConvert(i)
+        case .convert: emitConvert(item)
         case .loadFlags: emitLoadFlags(item)
         case .storeFlags: emitStoreFlags(item)
         case .fence: code.bytes(0x0F, 0xAE, 0xF0)
@@ -328,7 +327,7 @@ struct Translator: ~Copyable {
     }
 
     /// Calls the interpreter's body.
-    mutating func emitEscape(_ item: BlockInstruction) {
+    func emitEscape(_ item: BlockInstruction) {
         saveFlagsIfLive(item.liveBefore)
         code.constant(HostRegister.address, UInt64(item.op))
         code.constant(
@@ -337,14 +336,14 @@ struct Translator: ~Copyable {
         level = 0
         hasX87 = false
         flags = .saved
-        if endsHere(item.instruction) {
+        if endsHere(item) {
             // A body that was expected to leave came back.
             code.call(gates.exitGoOn)
             emitPlace(item.nextOffset)
         }
     }
 
-    private mutating func ensureVectors(_ item: BlockInstruction) {
+    private func ensureVectors(_ item: BlockInstruction) {
         let wanted = item.shape.level
         guard wanted == 3 ? !hasX87 : wanted > level else { return }
         saveFlagsIfLive(item.liveBefore)
@@ -364,7 +363,7 @@ struct Translator: ~Copyable {
     // MARK: Flags
 
     /// Before host instructions that destroy the host's flags: keeps the guest's when they are needed.
-    mutating func saveFlagsIfLive(_ live: UInt16) {
+    func saveFlagsIfLive(_ live: UInt16) {
         if flags == .host {
             if live != 0 {
                 code.saveFlags()
@@ -376,7 +375,7 @@ struct Translator: ~Copyable {
     }
 
     /// Before a guest instruction that reads flags, or writes some and leaves others.
-    mutating func restoreFlags() {
+    func restoreFlags() {
         if flags == .saved {
             code.restoreFlags()
             flags = .host
@@ -384,7 +383,7 @@ struct Translator: ~Copyable {
     }
 
     /// Has the flags where the instruction needs them; after it they are the host's if it writes any.
-    mutating func placeFlags(_ item: BlockInstruction, needsRAX: Bool = false) {
+    func placeFlags(_ item: BlockInstruction, needsRAX: Bool = false) {
         let i = item.instruction
         let touched = (i.flagsRead | i.flagsWritten | i.flagsUndefined) & Self.status
         if touched == 0 {
@@ -399,14 +398,14 @@ struct Translator: ~Copyable {
     // MARK: Stubs
 
     /// The word behind an exit: where it is in the guest's code.
-    mutating func emitPlace(_ pageOffset: Int) { code.word32(CodePlace.word(place, pageOffset)) }
+    func emitPlace(_ pageOffset: Int) { code.word32(CodePlace.word(place, pageOffset)) }
 
     /// A word behind an exit: where the branch is that may lead on directly, from here.
-    mutating func emitSite(_ site: Assembler.Site) {
+    func emitSite(_ site: Assembler.Site) {
         code.word32(Int32(truncatingIfNeeded: Int(bitPattern: site &- code.here)))
     }
 
-    private mutating func emitStubs() {
+    private func emitStubs() {
         // Edges add stubs of their own.
         var position = 0
         while position < stubs.count {

@@ -218,7 +218,7 @@ enum VectorLowering {
     }
 
     /// What the table says, and VMOVAPS and VMOVAPD.
-    static func needsAlignment(_ i: Instruction) -> Bool {
+    @inline(__always) static func needsAlignment(_ i: Instruction) -> Bool {
         // AMD's processors take misaligned operands of the SHA instructions.
         i.attributes.contains(.aligned) && !(CPUModel.isAMD && i.feature == .sha)
             || i.prefixes.contains(.vex) && i.opcodeMap == 1 && (i.opcode == 0x28 || i.opcode == 0x29)
