@@ -19,6 +19,8 @@ public struct BootRequest: Sendable {
     /// After the initrd; Linux's own protocol refuses them.
     public var modules: [Module] = []
     public var commandLine = ""
+    /// What a bzImage is told in front of `commandLine`, whose words win. Left out where both do not fit.
+    public var linuxWords = ""
     /// Where the ACPI tables begin, if the machine has them.
     public var rsdp: GuestAddress?
     /// What the kernel may not use, in addition to what is no RAM.
@@ -26,6 +28,8 @@ public struct BootRequest: Sendable {
     /// A bzImage that we can unpack is entered behind its decompressor, by PVH. The kernel then stays at the
     /// address that it is linked to.
     public var unpacksKernel = false
+    /// Told of each large part of RAM in front of the first byte that is put there: all of it will be used.
+    public var announce: (@Sendable (GuestAddress, _ count: Int) -> Void)?
     /// The machine has a VGA in text mode 3 for the kernel's console.
     public var hasTextScreen = false
 

@@ -178,6 +178,8 @@ struct ELFImage {
         for segment in segments {
             try places.claim(Self.part, at: segment.address, size: segment.memorySize)
         }
+        // Not the rest, which is given back to the host.
+        for segment in segments { places.announce(segment.address, size: UInt64(segment.file.count)) }
     }
     private static let part = "kernel segment"
 

@@ -30,6 +30,7 @@ public enum KernelImage: String, Sendable {
     public static func load(_ request: BootRequest, into memory: GuestMemory) throws(BootError) -> BootPlan {
         switch try recognize(request.kernel) {
         case .linux:
+            let request = try withLinuxWords(request)
             if request.unpacksKernel, let kernel = PackedKernel(request.kernel),
                 let plan = try PVHLoader.load(request, kernel, into: memory)
             {
@@ -39,6 +40,16 @@ public enum KernelImage: String, Sendable {
         case .pvh: return try PVHLoader.load(request, into: memory)
         case .multiboot: return try MultibootLoader.load(request, into: memory)
         }
+    }
+
+    private static func withLinuxWords(_ request: BootRequest) throws(BootError) -> BootRequest {
+        let words = [request.linuxWords, request.commandLine].filter { !$0.isEmpty }.joined(separator: " ")
+        guard words.utf8.count <= (try LinuxSetupHeader(request.kernel)).commandLineLimit else {
+            return request
+        }
+        var request = request
+        request.commandLine = words
+        return request
     }
 
     private static let compressedMagics: [(String, [UInt8])] = [

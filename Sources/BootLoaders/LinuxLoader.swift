@@ -18,7 +18,7 @@ struct LinuxLoader {
         let header = try LinuxSetupHeader(request.kernel)
         guard request.modules.isEmpty else { throw .tooManyModules(count: request.modules.count, limit: 0) }
         let map = MemoryMap(memory, reservations: request.reservations)
-        var places = PlacementMap(memory, map)
+        var places = PlacementMap(memory, map, for: request)
 
         // The GDT is the 32-bit entry's too; the page tables are not needed there.
         try EntryState.placeBIOSDataArea(in: &places)

@@ -25,7 +25,7 @@ struct MultibootLoader {
             throw .malformed(field: "set of multiboot flags", value: UInt64(header.flags.rawValue))
         }
         let map = MemoryMap(memory, reservations: request.reservations)
-        var places = PlacementMap(memory, map)
+        var places = PlacementMap(memory, map, for: request)
         try EntryState.placeBIOSDataArea(in: &places)
         try RealModeVectors.install(in: places)
         try EntryState.placeDescriptorTable(in: &places, longMode: false)

@@ -27,7 +27,8 @@ struct PVHLoader {
     private static func lowPlaces(
         _ request: BootRequest, _ memory: GuestMemory
     ) throws(BootError) -> PlacementMap {
-        var places = PlacementMap(memory, MemoryMap(memory, reservations: request.reservations))
+        var places = PlacementMap(
+            memory, MemoryMap(memory, reservations: request.reservations), for: request)
         try EntryState.placeBIOSDataArea(in: &places)
         try EntryState.placeDescriptorTable(in: &places, longMode: false)
         try places.claim("start information", at: PlacementMap.LowMemory.information, size: 56)

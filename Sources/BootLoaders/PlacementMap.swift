@@ -22,9 +22,19 @@ struct PlacementMap {
     let map: MemoryMap
     private(set) var placements: [BootPlan.Placement] = []
 
-    init(_ memory: GuestMemory, _ map: MemoryMap) {
+    private let announce: (@Sendable (GuestAddress, Int) -> Void)?
+    /// In bytes: what is smaller is there before anybody could help.
+    private static let worthAnnouncing: UInt64 = 4 << 20
+
+    init(_ memory: GuestMemory, _ map: MemoryMap, for request: BootRequest) {
         self.memory = memory
         self.map = map
+        announce = request.announce
+    }
+
+    /// `size` bytes from `start` on, which are claimed, are about to be filled.
+    func announce(_ start: UInt64, size: UInt64) {
+        if size >= Self.worthAnnouncing { announce?(GuestAddress(start), Int(size)) }
     }
 
     /// Takes `size` bytes at `start` for `part`.

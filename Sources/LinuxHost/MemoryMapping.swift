@@ -98,6 +98,14 @@ internal import Glibc
         guard unsafe address != MAP_FAILED else { throw .last("mapping \(size) bytes of a file") }
     }
 
+    /// Has the host give the pages of a range that are not there yet, as if each was written to; what is in
+    /// them stays. Any thread, also while others use the memory. What the host refuses only costs speed.
+    public func populate(offset: Int, count: Int) {
+        precondition(offset >= 0 && count >= 0 && offset <= size - count, "populate outside the mapping")
+        // SAFETY: inside this mapping, whole pages of it. MADV_POPULATE_WRITE (23), since Linux 5.14.
+        _ = unsafe madvise(base + (offset & ~4095), (offset & 4095) + count, 23)
+    }
+
     /// Drops the pages of a range; private memory then reads as zero.
     public func discard(offset: Int, count: Int) {
         precondition(offset >= 0 && count >= 0 && offset <= size - count, "discard outside the mapping")

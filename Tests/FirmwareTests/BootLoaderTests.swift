@@ -214,4 +214,19 @@ func testMemory(mebibytes: UInt64 = 64) -> GuestMemory {
         #expect(try KernelImage.recognize(kernel) == .pvh)
         #expect(try KernelImage.recognize(SampleKernel.multibootELF()) == .multiboot)
     }
+
+    @Test func `RAM that is populated keeps what is in it, and other ranges are left alone`() throws {
+        let memory = testMemory()
+        let places: [UInt64] = [0x1FF_FFF0, 0x200_0000, 0x3FF_FFF8]
+        for place in places { try memory.store(place ^ 0x55, at: GuestAddress(place)) }
+        memory.populate(GuestAddress(0x1FF_F123), count: 0x20_0000)
+        memory.populate(GuestAddress(0x300_0000), count: 0x100_0000)
+        memory.populate(GuestAddress(0x300_0000), count: 0x100_0001)
+        memory.populate(GuestAddress(.max), count: .max)
+        for count in [0, -1, .min] { memory.populate(GuestAddress(0), count: count) }
+        for place in places {
+            #expect(try memory.load(UInt64.self, at: GuestAddress(place)) == place ^ 0x55)
+        }
+        #expect(try memory.load(UInt64.self, at: GuestAddress(0x300_0000)) == 0)
+    }
 }

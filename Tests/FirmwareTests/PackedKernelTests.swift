@@ -1,5 +1,6 @@
 import ByteLayout
 import GuestMemory
+import Synchronization
 import Testing
 
 @testable import BootLoaders
@@ -180,6 +181,29 @@ enum LZ4Packer {
         }
     }
 
+    @Test func `a bzImage gets the machine's words in front of the user's, where both fit`() throws {
+        func line(_ words: String, _ kernel: [UInt8], _ own: String, unpacks: Bool = true) throws -> String {
+            var request = BootRequest(kernel: kernel, commandLine: own)
+            request.linuxWords = words
+            request.unpacksKernel = unpacks
+            let memory = testMemory()
+            let plan = try KernelImage.load(request, into: memory)
+            let place = try #require(plan.placements.first { $0.part == "command line" })
+            let bytes = try memory.bytes(place.start, count: Int(place.size))
+            return String(decoding: bytes.dropLast(), as: UTF8.self)
+        }
+        let packed = image(SampleKernel.pvh())
+        #expect(try line("a.b", packed, "c=d") == "a.b c=d")
+        #expect(try line("a.b", packed, "c=d", unpacks: false) == "a.b c=d")
+        #expect(try line("a.b", packed, "") == "a.b")
+        #expect(try line("", packed, "c=d") == "c=d")
+        #expect(try line("a.b", SampleKernel.pvh(), "c=d") == "c=d")
+        let limit = try LinuxSetupHeader(packed).commandLineLimit
+        let long = String(repeating: "x", count: limit - 4)
+        #expect(try line("a.b", packed, long) == "a.b " + long)
+        #expect(try line("a.b", packed, long + "x") == long + "x")
+    }
+
     @Test func `the installed kernels start, unpacked where they are packed with LZ4`() throws {
         let paths = filesMatching("/boot/vmlinuz-*")
         if paths.isEmpty { print("not checked: /boot has no vmlinuz-*; install linux-image-cloud-amd64") }
@@ -190,9 +214,23 @@ enum LZ4Packer {
             }
             var request = BootRequest(kernel: kernel, commandLine: "console=ttyS0")
             request.unpacksKernel = true
+            let announced = Mutex<[Range<UInt64>]>([])
+            request.announce = { place, count in
+                announced.withLock { $0.append(place.raw..<place.raw + UInt64(count)) }
+            }
             let plan = try KernelImage.load(request, into: testMemory(mebibytes: 512))
             print("\(path): \(plan.bootProtocol)")
             if path.contains("cloud") { #expect(plan.bootProtocol == .pvh) }
+            let ranges = announced.withLock { $0 }
+            #expect(ranges.isEmpty == (plan.bootProtocol != .pvh))
+            for range in ranges {
+                #expect(range.count >= 4 << 20)
+                #expect(
+                    plan.placements.contains {
+                        $0.part == "kernel segment" && $0.start.raw == range.lowerBound
+                            && range.upperBound <= $0.end
+                    })
+            }
         }
     }
 }
