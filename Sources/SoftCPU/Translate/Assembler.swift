@@ -9,6 +9,16 @@ enum HostOperand {
     case cache(UInt8, Int32)
     /// [window + displacement]: a field of the CPUState, see `StateLayout`.
     case state(Int32)
+
+    /// Whether it is, or its address takes, `register`, which is not the window.
+    func names(_ register: UInt8) -> Bool {
+        switch self {
+        case .register(let number), .memory(let number, _): number == register
+        case .indexed(let number, let index, _): number == register || index == register
+        case .cache(let index, _): index == register
+        case .state: false
+        }
+    }
 }
 
 /// Writes host instructions to a buffer. Names are the Intel SDM's; sizes are 32 or 64 bits.

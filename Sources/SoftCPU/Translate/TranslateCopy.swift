@@ -3,6 +3,7 @@ extension Translator {
     func emitCopy(_ item: BlockInstruction) {
         let i = item.instruction, shape = item.shape
         guard isCopyable(item) else { return emitEscape(item) }
+        if emitPlainMove(item) { return }
         var rm = HostOperand.register(i.modRM & 7)
         if item.hasMemoryOperand {
             let memory = item.memoryOperand
@@ -17,6 +18,23 @@ extension Translator {
         run(copy.before)
         emitInstruction(item, copy)
         run(copy.after)
+    }
+
+    /// MOV between a register and a guest register in memory is a load or a store.
+    private func emitPlainMove(_ item: BlockInstruction) -> Bool {
+        guard item.instruction.mnemonic == .mov, !item.hasMemoryOperand, item.shape.reg == .general,
+            item.shape.rm == .general
+        else { return false }
+        let target = item.operand(0), source = item.operand(1)
+        let to = HostRegister.of(target.register), from = HostRegister.of(source.register)
+        if target.size >= 4, to != HostRegister.none, from == HostRegister.none {
+            code.load(to, layout.register(source.register), wide: target.size == 8)
+        } else if target.size == 8, to == HostRegister.none, from != HostRegister.none {
+            code.store(from, layout.register(target.register))
+        } else {
+            return false
+        }
+        return true
     }
 
     /// What has to happen around the copied instruction.
@@ -77,14 +95,6 @@ extension Translator {
 
     private func chooseRegisters(_ item: BlockInstruction, _ copy: inout CopyPlan) {
         let shape = item.shape
-        switch shape.reg {
-        case .general:
-            let operand = item.operand(Int(shape.regOperand))
-            copy.reg = standIn(operand, HostRegister.rax, &copy)
-            if copy.reg == HostRegister.rax { copy.usesRAX = true }
-        case .vector: copy.reg = item.operand(Int(shape.regOperand)).register
-        default: break
-        }
         if !item.hasMemoryOperand {
             switch shape.rm {
             case .general: copy.rm = registerOperand(item, item.operand(Int(shape.rmOperand)), &copy)
@@ -92,12 +102,22 @@ extension Translator {
             default: break
             }
         }
+        switch shape.reg {
+        case .general:
+            // RAX would first have to give the flags back.
+            let isFree = shape.vvvv != .general && !copy.rm.names(HostRegister.address)
+            let spare = isFree ? HostRegister.address : HostRegister.rax
+            copy.reg = standIn(item, item.operand(Int(shape.regOperand)), spare, &copy)
+            copy.usesRAX = copy.reg == HostRegister.rax
+        case .vector: copy.reg = item.operand(Int(shape.regOperand)).register
+        default: break
+        }
         switch shape.vvvv {
         case .general:
             let operand = item.operand(Int(shape.vvvvOperand))
             // MULX may name one register twice.
             let isSame = copy.usesRAX && operand.register == item.operand(Int(shape.regOperand)).register
-            copy.vvvv = isSame ? copy.reg : standIn(operand, HostRegister.index, &copy)
+            copy.vvvv = isSame ? copy.reg : standIn(item, operand, HostRegister.index, &copy)
         case .vector: copy.vvvv = item.operand(Int(shape.vvvvOperand)).register
         default: break
         }
@@ -109,7 +129,9 @@ extension Translator {
 
     /// The host register for a general operand; `spare` when the guest's is in memory or in the middle of a
     /// register.
-    private func standIn(_ operand: Operand, _ spare: UInt8, _ copy: inout CopyPlan) -> UInt8 {
+    private func standIn(
+        _ item: BlockInstruction, _ operand: Operand, _ spare: UInt8, _ copy: inout CopyPlan
+    ) -> UInt8 {
         let host = HostRegister.of(operand.register)
         if operand.kind == .highByte {
             copy.before.append(.loadHigh(spare, host: host))
@@ -120,9 +142,18 @@ extension Translator {
             if operand.size == 1, host >= 4, host < 8 { copy.forceREX = true }
             return host
         }
-        copy.before.append(.load(spare, guest: operand.register))
+        if !replaces(item, operand) { copy.before.append(.load(spare, guest: operand.register)) }
         if operand.isWritten { copy.after.append(.store(spare, guest: operand.register)) }
         return spare
+    }
+
+    /// Whether nothing of the register's old value stays.
+    private func replaces(_ item: BlockInstruction, _ operand: Operand) -> Bool {
+        guard operand.isWritten, !operand.isRead, operand.size >= 4 else { return false }
+        switch item.instruction.mnemonic {
+        case .mov, .movzx, .movsx, .movsxd, .movbe: return true
+        default: return false
+        }
     }
 
     /// The same for ModRM.rm, which may name the guest register's place in memory.
@@ -136,7 +167,7 @@ extension Translator {
         {
             return layout.register(operand.register)
         }
-        return .register(standIn(operand, HostRegister.address, &copy))
+        return .register(standIn(item, operand, HostRegister.address, &copy))
     }
 
     // MARK: Encoding
