@@ -124,6 +124,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         cpu.s.executionTLB = unsafe UInt(bitPattern: storage.base)
         cpu.s.xsave = cpu.s.executionTLB + UInt(TLB.executionBytes)
         cpu.s.blockTable = cache.tableAddress
+        cpu.s.hasOthers = engine.vcpuCount > 1
         for (slot, region) in regions.enumerated() {
             let entry = unsafe MemoryMapEntry(
                 start: region.start, size: region.size,
@@ -256,6 +257,8 @@ public final class SoftEngine: Engine, @unchecked Sendable {
     let decoder = Decoder()
     /// Serialises locked accesses that cross a page or reach a device, and stores that cross a page.
     let splitLock = Mutex<Void>(())
+    /// Between a page's mark and its announcement nobody else may see the mark.
+    private let marking = Mutex(())
     /// Number of the last announcement of code.
     let announcement = Atomic<UInt64>(0)
     private let vcpus = Mutex<[SoftVCPU]>([])
@@ -309,9 +312,19 @@ public final class SoftEngine: Engine, @unchecked Sendable {
         vcpus.withLock { all in for vcpu in all { vcpu.forgetCode(inPage: index) } }
     }
 
+    /// Marks the page at `physical`, number `index` of the page map, as one that vCPU `source` decodes code
+    /// from, and tells the others if it was none. Whoever finds it marked may rely on that they were told.
+    func markCode(_ index: Int, _ physical: UInt64, from source: Int) -> (word: UInt32, isNew: Bool) {
+        guard vcpuCount > 1 else { return memory.pages.markCode(index) }
+        return marking.withLock { _ in
+            let result = memory.pages.markCode(index)
+            if result.isNew { announceCode(page: physical, from: source) }
+            return result
+        }
+    }
+
     /// `page` holds decoded code now: tells every vCPU but `source`.
-    func announceCode(page: UInt64, from source: Int) {
-        guard vcpuCount > 1 else { return }
+    private func announceCode(page: UInt64, from source: Int) {
         vcpus.withLock { all in
             // Under the lock: numbers reach each vCPU in order.
             let number = announcement.wrappingAdd(1, ordering: .sequentiallyConsistent).newValue

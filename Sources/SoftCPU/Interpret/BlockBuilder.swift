@@ -132,10 +132,9 @@ extension SoftVCPU {
     /// another one that marked it first may not have come to telling us.
     private func markCode(_ index: Int, _ physical: UInt64, _ region: MemoryMapEntry) -> UInt32 {
         while true {
-            let (word, isNew) = pages.markCode(index)
+            let (word, isNew) = engine.markCode(index, physical, from: self.index)
             if isNew {
                 cpu.flushWrites(toPhysicalPage: physical)
-                engine.announceCode(page: physical, from: self.index)
             } else if vcpuCount > 1, markedPages[index] != word,
                 cpu.flushWrites(toPhysicalPage: physical)
             {

@@ -13,7 +13,9 @@ struct NewCodePages {
 ///
 /// A vCPU may store to a page without a word as long as nobody has decoded code from it. Whoever decodes the
 /// first announces it, and the others give up their permission when they come to it, which is soon but not at
-/// once: until then their stores go unnoticed, and count when they heed the announcement. Nothing more is
+/// once: until then their stores go unnoticed, and count when they heed the announcement. Permissions in the
+/// TLB say then to which pages they may have stored: what is dropped there before counts at once
+/// (`CPU.dropPermission`). Nothing more is
 /// needed for code that a processor is told of by a serialising instruction (SDM vol. 3 §9.1.3): that
 /// instruction waits until everybody has heeded what was announced before.
 extension SoftVCPU {
@@ -25,7 +27,7 @@ extension SoftVCPU {
         }
         for page in new.pages {
             if page == .max {
-                cpu.flushTLB()
+                cpu.flushWritesToCode()
             } else if cpu.flushWrites(toPhysicalPage: page), let region = region(at: page) {
                 cpu.noteStore(page, region)
             }

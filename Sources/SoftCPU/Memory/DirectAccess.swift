@@ -27,7 +27,9 @@ extension CPU {
         s.directStart = min(s.directStart, host)
         s.directEnd = max(s.directEnd, host &+ 0x1000)
         // SAFETY: `entry` is inside this vCPU's TLB.
-        unsafe Self.entry(tlbBase(context), linear).pointee = TLBEntry(
+        let entry = unsafe Self.entry(tlbBase(context), linear)
+        unsafe dropPermission(entry, TLB.invalidTag(linear))
+        unsafe entry.pointee = TLBEntry(
             readTag: tag, writeTag: storing && found.storable ? tag : TLB.invalidTag(linear),
             addend: UInt64(host) &- tag, host: host)
     }

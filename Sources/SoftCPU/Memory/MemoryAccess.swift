@@ -264,8 +264,8 @@ extension CPU {
         }
         guard let region = owner.region(at: found.page), region.isRAM, !watchesAccesses else { return 0 }
         let host = visiblePage(region.host &+ UInt(found.page &- region.start))
-        noteStore(found.page, region)
-        fill(linear, s.tlbContext, host, found, region)
+        willStore(linear, found.page, region)
+        fill(linear, s.tlbContext, host, found, region, willStore: true)
         return host &+ UInt(linear & 0xFFF)
     }
 
@@ -286,29 +286,40 @@ extension CPU {
             guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else {
                 return nil
             }
-            noteStore(found.page, region)
+            willStore(linear, found.page, region)
         }
         let host = visiblePage(region.host &+ UInt(found.page &- region.start))
-        fill(linear, s.tlbContext, host, found, region)
+        fill(linear, s.tlbContext, host, found, region, willStore: write)
         return host &- UInt(truncatingIfNeeded: linear & TLB.pageMask)
+    }
+
+    /// Notes a store to `page` that is still to come.
+    private func willStore(_ linear: UInt64, _ page: UInt64, _ region: MemoryMapEntry) {
+        // First: nothing may come between the note and the permission.
+        unsafe dropPermission(Self.entry(tlbBase(s.tlbContext), linear), TLB.invalidTag(linear))
+        noteStore(page, region)
     }
 
     /// Enters a translation. Stores stay on the slow path for ROM, clean pages, and pages with decoded code;
     /// everything does while data breakpoints are armed.
+    /// - Parameter willStore: a store was noted that is still to come. Whoever decodes code from the page
+    ///   since then announces it, and the permission will say that there was a store.
     private func fill(
-        _ linear: UInt64, _ context: UInt32, _ host: UInt, _ found: Translation, _ region: MemoryMapEntry
+        _ linear: UInt64, _ context: UInt32, _ host: UInt, _ found: Translation, _ region: MemoryMapEntry,
+        willStore: Bool = false
     ) {
         guard !watchesAccesses, context != TLB.userAligned else { return }
         let entry = unsafe Self.entry(tlbBase(context), linear)
         let tag = linear & TLB.pageMask
         let index = region.firstPage + Int((found.page &- region.start) >> 12)
         let word = owner.pages.word(index)
-        let storable = found.storable && region.isRAM && word & PageMap.codeBit == 0
+        let storable = found.storable && region.isRAM && (willStore || word & PageMap.codeBit == 0)
         // What was translated from the page is stale. Whoever stored to it tells us, maybe only after we
         // stored to it too, unnoticed, and ran what we wrote.
         if storable, word >= PageMap.generationStep { owner.forgetOwnCode(inPage: index) }
         noteUse(context, linear, sizeShift: found.sizeShift)
         if context == TLB.kernel, !found.isGlobal { noteLocalKernel(linear) }
+        if !willStore { unsafe dropPermission(entry, TLB.invalidTag(linear)) }
         unsafe entry.pointee = TLBEntry(
             readTag: tag, writeTag: storable ? tag : TLB.invalidTag(linear), addend: UInt64(host) &- tag,
             host: host)

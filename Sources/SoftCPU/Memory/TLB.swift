@@ -137,7 +137,7 @@ extension CPU {
         forEachUsedEntry(number) { entry, invalid in
             guard unsafe (entry.pointee.readTag ^ linear) >> shift == 0 else { return }
             unsafe entry.pointee.readTag = invalid
-            unsafe entry.pointee.writeTag = invalid
+            unsafe dropPermission(entry, invalid)
         }
     }
 
@@ -150,7 +150,7 @@ extension CPU {
     private func flushData(_ number: Int) {
         forEachUsedEntry(number) { entry, invalid in
             unsafe entry.pointee.readTag = invalid
-            unsafe entry.pointee.writeTag = invalid
+            unsafe dropPermission(entry, invalid)
         }
         s.tlbUsed[number] = 0
         s.tlbLarge[number] = 0
@@ -233,7 +233,7 @@ extension CPU {
                 let linear = s.localKernel[index]
                 let entry = unsafe Self.entry(windowBase(0), linear)
                 unsafe entry.pointee.readTag = TLB.invalidTag(linear)
-                unsafe entry.pointee.writeTag = TLB.invalidTag(linear)
+                unsafe dropPermission(entry, TLB.invalidTag(linear))
             }
         } else {
             flushData(0)
@@ -246,7 +246,7 @@ extension CPU {
             flushLargeParts(number, linear)
             let entry = unsafe Self.entry(windowBase(number), linear)
             unsafe entry.pointee.readTag = TLB.invalidTag(linear)
-            unsafe entry.pointee.writeTag = TLB.invalidTag(linear)
+            unsafe dropPermission(entry, TLB.invalidTag(linear))
         }
         unsafe executionEntry(linear).pointee.tag = TLB.invalid
         flushTargets(ofPage: linear)
@@ -285,6 +285,44 @@ extension CPU {
             }
         }
         return found
+    }
+
+    /// The same for all pages that hold decoded code; what was stored to them counts.
+    func flushWritesToCode() {
+        for number in 0..<StateWindows.count where s.tlbUsed[number] != 0 {
+            forEachUsedEntry(number) { entry, invalid in
+                if unsafe entry.pointee.writeTag != invalid, unsafe noteStoreToCode(entry) {
+                    unsafe entry.pointee.writeTag = invalid
+                }
+            }
+        }
+    }
+
+    /// Takes the permission to store out of `entry`. It may be the only trace of stores to a page that
+    /// somebody has decoded code from since: they count now.
+    @inline(__always)
+    func dropPermission(_ entry: UnsafeMutablePointer<TLBEntry>, _ invalid: UInt64) {
+        if s.hasOthers, unsafe entry.pointee.writeTag != invalid {
+            _ = unsafe noteStoreToCode(entry)
+        }
+        unsafe entry.pointee.writeTag = invalid
+    }
+
+    /// Notes a store to the page of `entry` if that holds decoded code.
+    @inline(never)
+    private func noteStoreToCode(_ entry: UnsafeMutablePointer<TLBEntry>) -> Bool {
+        // Whoever marks the page after this look finds in memory what was stored before it.
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        let host = unsafe entry.pointee.host
+        for region in owner.memoryMap where host &- region.host < UInt(region.size) {
+            let offset = UInt64(host &- region.host)
+            guard owner.pages.word(region.firstPage + Int(offset >> 12)) & PageMap.codeBit != 0 else {
+                return false
+            }
+            noteStore(region.start &+ offset, region)
+            return true
+        }
+        return false
     }
 
     /// Selects the TLB for the current privilege, SMAP and AC. Call when any of them changed.

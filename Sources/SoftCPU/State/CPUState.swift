@@ -184,6 +184,8 @@ struct CPUState: BitwiseCopyable {
     var endsInMemory: UInt64 = 0
     /// What runs is a trial (LockstepTrial.swift): nothing outside this state may change.
     var inTrial: Bool = false
+    /// Other vCPUs may decode code from pages that this one has stored to.
+    var hasOthers = false
     /// Host addresses of the first page of device memory in a TLB, and of what follows the last.
     var directStart: UInt = .max
     var directEnd: UInt = 0
