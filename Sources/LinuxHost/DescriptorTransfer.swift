@@ -44,44 +44,41 @@ extension Descriptor {
 
     /// Fills `buffer` from `offset` of a file; returns the bytes read, fewer only at the end of the file.
     public func read(at offset: UInt64, into buffer: inout [UInt8]) throws(HostError) -> Int {
-        guard let start = Int(exactly: offset) else { throw HostError("reading a file", code: EINVAL) }
-        var done = 0
-        while done < buffer.count {
-            let from = done
-            // SAFETY: the rest of the array's storage.
-            let count = try retrying("reading a file") {
-                unsafe buffer.withUnsafeMutableBytes {
-                    unsafe pread(number, $0.baseAddress! + from, $0.count - from, start &+ from)
-                }
-            }
-            if count == 0 { break }
-            done += count
-        }
-        return done
+        // SAFETY: the array's storage.
+        try unsafe buffer.withUnsafeMutableBytes { unsafe fill($0, from: offset) }.get()
     }
 
     /// The `count` bytes from `offset` of a file, fewer only at the end of the file.
     public func read(at offset: UInt64, count: Int) throws(HostError) -> [UInt8] {
-        guard let start = Int(exactly: offset) else { throw HostError("reading a file", code: EINVAL) }
-        var failure: HostError?
-        // SAFETY: the kernel writes into the rest of the array's room; what it wrote becomes the array.
+        var result = Result<Int, HostError>.success(0)
+        // SAFETY: the array's room; what was read into it becomes the array.
         let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { room, done in
-            while done < count {
-                let from = done
-                do throws(HostError) {
-                    let more = try retrying("reading a file") {
-                        unsafe pread(number, room.baseAddress! + from, count - from, start &+ from)
-                    }
-                    if more == 0 { return }
-                    done += more
-                } catch {
-                    failure = error
-                    return
-                }
-            }
+            result = unsafe fill(
+                UnsafeMutableRawBufferPointer(start: room.baseAddress, count: count), from: offset)
+            done = (try? result.get()) ?? 0
         }
-        if let failure { throw failure }
+        _ = try result.get()
         return bytes
+    }
+
+    /// How many bytes were read.
+    private func fill(
+        _ room: UnsafeMutableRawBufferPointer, from offset: UInt64
+    ) -> Result<Int, HostError> {
+        Result { () throws(HostError) in
+            guard let start = Int(exactly: offset) else { throw HostError("reading a file", code: EINVAL) }
+            var done = 0
+            while unsafe done < room.count {
+                let from = done
+                // SAFETY: the rest of the room.
+                let count = try retrying("reading a file") {
+                    unsafe pread(number, room.baseAddress! + from, room.count - from, start &+ from)
+                }
+                if count == 0 { break }
+                done += count
+            }
+            return done
+        }
     }
 
     /// Writes all of `bytes` at `offset` of a file.

@@ -97,15 +97,16 @@ final class TestMachine {
 
     /// - Parameter threshold: how often a block runs before it is translated.
     /// - Parameter verifies: translated code is compared with the interpreter.
+    /// - Parameter vcpuCount: of the engine; this is the first, and the others are not made.
     init(
         _ mode: Mode, privilege: UInt8 = 0, flags: UInt64 = 2, threshold: UInt16 = 16,
         options: TranslationOptions = [], verifies: Bool = false, perfMap: PerfMap? = nil,
-        change: (inout VCPUState) -> Void = { _ in }
+        vcpuCount: Int = 1, change: (inout VCPUState) -> Void = { _ in }
     ) throws {
         self.mode = mode
         memory = try GuestMemory([.init(start: 0, size: 2 << 20, kind: .ram)])
         engine = SoftEngine(
-            memory: memory, vcpuCount: 1, tscFrequency: 2_000_000_000, options: options,
+            memory: memory, vcpuCount: vcpuCount, tscFrequency: 2_000_000_000, options: options,
             verifies: verifies, translationThreshold: threshold, perfMap: perfMap)
         vcpu = try engine.makeVCPU(index: 0, apic: apic, platform: platform) as! SoftVCPU
         writeDescriptors()

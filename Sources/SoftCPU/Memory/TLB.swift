@@ -148,9 +148,10 @@ extension CPU {
     }
 
     private func flushData(_ number: Int) {
+        if s.hasOthers { atomicMemoryFence(ordering: .sequentiallyConsistent) }
         forEachUsedEntry(number) { entry, invalid in
             unsafe entry.pointee.readTag = invalid
-            unsafe dropPermission(entry, invalid)
+            unsafe dropPermission(entry, invalid, isFenced: true)
         }
         s.tlbUsed[number] = 0
         s.tlbLarge[number] = 0
@@ -289,6 +290,7 @@ extension CPU {
 
     /// The same for all pages that hold decoded code; what was stored to them counts.
     func flushWritesToCode() {
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
         for number in 0..<StateWindows.count where s.tlbUsed[number] != 0 {
             forEachUsedEntry(number) { entry, invalid in
                 if unsafe entry.pointee.writeTag != invalid, unsafe noteStoreToCode(entry) {
@@ -301,18 +303,20 @@ extension CPU {
     /// Takes the permission to store out of `entry`. It may be the only trace of stores to a page that
     /// somebody has decoded code from since: they count now.
     @inline(__always)
-    func dropPermission(_ entry: UnsafeMutablePointer<TLBEntry>, _ invalid: UInt64) {
+    func dropPermission(
+        _ entry: UnsafeMutablePointer<TLBEntry>, _ invalid: UInt64, isFenced: Bool = false
+    ) {
         if s.hasOthers, unsafe entry.pointee.writeTag != invalid {
+            // Whoever marks the page after the look finds in memory what was stored before it.
+            if !isFenced { atomicMemoryFence(ordering: .sequentiallyConsistent) }
             _ = unsafe noteStoreToCode(entry)
         }
         unsafe entry.pointee.writeTag = invalid
     }
 
-    /// Notes a store to the page of `entry` if that holds decoded code.
+    /// Notes a store to the page of `entry` if that holds decoded code. A fence is behind what was stored.
     @inline(never)
     private func noteStoreToCode(_ entry: UnsafeMutablePointer<TLBEntry>) -> Bool {
-        // Whoever marks the page after this look finds in memory what was stored before it.
-        atomicMemoryFence(ordering: .sequentiallyConsistent)
         let host = unsafe entry.pointee.host
         for region in owner.memoryMap where host &- region.host < UInt(region.size) {
             let offset = UInt64(host &- region.host)

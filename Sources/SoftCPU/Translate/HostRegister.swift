@@ -6,8 +6,8 @@
 /// ```
 /// The five without a register live in `CPUState.gpr`. RAX carries the guest's status flags where host
 /// instructions of ours would destroy them (`lahf`, `seto al`), and helps out for instructions that name it.
-/// R10 and R11 compute addresses. RSP is the return stack (`ReturnStack`). R9 points at the current
-/// translation cache, with the CPUState in front of it.
+/// R10 and R11 compute addresses, and R10 stands in for a guest register in memory. RSP is the return stack
+/// (`ReturnStack`). R9 points at the current translation cache, with the CPUState in front of it.
 enum HostRegister {
     static let rax: UInt8 = 0, rcx: UInt8 = 1, rdx: UInt8 = 2, rsp: UInt8 = 4, rsi: UInt8 = 6, rdi: UInt8 = 7
     /// The address, then the host address, of a memory operand.

@@ -40,6 +40,10 @@ enum FlagsPlace { case host, saved, dead }
 ///
 /// At a block's entry the guest's flags are in AX (`Assembler.saveFlags`) if the block reads any, and nowhere
 /// if not. Inside they are in the host's flags, or in AX when something of ours needs those.
+///
+/// A class, since a struct of this size is copied for each call of a function that does not change it.
+///
+/// Confinement: the vCPU's thread.
 final class Translator {
     static let status: UInt16 = 0x8D5
     /// Upper bound of what one block takes.
