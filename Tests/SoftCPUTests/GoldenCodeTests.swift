@@ -10,7 +10,7 @@ import X86Architecture
     private static let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
         .appendingPathComponent("Golden")
     static let files = [
-        "avx", "branches", "code32", "flags", "integer", "locked", "memory", "memory-changes",
+        "avx", "branches", "code16", "code32", "flags", "integer", "locked", "memory", "memory-changes",
         "memory-groups", "stack", "system", "vector",
     ]
 
@@ -23,7 +23,7 @@ import X86Architecture
             case "counts": options.insert(.counts)
             case "exactFlags": options.insert(.exactFlags)
             case "ungrouped": isUngrouped = true
-            case "bits32": break
+            case "bits16", "bits32", "edge": break
             default: throw GoldenFile.Malformed(line: "options: \(name)")
             }
         }
@@ -35,11 +35,17 @@ import X86Architecture
         _ block: GoldenFile.Block, _ formatter: ReferenceFormatter
     ) throws -> [String] {
         let (options, isUngrouped) = try options(block.options)
-        let is32 = block.options.contains("bits32")
-        let machine = try TestMachine(is32 ? .protected32 : .long64, threshold: 1, options: options)
+        let mode: TestMachine.Mode =
+            block.options.contains("bits16")
+            ? .real : block.options.contains("bits32") ? .protected32 : .long64
+        let machine = try TestMachine(mode, threshold: 1, options: options) { state in
+            guard mode == .real else { return }
+            // At an edge its segment begins in the page of the code.
+            state.segments[1].base = TestMachine.code + (block.options.contains("edge") ? 16 : 0)
+        }
         let start = TestMachine.code + UInt64(block.pageOffset)
         machine.write(start, (block.code + block.behind).flatMap { $0 })
-        machine.cpu.s.rip = start
+        machine.cpu.s.rip = mode == .real ? start - machine.cpu.s.segments[Segment.cs].base : start
         let view = BlockView(address: try machine.vcpu.findBlock(singleStep: false))
         guard Int(view.b.instructionCount) >= block.code.count else {
             return ["    (a block of \(view.b.instructionCount) instructions)"]
@@ -71,7 +77,7 @@ import X86Architecture
         }
         let pinned = try String(contentsOf: Self.url(file), encoding: .utf8)
         let golden = try GoldenFile(pinned)
-        let guest = ReferenceFormatter(is32: file == "code32")
+        let guest = ReferenceFormatter(bits: file == "code16" ? 16 : file == "code32" ? 32 : 64)
         let actual = try golden.text(formatter, guest: guest) { try Self.hostCode($0, formatter) }
         if ProcessInfo.processInfo.environment["OSPITE_BLESS"] == "1" {
             try actual.write(to: Self.url(file), atomically: true, encoding: .utf8)

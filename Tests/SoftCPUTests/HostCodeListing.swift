@@ -46,6 +46,7 @@ struct HostCodeListing {
                 names[address] = "\(label)[\(number)]"
             }
         }
+        for frame in ReturnFrame.allCases { names[gates.returnMiss(frame)] = "returnMiss.\(frame)" }
         for (kind, address) in gates.fills.enumerated() {
             names[address] = "fill.\(kind < 32 ? "r" : "w")\(kind & 31)"
         }
@@ -79,9 +80,8 @@ struct HostCodeListing {
             var words = 0
             if text.hasPrefix("call"), let gate = line.target.flatMap({ gates[$0] }) {
                 switch gate {
-                case "exitGoOn", "exitHere", "exitInterpret", "exitBranch", "exitStale", "returnMiss",
-                    "returnMiss32":
-                    words = 1
+                case "exitGoOn", "exitHere", "exitInterpret", "exitBranch", "exitStale": words = 1
+                case _ where gate.hasPrefix("returnMiss."): words = 1
                 case "exitLink": words = 2
                 case "exitFar": words = 3
                 case _ where gate.hasPrefix("fill."): wordsBehindJump = 1
@@ -193,6 +193,11 @@ struct HostCodeListing {
         }
         for (number, name) in ["es", "cs", "ss", "ds", "fs", "gs"].enumerated() {
             names[layout.effectiveBase + Int32(number * 8)] = "base of " + name
+            if case .state(let place) = layout.selector(UInt8(number)) {
+                names[place] = "selector of " + name
+            }
+            names[layout.readLimits + Int32(number * 8)] = "last to read in " + name
+            names[layout.writeLimits + Int32(number * 8)] = "last to write in " + name
         }
         return names
     }()

@@ -39,7 +39,7 @@ import Testing
         #expect(cases >= 2_000_000)
     }
 
-    @Test(arguments: [64, 32])
+    @Test(arguments: [64, 32, 16])
     func `translated code agrees with the host's processor in half a million cases`(bits: Int) throws {
         let (status, output) = try run(
             ["--translated", "--mode", "\(bits)", "--cases", "500000", "--seed", "2", "--shown", "4"])

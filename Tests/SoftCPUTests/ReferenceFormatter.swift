@@ -20,7 +20,7 @@ final class ReferenceFormatter {
     private let operands = UnsafeMutableRawPointer.allocate(byteCount: 2048, alignment: 16)
 
     /// 64-bit or 32-bit code in Intel's notation; nil when the library or its version 4.0 is not installed.
-    init?(is32: Bool = false) {
+    init?(bits: Int = 64) {
         guard let library = dlopen("libZydis.so.4.0", RTLD_NOW),
             let version = dlsym(library, "ZydisGetVersion"), let start = dlsym(library, "ZydisDecoderInit"),
             let decode = dlsym(library, "ZydisDecoderDecodeFull"),
@@ -37,7 +37,7 @@ final class ReferenceFormatter {
         let choose = unsafeBitCast(
             begin, to: (@convention(c) (UnsafeMutableRawPointer, UInt32) -> UInt32).self)
         // Long mode with a stack of 64 bits, or legacy mode with one of 32; Intel's notation.
-        guard initialise(decoder, is32 ? 3 : 0, is32 ? 1 : 2) < 0x8000_0000,
+        guard initialise(decoder, bits == 64 ? 0 : bits == 32 ? 3 : 5, UInt32(bits / 32)) < 0x8000_0000,
             choose(formatter, 1) < 0x8000_0000
         else { return nil }
     }

@@ -28,7 +28,8 @@ extension SoftVCPU {
             }
             physical = try fetchTranslate(linear) | linear & 0xFFF
         }
-        let mode = cpu.s.modeKey | (singleStep ? 4 : 0)
+        var mode = cpu.s.modeKey | (singleStep ? 4 : 0)
+        if mode & CPU.segmented != 0 { mode |= cpu.edgeBit(linear) }
         let found = BlockCache.find(cpu.s.blockTable, physical, mode)
         if found != 0 {
             let block = BlockView(address: found)

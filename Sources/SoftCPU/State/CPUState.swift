@@ -31,6 +31,12 @@ struct CPUState: BitwiseCopyable {
     var effectiveBase: InlineArray<8, UInt64> = .init(repeating: 0)
     /// Bit n: accesses through segment n need no limit or type check.
     var flatSegments: UInt32 = 0
+    /// By segment outside 64-bit mode: the last offset that translated code may read, and write; -1 when the
+    /// interpreter has to look at each access.
+    var readLimits: InlineArray<8, Int64> = .init(repeating: -1)
+    var writeLimits: InlineArray<8, Int64> = .init(repeating: -1)
+    /// The number of the code segment (CodeSegments.swift) in the upper half, 0 for flat code.
+    var codeSegment: UInt64 = 0
     /// Not zero: the run loop must look at interrupts, exits and TLB requests before the next block.
     var attention: UInt32 = 0
     /// All ones in 64-bit mode, else 0xFFFF_FFFF.
@@ -38,7 +44,7 @@ struct CPUState: BitwiseCopyable {
     /// RSP bits that stack operations use: 0xFFFF, 0xFFFF_FFFF or all.
     var stackMask: UInt64 = 0xFFFF
     /// What decoded code depends on: `CodeSize` in bits 0..1, single step in bit 2, CS without a limit below
-    /// 4 GiB in bit 3.
+    /// 4 GiB in bit 3, and what ModeState.swift says.
     var modeKey: UInt32 = 0
     /// 0 kernel (SMAP enforced), 1 kernel that may touch user pages, 2 user, 3 user with alignment
     /// checks: index of the current TLB.
@@ -149,8 +155,8 @@ struct CPUState: BitwiseCopyable {
     var targetsUsed: InlineArray<19, UInt64> = .init(repeating: .max)
     /// The upper halves of RAX to RDI have been zero since 64-bit mode was left.
     var isNarrow: Bool = false
-    /// Windows whose targets are 32-bit code, a bit each.
-    var targetsAre32: UInt32 = 0
+    /// Windows whose targets are not 64-bit code, a bit each.
+    var targetsAreNarrow: UInt32 = 0
     /// Mappings changed: what the kernel's (1) or the user's (2) return stack holds may be wrong, and
     /// branches between the kernel's pages (4).
     var staleReturns: UInt8 = 0
@@ -195,6 +201,10 @@ struct CPUState: BitwiseCopyable {
     var debuggerWatches: Bool = false
     /// A debugger steps: repetitions of a string instruction run one by one.
     var debuggerSteps: Bool = false
+
+    /// Code segments by number, and the number that was given last.
+    var codeSegments: InlineArray<64, CodeSegment> = .init(repeating: CodeSegment())
+    var lastCodeSegment: UInt32 = 0
 
     // MARK: At the end, where translated code reaches them by a displacement of one byte (StateWindows.swift)
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; slot 16 is always zero (no base, no index) and slot

@@ -15,12 +15,14 @@ extension CPU {
 
     /// What a load of one data segment changes of the derived state.
     private func segmentLoaded(_ segment: Int) {
-        s.endBlock = true
+        if segment == Segment.ss { s.endBlock = true }
         if is64Bit {
             if segment >= Segment.fs { s.effectiveBase[segment] = s.segments[segment].base }
-            return
+        } else if segment == Segment.ss {
+            modeChanged()
+        } else {
+            dataSegmentChanged(segment)
         }
-        modeChanged()
     }
 
     /// Real and virtual-8086 mode: the base follows the selector. Real mode keeps limit and attributes, which

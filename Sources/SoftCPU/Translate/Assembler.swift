@@ -179,6 +179,23 @@ struct Assembler {
     @inline(__always) mutating func move(_ target: UInt8, _ source: UInt8, wide: Bool = true) {
         encode(wide: wide, 0x8B, target, .register(source))
     }
+    /// MOVZX r32, r16.
+    @inline(__always) mutating func extend16(_ target: UInt8, _ source: UInt8) {
+        encode(wide: false, map: 1, 0xB7, target, .register(source))
+    }
+    /// Loads 2 bytes with zeros above them, 4 or 8.
+    @inline(__always) mutating func load(_ register: UInt8, _ from: HostOperand, size: Int32) {
+        if size == 2 {
+            encode(wide: false, map: 1, 0xB7, register, from)
+        } else {
+            encode(wide: size == 8, 0x8B, register, from)
+        }
+    }
+    /// Stores 2, 4 or 8 bytes.
+    @inline(__always) mutating func store(_ register: UInt8, _ to: HostOperand, size: Int32) {
+        if size == 2 { byte(0x66) }
+        encode(wide: size == 8, 0x89, register, to)
+    }
     /// ADD 0, OR 1, ADC 2, SBB 3, AND 4, SUB 5, XOR 6, CMP 7 with an immediate.
     @inline(__always)
     mutating func arithmetic(_ operation: UInt8, _ target: HostOperand, _ value: Int32, wide: Bool = true) {

@@ -1,9 +1,9 @@
 /// Where indirect branches lead: per translation context a direct-mapped table from linear addresses to
 /// translated code, behind the context's TLB.
 ///
-/// Translated code compares the tag and jumps; a miss ends in Swift, which fills the entry. Code of one
-/// address in another mode never shares a table with it: `CPU.selectTargets` empties a table when the mode of
-/// its code changes.
+/// Translated code compares the tag and jumps; a miss ends in Swift, which fills the entry. Addresses of
+/// segmented code have the number of its segment above them (CodeSegments.swift). 64-bit code never shares
+/// a table with other code: `CPU.selectTargets` empties a table when that changes.
 enum BranchTargets {
     static let entries = 16384
     static let bytes = entries * MemoryLayout<BranchTarget>.stride
@@ -17,7 +17,7 @@ enum BranchTargets {
 }
 
 struct BranchTarget: BitwiseCopyable {
-    /// Linear address.
+    /// Linear address, below a code segment's number.
     var tag: UInt64
     /// Address of translated code.
     var code: UInt
@@ -30,10 +30,10 @@ extension CPU {
         return unsafe UnsafeMutablePointer<BranchTarget>(bitPattern: tlb &+ offset).unsafelyUnwrapped
     }
 
-    /// Remembers that code for `linear` in the current context starts at `code`.
-    func enterTarget(_ linear: UInt64, _ code: UInt) {
-        unsafe Self.target(s.tlb, linear).pointee = BranchTarget(tag: linear, code: code)
-        s.targetsUsed[window(s.tlbContext)] |= 1 &<< (linear >> 12 & 63)
+    /// Remembers that code for `key` (`targetKey`) in the current context starts at `code`.
+    func enterTarget(_ key: UInt64, _ code: UInt) {
+        unsafe Self.target(s.tlb, key).pointee = BranchTarget(tag: key, code: code)
+        s.targetsUsed[window(s.tlbContext)] |= 1 &<< (key >> 12 & 63)
     }
 
     /// Empties the table of window `number`, or of it the 64ths that are set in `chunks`.
@@ -66,17 +66,18 @@ extension CPU {
     /// Empties the entry of `linear` in window `number` if it is for an address in that page.
     @inline(__always) private func forgetTarget(_ number: Int, _ linear: UInt64) {
         let target = unsafe Self.target(windowBase(number), linear)
-        if unsafe target.pointee.tag & TLB.pageMask == linear & TLB.pageMask {
+        // Whatever the code segment.
+        let page = s.targetsAreNarrow >> UInt32(number) & 1 != 0 ? 0xFFFF_F000 : TLB.pageMask
+        if unsafe (target.pointee.tag ^ linear) & page == 0 {
             unsafe target.pointee.tag = BranchTargets.invalidTag(linear)
         }
     }
 
     /// Window `number` is the current one: its targets must be code of the current mode.
     @inline(__always) func selectTargets(_ number: Int) {
-        let is32 = s.modeKey & 3 == UInt32(CodeSize.bits32.rawValue)
-        guard (s.targetsAre32 >> UInt32(number) & 1 != 0) != is32, is32 || is64Bit else { return }
+        guard (s.targetsAreNarrow >> UInt32(number) & 1 != 0) == is64Bit else { return }
         flushTargets(number)
-        s.targetsAre32 ^= 1 << UInt32(number)
+        s.targetsAreNarrow ^= 1 << UInt32(number)
     }
 
     func flushTargets() { for number in 0..<StateWindows.count { flushTargets(number) } }

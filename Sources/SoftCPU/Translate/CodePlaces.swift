@@ -33,7 +33,7 @@ extension CPU {
             Int(word >> CodePlace.offsetBits)]
     }
 
-    /// Linear address of the place that a word behind an exit holds.
+    /// The key (`targetKey`) of the place that a word behind an exit holds.
     @inline(__always) func address(ofPlace word: UInt32) -> UInt64 {
         let page = place(ofWord: word).linear
         return (page == CodePlace.anywhere ? s.near.codePage : page)
@@ -50,9 +50,9 @@ extension CPU {
         /// Its branches to other pages may be linked: those of all its blocks, unless that has ended since.
         var linksPages: Bool
     }
-    /// Why code of a page is given up: somebody stored to it, it is executed at another address, or its
-    /// branches to other pages may be linked now.
-    enum Change { case stored, moved, linkable }
+    /// Why code of a page is given up: somebody stored to it, it is executed at another address, its branches
+    /// to other pages may be linked now, or it is executed as segmented code, too.
+    enum Change { case stored, moved, linkable, segmented }
     /// By the address of the page's word in the `PageMap`.
     private var pages: [UInt: Page] = [:]
     /// Blocks of other pages that end in a page, by the address of its word. Some may be forgotten by now.
@@ -87,6 +87,11 @@ extension CPU {
         return place != linear && place != CodePlace.anywhere
     }
 
+    /// Whether code of the page at `word` is translated for one address only.
+    func isPlaced(_ word: UInt) -> Bool {
+        pages[word].map { place($0.place).linear != CodePlace.anywhere } ?? false
+    }
+
     /// Whether code of the page at `word` was translated when its branches to other pages could not be
     /// linked. Blocks of one page lead to each other, so that either all of them may or none.
     func isUnlinkable(_ word: UInt) -> Bool {
@@ -97,14 +102,14 @@ extension CPU {
     /// The number of the place of the page at `word`, which is about to be executed at `linear`, and the
     /// address that its code may rely on.
     mutating func place(
-        _ word: UInt, physical: UInt64, linear: UInt64, linksPages: Bool
+        _ word: UInt, physical: UInt64, linear: UInt64, linksPages: Bool, isSegmented: Bool
     ) -> (number: UInt32, linear: UInt64) {
         if let page = pages[word] { return (page.place, place(page.place).linear) }
         let number = UInt32(used)
         precondition(used < CodePlace.most, "the table of places is full")
         used += 1
         let few = linear >> 63 != 0 ? Self.fewMoves : 1
-        let relied = moves[word, default: 0] >= few ? CodePlace.anywhere : linear
+        let relied = isSegmented || moves[word, default: 0] >= few ? CodePlace.anywhere : linear
         // SAFETY: inside the mapping: `used` is bounded.
         unsafe table.base.assumingMemoryBound(to: CodePlace.self)[Int(number)] =
             CodePlace(linear: relied, physical: physical)
@@ -143,6 +148,7 @@ extension CPU {
         // A page without blocks may well hold another program by now.
         case .moved where hasCode(word): moves[word, default: 0] += 1
         case .linkable: break
+        case .segmented: moves[word] = Self.fewMoves
         default: moves[word] = nil
         }
         for address in endingBlocks.removeValue(forKey: word) ?? [] {

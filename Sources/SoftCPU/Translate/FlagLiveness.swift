@@ -47,8 +47,8 @@ struct FlagUse: Sendable {
 
     private func mayFault(_ i: FlagSubject, _ treatment: Treatment) -> Bool {
         switch treatment {
-        case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret, .repeatMove,
-            .repeatStore, .pushFlags, .clearInterrupts, .setInterrupts, .swapGS:
+        case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret, .loop,
+            .repeatMove, .repeatStore, .pushFlags, .clearInterrupts, .setInterrupts, .swapGS:
             true
         case .lea, .nothing: false
         default: i.hasMemoryOperand || shapes[Int(i.row)].level != 0
@@ -134,7 +134,7 @@ extension Translator {
             let item = block[index]
             let i = FlagSubject(item.instruction), treatment = item.treatment
             switch treatment {
-            case .conditionalJump:
+            case .conditionalJump, .loop:
                 item.liveAtTarget = flags(at: targetOffset(item))
                 live |= item.liveAtTarget
             case .jump where i.distance != nil, .call where i.distance != nil:
@@ -164,7 +164,8 @@ extension Translator {
 
     /// `liveIn`, and remembers that the block relies on it.
     private func flags(at offset: Int) -> UInt16 {
-        let live = liveIn(at: offset)
+        // At an edge the branch may wrap.
+        let live = isAtEdge ? Self.status : liveIn(at: offset)
         if live != Self.status { looks.add(offset, live) }
         return live
     }

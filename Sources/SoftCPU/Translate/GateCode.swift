@@ -7,7 +7,7 @@ enum TranslatedExit {
     static let link: UInt64 = 1
     /// The instruction at the place in the word at `exitData` needs the interpreter.
     static let interpret: UInt64 = 2
-    /// `rip` holds the target of an indirect branch that is not in the table.
+    /// `rip` holds the key (`CPU.targetKey`) of a branch's target that is not in the table.
     static let target: UInt64 = 3
     /// `rip` is set.
     static let done: UInt64 = 4
@@ -22,6 +22,19 @@ enum TranslatedExit {
     /// As `link`, from a CALL that is to become the JMP: the word at `exitData` is the place of its target.
     static let here: UInt64 = 9
     static let count = 10
+}
+
+/// What a near RET pops, and how wide the stack pointer is that it moves.
+enum ReturnFrame: UInt8, CaseIterable {
+    case word, wordNarrow, double, doubleNarrow, quad
+
+    /// Moves the guest's stack pointer over it, without touching flags.
+    func emitPop(_ code: inout Assembler) {
+        let stack = HostRegister.guestRSP
+        if self == .wordNarrow || self == .doubleNarrow { code.byte(0x66) }
+        let bytes: Int32 = self == .quad ? 8 : rawValue >= Self.double.rawValue ? 4 : 2
+        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, bytes, wide: self == .quad)
+    }
 }
 
 /// The code between Swift and translated code, emitted once at the bottom of each arena.
@@ -39,10 +52,8 @@ struct GateCode {
     private(set) var exitInterpret: UInt = 0
     private(set) var exitBranch: UInt = 0
     private(set) var exitStale: UInt = 0
-    /// Called with a word behind the call, the address of a RET in R10, flags in AX.
-    private(set) var returnMiss: UInt = 0
-    /// The same for 32-bit code.
-    private(set) var returnMiss32: UInt = 0
+    /// Called with a word behind the call, the key of a RET's address in R10, flags in AX; by `ReturnFrame`.
+    private var returnMisses: [UInt] = []
     /// Jumped to with the target in R10.
     private(set) var exitTarget: UInt = 0
     /// Where a return goes that matches the words at the bottom of a return stack.
@@ -83,8 +94,7 @@ struct GateCode {
         exitStale = emitExit(&code, TranslatedExit.stale)
         emitTargets(&code)
         emitFarByTable(&code)
-        returnMiss = emitReturnMiss(&code, slot: 8)
-        returnMiss32 = emitReturnMiss(&code, slot: 4)
+        for frame in ReturnFrame.allCases { returnMisses.append(emitReturnMiss(&code, frame)) }
         emitEscape(&code)
         emitFills(&code)
         emitEnsure(&code)
@@ -252,9 +262,8 @@ struct GateCode {
 
     /// A RET to another address than its call's: one level further out, as after a call that never returned,
     /// else by the table of targets.
-    private func emitReturnMiss(_ code: inout Assembler, slot: Int32) -> UInt {
-        let stack = HostRegister.guestRSP, start = code.here
-        let wide = slot == 8
+    private func emitReturnMiss(_ code: inout Assembler, _ frame: ReturnFrame) -> UInt {
+        let start = code.here
         // POP R11
         code.bytes(0x41, 0x5B)
         code.store(HostRegister.index, .state(layout.exitData))
@@ -262,14 +271,14 @@ struct GateCode {
         code.bytes(0x4C, 0x3B, 0x54, 0x24)
         code.byte(24)
         let over = code.shortJumpIf(5)
-        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, slot, wide: wide)
+        frame.emitPop(&code)
         code.arithmetic(0, .register(HostRegister.rsp), 16)
         code.byte(0xC3)
         code.land(over)
         code.encode(wide: true, 0x3B, HostRegister.rsp, .state(layout.callLimit))
         let attention = code.pendingJumpIf(2)
         let unknown = emitTargetProbe(&code)
-        code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, slot, wide: wide)
+        frame.emitPop(&code)
         emitTargetJump(&code)
         for (site, exit) in [(attention, TranslatedExit.goOn), (unknown, TranslatedExit.branch)] {
             code.resolve(site, to: code.here)
@@ -279,7 +288,10 @@ struct GateCode {
         return start
     }
 
-    /// R11 = the table's entry for linear address R10; the branch at the returned site is taken when it is
+    /// The gate for a RET that pops `frame`.
+    func returnMiss(_ frame: ReturnFrame) -> UInt { returnMisses[Int(frame.rawValue)] }
+
+    /// R11 = the table's entry for key R10; the branch at the returned site is taken when it is
     /// another address's. Destroys the host's flags.
     func emitTargetProbe(_ code: inout Assembler) -> Assembler.Site {
         emitTargetIndex(&code)
@@ -328,7 +340,7 @@ struct GateCode {
         code.jump(leave)
         // 2: on at RIP, maybe in another context and on its return stack.
         code.land(chain)
-        code.load(HostRegister.address, .state(layout.rip))
+        code.load(HostRegister.address, .state(layout.targetAddress))
         code.resolve(emitTargetProbe(&code), to: exitTarget)
         emitTargetJump(&code)
     }

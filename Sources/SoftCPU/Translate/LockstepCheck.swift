@@ -32,7 +32,7 @@ extension SoftVCPU {
         guard cache.pages.linear(block.b.pageWord) == block.b.linear else { return nil }
         let place = cache.pages.place(
             block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: block.b.linear,
-            linksPages: block.b.linksPages)
+            linksPages: block.b.linksPages, isSegmented: block.b.mode & CPU.segmented != 0)
         cache.translator.code = code
         cache.translator.linksPages = block.b.linksPages
         return cache.translator.translate(block, source, place: place.number, linear: place.linear)
@@ -157,7 +157,8 @@ extension SoftVCPU {
         case .after: (live, undefined) = (item.liveAfter, item.undefinedAfter)
         case .through:
             // Where it leads, counted from the page of the block.
-            let distance = ours.state.rip &- ((lockstep.start?.rip ?? 0) & TLB.pageMask)
+            let distance =
+                ours.state.rip &- (lockstep.start?.rip ?? 0) &+ UInt64(items.first?.pageOffset ?? 0)
             live = distance < 4096 ? cache.translator.liveIn(at: Int(distance)) : Translator.status
             undefined = items[max(0, min(theirs.index, items.count - 1))].undefinedAfter
         }
@@ -175,7 +176,7 @@ extension SoftVCPU {
     private func report(_ plan: LockstepPlan, _ how: String, _ lines: [String]) -> String {
         var text = "translated code does not do what the interpreter does"
         text += "\n  RIP \(String(cpu.s.rip, radix: 16)), privilege \(cpu.s.cpl), left \(how)"
-        let page = cpu.s.rip & TLB.pageMask
+        let page = cpu.linearRIP & TLB.pageMask
         for item in plan.items {
             let bytes = codeBytes(page &+ UInt64(item.pageOffset), Int(item.instruction.length))
             let place = String(page &+ UInt64(item.pageOffset), radix: 16)

@@ -51,7 +51,7 @@ extension CPU {
     fileprivate func escapeInTrial(_ op: UInt, _ block: UInt32) -> UInt32 {
         guard let lockstep = owner.lockstep else { return 1 }
         loadSavedFlags(s.translated.flags)
-        setRegister(UInt16(Register.blockRIP * 8), address(ofPlace: block))
+        setRegister(UInt16(Register.blockRIP * 8), offset(ofKey: address(ofPlace: block)))
         s.rip = currentRIP(Op(address: op))
         guard let index = lockstep.plan.index(of: op), lockstep.plan.items[index].isTried else {
             lockstep.stop = .before(op)
@@ -130,23 +130,26 @@ extension SoftVCPU {
         let cpu = self.cpu
         let stack = 2
         if let target, target.byReturnStack {
-            cache.resetReturns(stack, address: target.address)
+            cache.resetReturns(stack, address: cpu.targetKey(of: target.address))
         } else {
             cache.resetReturns(stack)
         }
-        if let target, !target.byReturnStack { cpu.enterTarget(target.address, cache.gates.exitTarget) }
+        if let target, !target.byReturnStack {
+            cpu.enterTarget(cpu.targetKey(of: target.address), cache.gates.exitTarget)
+        }
         cpu.s.translated.stackIndex = UInt32(stack)
         cpu.s.translated.returnStack = cache.returns[stack]
         _ = unsafe cpu.callLimit.pointee.exchange(cache.limit(stack), ordering: .sequentiallyConsistent)
         // Whoever wants attention raises the limit last.
         guard !cpu.hasAttention else { return .failure(.attention) }
-        let codePage = cpu.s.rip & TLB.pageMask
-        cpu.s.near.codePage = codePage
+        let codePage = cpu.linearRIP & TLB.pageMask
+        cpu.s.near.codePage = cpu.targetKey & TLB.pageMask
         cpu.s.translated.flags = cpu.savedFlags
         // SAFETY: as in `enterTranslated`.
         let exit = unsafe ospite_call2(
             UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, code)
         cpu.loadSavedFlags(cpu.s.translated.flags)
+        if exit == TranslatedExit.target { cpu.s.rip = cpu.offset(ofKey: cpu.s.rip) }
         return end(exit, codePage, cache, lockstep)
     }
 
@@ -167,7 +170,7 @@ extension SoftVCPU {
         }
         if exit != TranslatedExit.target, exit != TranslatedExit.done { setPlace(exit, cache) }
         // The block's instructions are counted from its page.
-        let offset = Int(truncatingIfNeeded: cpu.s.rip &- codePage)
+        let offset = Int(truncatingIfNeeded: cpu.linearRIP &- codePage)
         switch exit {
         case TranslatedExit.target, TranslatedExit.link, TranslatedExit.here, TranslatedExit.far:
             return ended(.through, last)
@@ -198,7 +201,7 @@ extension SoftVCPU {
             return
         }
         let place = UInt32(bitPattern: cache.arena.word(cpu.s.translated.exitData))
-        cpu.s.rip = cpu.address(ofPlace: place) & cpu.s.linearMask
+        cpu.s.rip = cpu.offset(ofKey: cpu.address(ofPlace: place))
     }
 
     /// After a trial that ended with a call, returns from it at once; says what is wrong with where that
@@ -213,10 +216,11 @@ extension SoftVCPU {
         let exit = unsafe ospite_call2(
             UnsafeRawPointer(bitPattern: cache.gates.enter).unsafelyUnwrapped, cpu.address, cache.comesBack)
         cpu.loadSavedFlags(cpu.s.translated.flags)
-        let next = (start.rip & TLB.pageMask &+ UInt64(last.nextOffset)) & cpu.s.linearMask
+        let distance = last.nextOffset - lockstep.plan.items[0].pageOffset
+        let next = (start.rip &+ UInt64(distance)) & cpu.s.linearMask
         switch exit {
         case TranslatedExit.link, TranslatedExit.here, TranslatedExit.far: setPlace(exit, cache)
-        case TranslatedExit.target: break
+        case TranslatedExit.target: cpu.s.rip = cpu.offset(ofKey: cpu.s.rip)
         default: return ["the return leaves by exit \(exit)"]
         }
         var expected = ours.state

@@ -29,7 +29,7 @@ extension Translator {
     /// Starts a group at instruction `index` if there is something to gain, and ends the one that is over.
     func updateGroup(_ index: Int) {
         if let group, index > group.last { self.group = nil }
-        guard group == nil, !isUngrouped, let first = reference(block[index], 0),
+        guard group == nil, !isUngrouped, !isSegmented, let first = reference(block[index], 0),
             isStackStep(block[index]) || !writes(block[index], first.base)
         else { return }
         var low = first.offset, high = first.offset + first.size, write = first.write
@@ -97,7 +97,8 @@ extension Translator {
         case .copy: break
         default: return nil
         }
-        guard item.hasMemoryOperand, i.base < 16, i.index >= 16, i.addressSize == nativeAddress,
+        guard item.hasMemoryOperand, !usesSegment(item), i.base < 16, i.index >= 16,
+            i.addressSize == nativeAddress,
             HostRegister.of(i.base) != HostRegister.none, i.segment < SegmentNumber.fs, item.shape.level < 3,
             keepsIndex(item), abs(i.displacement) < 1 << 20
         else { return nil }

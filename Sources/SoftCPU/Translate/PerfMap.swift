@@ -96,10 +96,10 @@ extension GateCode {
         let others = [
             ("enter", enter), ("exit_go_on", exitGoOn), ("exit_link", exitLink), ("exit_here", exitHere),
             ("exit_interpret", exitInterpret), ("exit_branch", exitBranch), ("exit_stale", exitStale),
-            ("exit_far", exitFar), ("far_by_table", farByTable), ("return_miss", returnMiss),
-            ("return_miss_32", returnMiss32), ("exit_target", exitTarget), ("escape", escape),
-            ("fill", fill), ("ensure", ensure),
+            ("exit_far", exitFar), ("far_by_table", farByTable), ("exit_target", exitTarget),
+            ("escape", escape), ("fill", fill), ("ensure", ensure),
         ]
-        return (moves + stores + others).sorted { $0.1 < $1.1 }
+        let returns = ReturnFrame.allCases.map { ("return_miss_\($0)", returnMiss($0)) }
+        return (moves + stores + others + returns).sorted { $0.1 < $1.1 }
     }
 }

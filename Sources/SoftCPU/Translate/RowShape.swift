@@ -4,8 +4,10 @@ enum Treatment: UInt8 {
     case escape = 0
     /// The same instruction on host registers and host addresses.
     case copy
-    case push, pop, leave, jump, conditionalJump, call, ret
+    case push, pop, leave, jump, conditionalJump, loop, call, ret
     case lea, moveImmediate, exchangeShort, byteSwap, shortIncrement
+    /// MOV between the accumulator and an address in the instruction.
+    case absolute
     /// Names RAX (and RDX) implicitly: MUL, IMUL, CMPXCHG, CMPXCHG8B/16B, CWD and relatives.
     case accumulator
     case divide, signedDivide
@@ -66,6 +68,8 @@ struct RowShape: BitwiseCopyable {
         if !attributes.isDisjoint(with: [.x87, .mmx]) { level = 3 }
         if sources.contains(.opcodeGeneral), let short = Self.short(row.mnemonic) {
             treatment = short
+        } else if row.mnemonic == .mov, sources.contains(.moffs) {
+            treatment = .absolute
         } else if row.mnemonic == .imul, row.opcodeMap == 0, row.opcode == 0xF6 || row.opcode == 0xF7 {
             treatment = .accumulator
         } else {
@@ -131,6 +135,7 @@ struct RowShape: BitwiseCopyable {
         case .leave: .leave
         case .jmp: .jump
         case .jcc: .conditionalJump
+        case .loop, .jcxz: .loop
         case .call: .call
         case .ret: .ret
         case .lea: .lea

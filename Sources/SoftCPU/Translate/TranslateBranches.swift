@@ -1,7 +1,7 @@
 /// Near branches. At every way out of a block the flags are in AX if anybody may read them.
 extension Translator {
     /// Whether a branch from `item` to `target` in the same page goes back, so that it must be bounded.
-    private func isBackward(_ from: Int, _ target: Int) -> Bool { target <= from }
+    func isBackward(_ from: Int, _ target: Int) -> Bool { target <= from }
 
     /// Leaves when something wants attention, or the return stack is full; goes on at `pageOffset` later.
     func emitPoll(_ pageOffset: Int) {
@@ -26,22 +26,22 @@ extension Translator {
 
     /// Puts no branch that may be linked where `TranslationCache.forget` writes: a branch of a forgotten
     /// block may still be cut from its target.
-    private func keepEntranceFree() {
+    func keepEntranceFree() {
         while code.here &- entrance < CodeArena.callBytes { code.byte(0x90) }
     }
 
     /// Whether a branch to `pageOffset` needs no address: its target is in the page, or at a known address.
-    private func isDirect(_ pageOffset: Int) -> Bool { linear != nil || isLinkable(pageOffset) }
+    func isDirect(_ pageOffset: Int) -> Bool { linear != nil || isLinkable(pageOffset) }
     private func isInPage(_ pageOffset: Int) -> Bool { (0..<4096).contains(pageOffset) }
 
     /// Whether a branch to `pageOffset` may lead there without a look at a table. What lies there may go on
     /// in the next page, which is not always mapped where it was: the table of targets forgets it then.
     private func isLinkable(_ pageOffset: Int) -> Bool {
-        isInPage(pageOffset) && (pageOffset <= 4096 - 15 || look(at: pageOffset) != nil)
+        !isAtEdge && isInPage(pageOffset) && (pageOffset <= 4096 - 15 || look(at: pageOffset) != nil)
     }
 
     /// The branch at `site` leads to `pageOffset`.
-    private func addLink(_ site: Assembler.Site, _ pageOffset: Int) {
+    func addLink(_ site: Assembler.Site, _ pageOffset: Int) {
         let kind = isLinkable(pageOffset) ? Stub.Kind.link(site: site) : .far(site: site)
         stubs.append(Stub(kind: kind, from: site, pageOffset: pageOffset))
     }
@@ -90,8 +90,9 @@ extension Translator {
         return is32 ? sum & 0xFFFF_FFFF : sum
     }
 
-    /// R10 = linear address of `pageOffset`.
+    /// R10 = key of `pageOffset`.
     private func emitTargetAddress(_ pageOffset: Int) {
+        if isSegmented { return emitSegmentedTarget(pageOffset, wraps: false) }
         if let linear {
             code.constant(HostRegister.address, address(linear, pageOffset))
             return
@@ -112,7 +113,15 @@ extension Translator {
 
     func emitJump(_ item: BlockInstruction) {
         if item.operand(0).kind == .relative {
-            emitDirect(to: targetOffset(item), live: item.liveAtTarget)
+            let target = targetOffset(item)
+            if !isSegmented || isDirect(target) {
+                emitDirect(to: target, live: item.liveAtTarget)
+            } else {
+                saveFlagsIfLive(Self.status)
+                emitSegmentedTarget(target, wraps: true)
+                emitPollForTarget(item)
+                emitTargetJump(.branch, item.pageOffset)
+            }
         } else {
             saveFlagsIfLive(Self.status)
             loadTarget(item)
@@ -122,30 +131,39 @@ extension Translator {
         flags = .dead
     }
 
-    /// R10 = the operand of an indirect branch.
+    /// R10 = the key of an indirect branch's operand.
     private func loadTarget(_ item: BlockInstruction) {
         if item.hasMemoryOperand {
             let source = emitMemoryOperand(item, size: Int(slot), write: false)
-            code.load(HostRegister.address, source, wide: !is32)
+            code.load(HostRegister.address, source, size: slot)
+        } else if slot == 2 {
+            code.extend16(HostRegister.address, inRegister(item.operand(0).register))
         } else {
             code.move(HostRegister.address, inRegister(item.operand(0).register))
         }
+        if isSegmented { emitKey() }
     }
 
     /// Before a call or an indirect jump: it has to wait when something wants attention.
-    private func emitPollForTarget(_ item: BlockInstruction) {
+    func emitPollForTarget(_ item: BlockInstruction) {
         code.encode(wide: true, 0x3B, HostRegister.rsp, .state(layout.callLimit))
         stubs.append(Stub(kind: .goOn, from: code.pendingJumpIf(2), pageOffset: item.pageOffset))
     }
 
-    func emitConditionalJump(_ item: BlockInstruction) {
+    func emitConditionalJump(_ index: Int) {
+        let item = block[index]
         let target = targetOffset(item), live = item.liveAtTarget
         let condition = item.instruction.condition
         restoreFlags()
         keepEntranceFree()
         let saves = live != 0
         let poll = isBackward(item.pageOffset, target)
-        if !isDirect(target) {
+        if isSegmented, !isDirect(target) {
+            stubs.append(
+                Stub(
+                    kind: .segmentedEdge(index: index), from: code.pendingJumpIf(condition),
+                    pageOffset: item.pageOffset))
+        } else if !isDirect(target) {
             stubs.append(
                 Stub(
                     kind: .edge(saves: saves, poll: poll), from: code.pendingJumpIf(condition),
@@ -172,6 +190,7 @@ extension Translator {
     /// Pushes the return address on the guest's stack and, with where it is translated, on the return stack.
     private func emitReturnAddress(_ item: BlockInstruction) {
         if let linear { return pushKnownAddress(address(linear, item.nextOffset), item) }
+        if isSegmented { return emitSegmentedReturnAddress(item) }
         let target = emitStackOperand(-slot, write: true, item, folds: true)
         let index = HostRegister.index
         code.load(index, .state(layout.codePage))
@@ -223,6 +242,13 @@ extension Translator {
         if item.operand(0).kind == .relative {
             saveFlagsIfLive(item.liveAtTarget)
             let target = targetOffset(item)
+            if isSegmented, !isDirect(target) {
+                emitSegmentedTarget(target, wraps: true)
+                emitCallByTable(item, held: nil)
+                emitReturnPoint(item)
+                flags = .dead
+                return
+            }
             emitPollForTarget(item)
             emitReturnAddress(item)
             if isDirect(target) {
@@ -247,6 +273,11 @@ extension Translator {
         let held = heldTarget(item)
         if isInGroup, let held { return emitGroupedCall(item, held) }
         loadTarget(item)
+        emitCallByTable(item, held: held)
+    }
+
+    /// Calls the code for R10. `held`: the register that has the target, too.
+    private func emitCallByTable(_ item: BlockInstruction, held: UInt8?) {
         emitPollForTarget(item)
         // The table only has addresses that may be called.
         let miss = gates.emitTargetProbe(&code)
@@ -271,7 +302,7 @@ extension Translator {
     /// The host register of an indirect call's target, if that is still in it when the return address is
     /// pushed.
     func heldTarget(_ item: BlockInstruction) -> UInt8? {
-        guard !item.hasMemoryOperand, item.operand(0).kind == .gpr else { return nil }
+        guard !isSegmented, !item.hasMemoryOperand, item.operand(0).kind == .gpr else { return nil }
         let held = HostRegister.of(item.operand(0).register)
         return held == HostRegister.none || held == HostRegister.guestRSP ? nil : held
     }
@@ -293,7 +324,8 @@ extension Translator {
     func emitReturn(_ item: BlockInstruction) {
         saveFlagsIfLive(Self.status)
         let source = emitStackOperand(0, write: false, item)
-        code.load(HostRegister.address, source, wide: !is32)
+        code.load(HostRegister.address, source, size: slot)
+        if isSegmented { emitKey() }
         // CMP R10, [RSP + 8]
         code.bytes(0x4C, 0x3B, 0x54, 0x24)
         code.byte(8)

@@ -172,11 +172,19 @@ extension Translator {
 
     // MARK: Encoding
 
+    /// Whether 64-bit mode needs 66 for the size of the operands. In 16-bit code words are the default, also
+    /// of instructions that have none, which the prefix would change.
+    func takesWordPrefix(_ item: BlockInstruction) -> Bool {
+        let i = item.instruction
+        guard i.operandSize == 2, i.mandatoryPrefix != 0x66 else { return false }
+        return codeSize != .bits16 || item.operand(0).size == 2 || item.operand(1).size == 2
+    }
+
     private func emitInstruction(_ item: BlockInstruction, _ copy: CopyPlan) {
         let i = item.instruction, shape = item.shape
         if i.prefixes.contains(.vex) { return emitVEX(item, copy) }
         if item.attributes.contains(.x87) { return emitX87(item, copy) }
-        if i.operandSize == 2, i.mandatoryPrefix != 0x66 { code.byte(0x66) }
+        if takesWordPrefix(item) { code.byte(0x66) }
         if i.prefixes.contains(.lock) { code.byte(0xF0) }
         let wide = i.rexW
         if shape.hasFixedAccumulator {

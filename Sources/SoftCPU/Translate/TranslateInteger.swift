@@ -6,25 +6,35 @@ extension Translator {
         let i = item.instruction, operand = i.operand0
         if operand.isMemory {
             let source = emitMemoryOperand(item, size: Int(slot), write: false)
-            code.load(HostRegister.address, source, wide: !is32)
+            code.load(HostRegister.address, source, size: slot)
             code.store(HostRegister.address, .state(layout.spill))
             let target = emitStackOperand(-slot, write: true, item, folds: true)
             code.load(HostRegister.index, .state(layout.spill))
-            code.store(HostRegister.index, target, wide: !is32)
+            code.store(HostRegister.index, target, size: slot)
+        } else if operand.kind == .segment {
+            let target = emitStackOperand(-slot, write: true, item, folds: true)
+            code.load(HostRegister.index, layout.selector(operand.register), size: 2)
+            code.store(HostRegister.index, target, size: slot)
         } else {
             let host = operand.kind == .immediate ? 0 : HostRegister.of(operand.register)
             let isInMemory = host == HostRegister.none
             let target = emitStackOperand(-slot, write: true, item, folds: isInMemory)
             if operand.kind == .immediate {
+                if slot == 2 { code.byte(0x66) }
                 code.encode(wide: !is32, 0xC7, 0, target)
-                code.word32(Int32(truncatingIfNeeded: i.immediate))
+                if slot == 2 {
+                    code.bytes(
+                        UInt8(truncatingIfNeeded: i.immediate), UInt8(truncatingIfNeeded: i.immediate >> 8))
+                } else {
+                    code.word32(Int32(truncatingIfNeeded: i.immediate))
+                }
             } else if isInMemory {
                 // In a group R11 is taken, else R10.
                 let spare = isInGroup ? HostRegister.address : HostRegister.index
                 code.load(spare, layout.register(operand.register))
                 code.store(spare, target)
             } else {
-                code.store(host, target, wide: !is32)
+                code.store(host, target, size: slot)
             }
         }
         moveStack(-slot)
@@ -50,13 +60,15 @@ extension Translator {
             code.load(HostRegister.address, source)
             code.store(HostRegister.address, layout.register(guest))
         } else {
-            code.load(host, source, wide: !is32)
+            if slot == 2 { code.byte(0x66) }
+            code.load(host, source, wide: slot == 8)
         }
         moveStack(slot)
     }
 
     func emitLeave(_ item: BlockInstruction) {
         let rbp = HostRegister.of(5)
+        if isSegmented { return emitSegmentedLeave(item) }
         saveFlagsIfLive(item.liveBefore)
         emitProbe(Probe(linear: rbp, size: Int(slot), write: false), item)
         code.lea(
@@ -65,6 +77,15 @@ extension Translator {
     }
 
     // MARK: Moves
+
+    /// MOV between the accumulator and memory at an address in the instruction.
+    func emitAbsolute(_ item: BlockInstruction) {
+        let memory = item.memoryOperand
+        let operand = emitMemoryOperand(item, size: Int(memory.size), write: memory.isWritten)
+        if memory.size == 2 { code.byte(0x66) }
+        let opcode: UInt8 = (memory.isWritten ? 0x88 : 0x8A) | (memory.size == 1 ? 0 : 1)
+        code.encode(wide: memory.size == 8, opcode, HostRegister.guestRAX, operand)
+    }
 
     func emitLea(_ item: BlockInstruction) {
         let i = item.instruction
@@ -145,9 +166,18 @@ extension Translator {
     func emitExchangeShort(_ item: BlockInstruction) {
         let i = item.instruction
         let other = i.operand0.register
-        if i.operandSize == 2 { return emitEscape(item) }
         let wide = i.operandSize == 8
         let rax = HostRegister.guestRAX
+        if i.operandSize == 2 {
+            let host = HostRegister.of(other)
+            guard host != HostRegister.none else { return emitEscape(item) }
+            code.move(HostRegister.address, host, wide: false)
+            for (target, source) in [(host, rax), (rax, HostRegister.address)] {
+                code.byte(0x66)
+                code.move(target, source, wide: false)
+            }
+            return
+        }
         let host = inRegister(other)
         code.move(HostRegister.address, host, wide: wide)
         let isInMemory = HostRegister.of(other) == HostRegister.none
@@ -193,7 +223,7 @@ extension Translator {
             reg = inRegister(item.operand(Int(item.shape.regOperand)).register)
         }
         code.move(HostRegister.rax, HostRegister.guestRAX)
-        if i.operandSize == 2, i.mandatoryPrefix != 0x66 { code.byte(0x66) }
+        if takesWordPrefix(item) || !row.hasModRM && i.operandSize == 2 { code.byte(0x66) }
         if i.prefixes.contains(.lock) { code.byte(0xF0) }
         if !row.hasModRM {
             if i.rexW { code.byte(0x48) }

@@ -28,6 +28,10 @@ extension Translator {
             code.constant(target, known)
             return
         }
+        if i.addressSize == 2, i.index >= 16, i.displacement == 0 {
+            return code.extend16(target, HostRegister.of(i.base))
+        }
+        defer { if i.addressSize == 2 { code.extend16(target, target) } }
         if i.base == Instruction.ripBase {
             code.load(target, .state(layout.codePage))
             let distance = i.displacement + Int64(item.nextOffset)
@@ -62,7 +66,7 @@ extension Translator {
         } else if i.base < 16 || i.index < 16 {
             return nil
         }
-        return i.addressSize == 8 ? offset : offset & 0xFFFF_FFFF
+        return offset & CPU.addressMask(i.addressSize)
     }
 
     /// LEA, or something shorter or longer that does the same.
@@ -146,6 +150,10 @@ extension Translator {
     ) -> HostOperand {
         if let operand = groupOperand(item) { return operand }
         saveFlagsIfLive(item.liveBefore)
+        if usesSegment(item) {
+            let probe = emitSegmentedProbe(item, size: size, write: write, alignmentMask: alignmentMask)
+            return operand(of: probe, folds: folds)
+        }
         if item.instruction.segment < SegmentNumber.fs,
             let known = knownOffset(item),
             known & 0xFFF <= UInt64(0x1000 - size), known & UInt64(alignmentMask) == 0
@@ -175,7 +183,7 @@ extension Translator {
     }
 
     /// What the operand of `probe` is after it.
-    private func operand(of probe: Probe, folds: Bool) -> HostOperand {
+    func operand(of probe: Probe, folds: Bool) -> HostOperand {
         guard folds else { return .indexed(probe.linear, HostRegister.index, probe.displacement) }
         return fold(probe.linear, probe.displacement)
     }
@@ -227,6 +235,9 @@ extension Translator {
         _ displacement: Int32, write: Bool, _ item: BlockInstruction, folds: Bool = false
     ) -> HostOperand {
         let stack = HostRegister.guestRSP
+        if isSegmented {
+            return operand(of: emitSegmentedStack(stack, displacement, write: write, item), folds: folds)
+        }
         if isInGroup { return .indexed(stack, HostRegister.index, displacement) }
         saveFlagsIfLive(item.liveBefore)
         let probe = Probe(linear: stack, displacement: displacement, size: Int(slot), write: write)
@@ -237,6 +248,7 @@ extension Translator {
     /// Adds to the guest's RSP without touching flags.
     func moveStack(_ change: Int32) {
         let stack = HostRegister.guestRSP
+        if isSegmented, !hasWideStack { code.byte(0x66) }
         code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, change, wide: !is32)
     }
 

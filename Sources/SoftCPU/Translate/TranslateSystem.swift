@@ -42,6 +42,8 @@ extension Translator {
     /// PUSHFQ: the image is put together from AX and `otherFlags`; VM and RF are pushed as zeros.
     func emitPushFlags(_ item: BlockInstruction) {
         let image = HostRegister.address, overflow = HostRegister.index
+        // Virtual-8086 mode may fault.
+        if isSegmented { requireKernel(item) }
         if flags == .host {
             code.saveFlags()
             flags = .saved
@@ -61,7 +63,7 @@ extension Translator {
         code.store(image, .state(layout.spill))
         let target = emitStackOperand(-slot, write: true, item, folds: true)
         code.load(overflow, .state(layout.spill))
-        code.store(overflow, target, wide: !is32)
+        code.store(overflow, target, size: slot)
         moveStack(-slot)
     }
 

@@ -11,7 +11,7 @@ enum TranslatedCalls {
         return UInt((kind & 0x2000 != 0 ? TranslatedExit.split : TranslatedExit.interpret) * 2 + 1)
     }
     /// (state, op, place of the block's first instruction) -> 0: go on after the instruction, 1: leave, 2: go
-    /// on at `rip` by the table of targets.
+    /// on at `NearState.targetAddress` by the table of targets.
     static let escape: @convention(c) (UInt, UInt, UInt32) -> UInt32 = { state, op, block in
         CPU(address: state).escapeFromTranslated(op, block)
     }
@@ -47,7 +47,7 @@ extension CPU {
     fileprivate func escapeFromTranslated(_ op: UInt, _ block: UInt32) -> UInt32 {
         s.translated.escapeCount &+= 1
         loadSavedFlags(s.translated.flags)
-        setRegister(UInt16(Register.blockRIP * 8), address(ofPlace: block))
+        setRegister(UInt16(Register.blockRIP * 8), offset(ofKey: address(ofPlace: block)))
         s.endBlock = false
         s.codeModified = false
         s.nextBlock = 0

@@ -17,8 +17,8 @@ final class TranslationCache {
     private let returnStacks: MemoryMapping
     /// RSP of the kernel's and the user's return stack, and of the one for trials.
     var returns: [UInt]
-    /// Whether a return stack's addresses are those of 32-bit code.
-    var returnsAre32 = [false, false]
+    /// Whether a return stack's addresses are not those of 64-bit code.
+    var returnsAreNarrow = [false, false]
     /// What the cache itself counts; `SoftVCPU.translationStatistics` adds the rest.
     var statistics = TranslationStatistics()
     var blocksTranslated: Int { statistics.blocks }
@@ -87,6 +87,7 @@ final class TranslationCache {
     /// Translates `block`, which is met in the page at `linear`; false when it cannot be. The arena must not
     /// be full. `linksPages`: branches to other pages may be linked.
     func translate(_ block: BlockView, _ source: CodeSource, linear: UInt64, linksPages: Bool) -> Bool {
+        let isSegmented = block.b.mode & CPU.segmented != 0
         guard let code = arena.assembler(room: Translator.mostBlockBytes) else {
             preconditionFailure("the arena is full")
         }
@@ -94,7 +95,7 @@ final class TranslationCache {
         translator.code = code
         let place = pages.place(
             block.b.pageWord, physical: block.b.physical & TLB.pageMask, linear: linear,
-            linksPages: linksPages)
+            linksPages: linksPages, isSegmented: isSegmented)
         translator.linksPages = linksPages && place.linear != CodePlace.anywhere
         guard
             let entry = translator.translate(block, source, place: place.number, linear: place.linear)
@@ -223,12 +224,7 @@ extension SoftVCPU {
     }
 
     /// Whether code of the current mode can be translated and run now.
-    @inline(__always) var runsTranslated: Bool {
-        let key = cpu.s.modeKey & ~4
-        return (key == Self.key64 || key == Self.key32) && !cpu.directionFlag
-    }
-    private static let key64 = UInt32(CodeSize.bits64.rawValue) | CPU.unlimitedCode
-    private static let key32 = UInt32(CodeSize.bits32.rawValue) | CPU.unlimitedCode | CPU.flatData
+    @inline(__always) var runsTranslated: Bool { !cpu.directionFlag }
 
     /// Translates `block` again, without memory groups. Returns whether it has code now.
     func ungroup(_ block: BlockView, _ cache: TranslationCache) -> Bool {
@@ -265,9 +261,11 @@ extension SoftVCPU {
             clearCode()
             return false
         }
-        let linear = cpu.s.rip & TLB.pageMask
+        let linear = cpu.linearRIP & TLB.pageMask
         let linksPages = mayLinkPages(linear)
-        if cache.pages.isElsewhere(block.b.pageWord, linear) {
+        if block.b.mode & CPU.segmented != 0 {
+            if cache.pages.isPlaced(block.b.pageWord) { moveCode(block, cache, .segmented) }
+        } else if cache.pages.isElsewhere(block.b.pageWord, linear) {
             moveCode(block, cache)
         } else if linksPages, cache.pages.isUnlinkable(block.b.pageWord) {
             moveCode(block, cache, .linkable)
@@ -316,7 +314,7 @@ extension SoftVCPU {
         let cpu = self.cpu
         guard selectReturns(cache) else { return }
         cpu.s.interruptShadow = false
-        cpu.s.near.codePage = cpu.s.rip & TLB.pageMask
+        cpu.s.near.codePage = cpu.targetKey & TLB.pageMask
         cpu.s.translated.flags = cpu.savedFlags
         // SAFETY: gate and code are emitted code of this vCPU; it keeps to its state and guest memory.
         let exit = unsafe ospite_call2(
@@ -332,7 +330,7 @@ extension SoftVCPU {
     /// for that (SDM vol. 3 §6.8.3): a kernel that sleeps by STI and HLT would miss them. The same offset in
     /// another page makes them wait for one instruction, too, which is allowed.
     private func holdAfterSTI() {
-        if cpu.s.rip & 0xFFF == UInt64(cpu.s.near.shadowOffset), cpu.s.activity == .running {
+        if cpu.linearRIP & 0xFFF == UInt64(cpu.s.near.shadowOffset), cpu.s.activity == .running {
             cpu.s.interruptShadow = true
         }
         cpu.s.near.shadowOffset = .max
@@ -341,9 +339,9 @@ extension SoftVCPU {
     /// Prepares the return stack of the current privilege. False when something wants attention.
     private func selectReturns(_ cache: TranslationCache) -> Bool {
         let stack = cpu.s.cpl == 3 ? 1 : 0
-        if cache.returnsAre32[stack] == cpu.is64Bit {
+        if cache.returnsAreNarrow[stack] == cpu.is64Bit {
             // Return addresses of the other mode may look the same.
-            cache.returnsAre32[stack].toggle()
+            cache.returnsAreNarrow[stack].toggle()
             cpu.s.staleReturns |= 1 << UInt8(stack)
         }
         if !cpu.s.isNarrow, !cpu.is64Bit { cpu.narrowRegisters() }
@@ -384,13 +382,16 @@ extension SoftVCPU {
             return false
         }
         cpu.s.otherFlags &= ~RFlags.resume.rawValue
+        cpu.s.near.targetAddress = cpu.targetKey
         return true
     }
 
     private func leaveTranslated(_ exit: UInt64, _ cache: TranslationCache) {
         let data = cpu.s.translated.exitData
         switch exit {
-        case TranslatedExit.target: followUp.isTarget = true
+        case TranslatedExit.target:
+            cpu.s.rip = cpu.offset(ofKey: cpu.s.rip)
+            followUp.isTarget = true
         case TranslatedExit.stale:
             setPlace(cache.arena.word(data))
             followUp.isTarget = true
@@ -418,7 +419,7 @@ extension SoftVCPU {
     }
 
     private func setPlace(_ word: Int32) {
-        cpu.s.rip = cpu.address(ofPlace: UInt32(bitPattern: word)) & cpu.s.linearMask
+        cpu.s.rip = cpu.offset(ofKey: cpu.address(ofPlace: UInt32(bitPattern: word)))
     }
 
     /// Where the branch leads that translated code was left by for another page.
@@ -449,7 +450,7 @@ extension SoftVCPU {
                 cache.statistics.links += 1
             }
         }
-        if followUp.isTarget { cpu.enterTarget(cpu.s.rip, block.b.targetEntry) }
+        if followUp.isTarget { cpu.enterTarget(cpu.targetKey, block.b.targetEntry) }
         followUp = TranslatedFollowUp()
     }
 

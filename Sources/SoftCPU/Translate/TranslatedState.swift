@@ -40,11 +40,13 @@ struct NearState: BitwiseCopyable {
     /// Translated code asks Swift to look when RSP is below: the return stack's limit, or all ones when
     /// something wants attention.
     var callLimit: UInt = .max
-    /// Linear address of the page whose code runs, if it is code for anywhere.
+    /// Linear address of the page whose code runs, if it is code for anywhere, below the number of its code
+    /// segment (`CPU.targetKey`).
     var codePage: UInt64 = 0
     /// A value that waits while a second memory operand is found.
     var spill: UInt64 = 0
-    /// An indirect call's target, while the return address is pushed.
+    /// A call's target, while the return address is pushed; after a body that ended its block, where to go
+    /// on. A key (`CPU.targetKey`).
     var targetAddress: UInt64 = 0
     /// Whether the vector registers hold the guest's: 0 no, 1 SSE may be used, 2 AVX too.
     var vectorLevel: UInt32 = 0
@@ -80,6 +82,10 @@ struct StateLayout: Sendable {
 
     let gpr = offset(\.gpr)
     let effectiveBase = offset(\.effectiveBase)
+    let codeBase = offset(\.effectiveBase) + Int32(Segment.cs) * 8
+    let codeSegment = offset(\.codeSegment)
+    let readLimits = offset(\.readLimits)
+    let writeLimits = offset(\.writeLimits)
     let rip = offset(\.rip)
     let tlb = offset(\.tlb)
     let xsave = offset(\.xsave)
@@ -111,4 +117,11 @@ struct StateLayout: Sendable {
     let prepareVectors = translated(\.prepareVectors)
 
     func register(_ number: UInt8) -> HostOperand { .state(gpr + Int32(number) * 8) }
+
+    /// The selector in a segment register.
+    func selector(_ segment: UInt8) -> HostOperand {
+        let field = MemoryLayout<SegmentCache>.offset(of: \.selector).unsafelyUnwrapped
+        let place = Int(segment) * MemoryLayout<SegmentCache>.stride + field
+        return .state(Self.offset(\.segments) + Int32(place))
+    }
 }

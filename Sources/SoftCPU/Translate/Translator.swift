@@ -69,11 +69,18 @@ final class Translator {
     var entrance: UInt = 0
     /// `Block.mode` of the block.
     var mode: UInt32 = 0
-    /// The block is 32-bit code in flat segments, else 64-bit code.
+    /// The block is 16- or 32-bit code, else 64-bit code.
     var is32 = false
-    /// Bytes of a stack slot and of an address.
-    var slot: Int32 { is32 ? 4 : 8 }
-    /// Size of addresses that needs no prefix.
+    /// Such code in segments that are not the linear space (TranslateSegments.swift), always for anywhere.
+    var isSegmented = false
+    /// Its size of code, and what its stack pointer has.
+    var codeSize = CodeSize.bits64
+    var hasWideStack = false
+    /// Segmented code in a page that is not all in its segment.
+    var isAtEdge = false
+    /// Bytes of a stack slot: what the instruction pushes or pops.
+    var slot: Int32 = 8
+    /// Size of addresses that needs no prefix, in flat code.
     var nativeAddress: UInt8 { is32 ? 4 : 8 }
     /// Branches to other pages may be linked: supervisor code that user code cannot execute.
     var linksPages = false
@@ -108,6 +115,8 @@ final class Translator {
             case target
             /// A branch to another page.
             case far(site: UInt)
+            /// A conditional branch of segmented code that is not linked, in instruction `index`.
+            case segmentedEdge(index: Int)
             /// A branch to `pageOffset` that is taken for the first time.
             case link(site: UInt)
             /// The same, with flags saved on the way; `poll`: ask for attention too.
@@ -190,7 +199,7 @@ final class Translator {
 
     private func look(_ bytes: InstructionBytes) -> BlockInstruction? {
         block.look { place throws(DecodeFailure) in
-            try decoder.decode(bytes, mode: is32 ? .bits32 : .bits64, into: &place)
+            try decoder.decode(bytes, mode: CodeMode(defaultSize: codeSize), into: &place)
         }
     }
 
@@ -202,7 +211,12 @@ final class Translator {
     func begin(_ view: BlockView) {
         block.removeAll()
         mode = view.b.mode
-        is32 = view.b.mode & 3 == UInt32(CodeSize.bits32.rawValue)
+        codeSize = CodeSize(rawValue: UInt8(mode & 3)) ?? .bits64
+        is32 = codeSize != .bits64
+        isSegmented = mode & CPU.segmented != 0
+        hasWideStack = mode & CPU.wideStack != 0
+        isAtEdge = mode & CPU.segmentEdge != 0
+        slot = is32 ? 4 : 8
     }
 
     /// Ends early where the page does not hold any more what the interpreter's block was made from.
@@ -236,22 +250,24 @@ final class Translator {
             }
             if i.mnemonic == .xchg || i.mnemonic == .xadd, usesHighByte(item) { treatment = .escape }
         case .push:
-            if i.operand0.kind != .gpr && i.operand0.kind != .immediate && !i.operand0.isMemory {
-                treatment = .escape
+            switch i.operand0.kind {
+            case .gpr, .immediate, .memory: break
+            // A wider slot keeps what it had above the selector.
+            case .segment where isSegmented && i.operandSize == 2: break
+            default: treatment = .escape
             }
-            if i.operandSize == 2 { treatment = .escape }
+            if !isSegmented, i.operandSize == 2 { treatment = .escape }
         case .pop:
-            if i.operand0.kind != .gpr || i.operandSize == 2 { treatment = .escape }
-        case .leave, .ret:
-            if i.operandSize == 2 { treatment = .escape }
-        case .jump, .call, .conditionalJump:
-            if i.operandSize == 2 { treatment = .escape }
+            let isRegister = i.operand0.kind == .gpr && !(isSegmented && i.operand0.register == 4)
+            if !isRegister || !isSegmented && i.operandSize == 2 { treatment = .escape }
+        case .leave, .ret, .jump, .call, .conditionalJump, .loop:
+            if isSegmented ? i.operandSize != branchSize : i.operandSize == 2 { treatment = .escape }
         case .accumulator, .divide, .signedDivide, .byteSwap, .exchangeShort:
             if usesHighByte(item) || i.mnemonic == .bswap && i.operandSize == 2 { treatment = .escape }
             if treatment == .divide || treatment == .signedDivide, i.operand0.size == 1 {
                 treatment = .escape
             }
-        case .pushFlags: if i.operandSize != UInt8(slot) { treatment = .escape }
+        case .pushFlags: if i.operandSize != branchSize { treatment = .escape }
         case .repeatMove, .repeatStore:
             if i.prefixes.isDisjoint(with: [.rep, .repne]) || i.addressSize != 8
                 || i.segment >= SegmentNumber.fs
@@ -263,15 +279,14 @@ final class Translator {
         item.treatment = treatment
     }
 
-    /// Whether 32-bit code is done like 64-bit code: no segment with a base or without permission to write,
-    /// no 16-bit address, no encoding that 64-bit mode lacks (82 is an alias of 80; SDM vol. 2 §B.1.4).
+    /// Operand size of the branches and stack frames that are not left to the interpreter.
+    private var branchSize: UInt8 { UInt8(2) << codeSize.rawValue }
+
+    /// Whether 16- and 32-bit code can be done like 64-bit code: no encoding that 64-bit mode lacks (82 is an
+    /// alias of 80; SDM vol. 2 §B.1.4), and none that real mode lacks and flat code does not.
     private func fits32(_ item: BlockInstruction) -> Bool {
         let i = item.instruction
-        if i.hasMemoryOperand {
-            let isPlain = i.segment < SegmentNumber.fs && i.segment != SegmentNumber.cs
-            if !isPlain || i.addressSize == 2 { return false }
-        }
-        if i.mnemonic == .lea, i.addressSize == 2 { return false }
+        if isSegmented, i.prefixes.contains(.vex) { return false }
         return i.opcodeMap != 0 || i.opcode != 0x82
     }
 
@@ -297,6 +312,7 @@ final class Translator {
 
     private func emit(_ index: Int) {
         let item = block[index]
+        if isSegmented { slot = Int32(item.instruction.operandSize) }
         if item.treatment == .copy { ensureVectors(item) }
         updateGroup(index)
         switch item.treatment {
@@ -306,7 +322,9 @@ final class Translator {
         case .pop: emitPop(item)
         case .leave: emitLeave(item)
         case .jump: emitJump(item)
-        case .conditionalJump: emitConditionalJump(item)
+        case .conditionalJump: emitConditionalJump(index)
+        case .loop: emitLoop(index)
+        case .absolute: emitAbsolute(item)
         case .call: emitCall(item)
         case .ret: emitReturn(item)
         case .lea: emitLea(item)
@@ -431,7 +449,7 @@ final class Translator {
                 code.call(gates.exitBranch)
                 emitPlace(stub.pageOffset)
             case .returnMiss:
-                code.call(is32 ? gates.returnMiss32 : gates.returnMiss)
+                code.call(gates.returnMiss(frame))
                 emitPlace(stub.pageOffset)
             case .target: code.resolve(stub.from, to: gates.exitTarget)
             case .goOn: emitGoOn(stub.pageOffset)
@@ -440,6 +458,7 @@ final class Translator {
                 emitPlace(stub.pageOffset)
                 emitSite(site)
             case .far(let site): emitFar(stub.pageOffset, site)
+            case .segmentedEdge(let index): emitSegmentedEdge(index)
             case .edge(let saves, let poll):
                 if saves { code.saveFlags() }
                 if poll { emitPoll(stub.pageOffset) }
