@@ -79,6 +79,13 @@ public import Synchronization
         call?(index)
     }
 
+    /// A store reached page `index`, and none of the code that may be there.
+    public func markDirty(_ index: Int) {
+        precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "page outside the map")
+        // SAFETY: checked against count.
+        _ = unsafe words[index].bitwiseOr(Self.dirtyBit, ordering: .acquiringAndReleasing)
+    }
+
     /// A store reached page `index`: if it held code, its generation moves on and `code` is cleared.
     /// Returns whether it held code.
     @inlinable @discardableResult

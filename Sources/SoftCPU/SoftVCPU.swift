@@ -40,6 +40,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
     var decoded = Instruction(mnemonic: .nop, row: 0)
     let flagUse: FlagUse
     var cache: BlockCache
+    let codeLines: CodeLines
     /// nil: the interpreter executes everything. Constant, so that no reference is counted when it is used.
     let translations: TranslationCache?
     var followUp = TranslatedFollowUp()
@@ -106,6 +107,7 @@ public final class SoftVCPU: VCPU, @unchecked Sendable {
         self.decoder = engine.decoder
         flagUse = FlagUse(engine.options)
         try VectorLowering.start()
+        codeLines = try CodeLines(pages: engine.memory.pages.count, vcpuCount: engine.vcpuCount)
         windows = try StateWindows()
         storage = try MemoryMapping(anonymous: TLB.executionBytes + ExtendedState.allocationSize)
         let share = engine.codeCacheSize / max(1, engine.vcpuCount)

@@ -60,7 +60,7 @@ import Testing
             // The same place in the cache.
             let other = Self.page + UInt64(TLB.entries) << 12
             try #require(other == Self.page + 0x40_0000)
-            _ = try machine.cpu.fillPage(other, write: false)
+            _ = try machine.cpu.fillPage(other, 8, write: false)
         }
         #expect(!holdsCode(machine))
         machine.vcpu.heedAnnouncements()

@@ -1,3 +1,4 @@
+import GuestMemory
 import Testing
 import VCPUEngine
 import X86Architecture
@@ -53,7 +54,8 @@ import X86Architecture
     @discardableResult
     private func compare(
         _ bytes: [UInt8], selector: UInt16 = 0x1000, mode: TestMachine.Mode = .real,
-        prepare: (TestMachine) -> Void = { _ in }, change: (inout VCPUState) -> Void = { _ in }
+        prepare: (TestMachine) -> Void = { _ in }, change: (inout VCPUState) -> Void = { _ in },
+        check: (TestMachine) -> Void = { _ in }
     ) throws -> TestMachine {
         var machines: [TestMachine] = []
         for way in Way.allCases {
@@ -67,6 +69,7 @@ import X86Architecture
             #expect(result(machine) == expected, "\(way)")
             #expect(machine.cpu.s.rip == machines[0].cpu.s.rip, "\(way)")
         }
+        machines.forEach(check)
         return machines[0]
     }
 
@@ -140,6 +143,53 @@ import X86Architecture
         ) { $0.set(Register.rax, 0) }
         #expect(machine.get(Register.rax) == 50 * 51 / 2)
     }
+
+    // MARK: Data beside code
+
+    /// Puts data and stack in the segment of the code, with the stack in its page.
+    private func share(_ state: inout VCPUState) {
+        state.segments[2].base = TestMachine.code
+        state.segments[3].base = TestMachine.code
+        state.gpr[4] = 0xF00
+    }
+
+    /// How often a store to code counted in the page of the code.
+    private func codeStores(_ machine: TestMachine) -> UInt32 {
+        machine.memory.pages.word(Int(TestMachine.code >> 12)) / PageMap.generationStep
+    }
+
+    @Test func `data and stack beside code slow it down, and change none of it`() throws {
+        // mov cx, 4000; 1: push cx; call f; pop dx; add [300h], dx; test cl, cl; jnz 2f; inc byte [102h];
+        // 2: loop 1b; out; f: (at 100h) add si, 1 (the byte at 102h); ret
+        var code: [UInt8] = [
+            0xB9, 0xA0, 0x0F, 0x51, 0xE8, 0xF9, 0, 0x5A, 1, 0x16, 0, 3, 0x84, 0xC9, 0x75, 5, 0x2E, 0xFE, 6,
+            2, 1, 0xE2, 0xEC, 0xE6, 0xF4,
+        ]
+        code += [UInt8](repeating: 0, count: 0x100 - code.count) + [0x83, 0xC6, 1, 0xC3]
+        let machine = try compare(code, prepare: { $0.set(Register.rsi, 0) }, change: share) { machine in
+            #expect(codeStores(machine) < 400, "of 16,000 stores")
+        }
+        // What is added grows at each multiple of 256, once that round's call is over.
+        var expected: UInt64 = 0
+        for round in 1...4000 as ClosedRange<UInt64> { expected += 16 - round / 256 }
+        #expect(machine.get(Register.rsi) == expected)
+    }
+
+    @Test func `flags that changed code beside data begins to read are there`() throws {
+        // mov cx, 4000; 1: push cx; pop dx; add ax, dx; jmp 3f; 2: cmp cx, 100; jne 4f; mov byte [102h], 11h;
+        // 4: loop 1b; out; 3: (at 100h) mov bx, bx; xor bp, bp (becomes adc bp, bp); adc si, 0; jmp 2b
+        var code: [UInt8] = [
+            0xB9, 0xA0, 0x0F, 0x51, 0x5A, 1, 0xD0, 0xE9, 0xF6, 0, 0x83, 0xF9, 0x64, 0x75, 6, 0x2E, 0xC6, 6,
+            2, 1, 0x11, 0xE2, 0xEC, 0xE6, 0xF4,
+        ]
+        code += [UInt8](repeating: 0, count: 0x100 - code.count)
+        code += [0x89, 0xDB, 0x31, 0xED, 0x83, 0xD6, 0, 0xE9, 0, 0xFF]
+        try compare(code, change: share) { machine in
+            #expect(codeStores(machine) < 200, "of 4,000 stores")
+        }
+    }
+
+    // MARK: Loads of segments
 
     @Test func `segments that change in a loop are those of the next access`() throws {
         // mov cx, 60; 1: mov ax, cx; shl ax, 4; mov es, ax; mov es:[2], cx; les di, [100h]; add si, es:[di];

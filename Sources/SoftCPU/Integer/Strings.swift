@@ -147,7 +147,7 @@ extension CPU {
     private func sourceHost(_ low: UInt64, _ first: UInt64, _ count: Int) throws(Fault) -> UInt {
         let known = readableHost(low, count)
         if known != 0 { return known }
-        guard let addend = try fillPage(first, write: false) else { return 0 }
+        guard let addend = try fillPage(first, 1, write: false) else { return 0 }
         return UInt(truncatingIfNeeded: low) &+ addend
     }
 

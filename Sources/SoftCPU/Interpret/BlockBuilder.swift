@@ -59,6 +59,7 @@ extension SoftVCPU {
             place += UInt(size)
         }
         block.b.generation = page.generation
+        page.mark(codeLines, Int(physical & 0xFFF), Int(length))
         return true
     }
 
@@ -115,6 +116,13 @@ extension SoftVCPU {
         var host: UInt
         var word: UInt
         var generation: UInt32
+        /// Its number in the page map.
+        var index = 0
+
+        /// What is decoded relies on `count` bytes at `offset`.
+        @inline(__always) func mark(_ lines: borrowing CodeLines, _ offset: Int, _ count: Int) {
+            if host != 0 { lines.mark(index, CodeLines.lines(offset, count)) }
+        }
     }
 
     /// Marks the page as code, so that stores to it are noticed from now on.
@@ -126,7 +134,7 @@ extension SoftVCPU {
         let word = markCode(index, physical, region)
         return CodePage(
             physical: physical, host: region.host &+ UInt(physical &- region.start),
-            word: unsafe UInt(bitPattern: pages.address(index)), generation: word)
+            word: unsafe UInt(bitPattern: pages.address(index)), generation: word, index: index)
     }
 
     /// Marks a page as code; returns its word. From then on this vCPU has no permission to store to it:
@@ -202,6 +210,10 @@ extension SoftVCPU {
         // Also after a branch: a body that was expected to leave may come back.
         appendFallThrough(&draft, physical, mode)
         let opBytes = draft.count * MemoryLayout<MicroOp>.stride
+        first.mark(
+            codeLines, Int(physical & 0xFFF),
+            draft.length + (draft.isUndefined ? InstructionBytes.longest : 0))
+        draft.second?.mark(codeLines, 0, InstructionBytes.longest)
         let hasCopy = draft.second == nil && !draft.isUndefined && first.host != 0
         let copyBytes = hasCopy ? (draft.length + 15) & ~15 : 0
         guard let space = cache.allocate(BlockView.bytes + copyBytes + opBytes) else {

@@ -128,7 +128,7 @@ extension SoftVCPU {
             block.b.isUngrouped = true
             block.b.sleeps = false
         }
-        if block.b.sleeps { _ = translations.wake(block, source(of: block)) }
+        if block.b.sleeps { wake(block, translations) }
         if block.b.code != 0, isMisplaced(block) {
             moveCode(block, translations)
             block.b.runs = threshold &- 1

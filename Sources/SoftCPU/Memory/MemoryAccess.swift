@@ -243,6 +243,7 @@ extension CPU {
         guard region.isRAM else { return }
         let host = visiblePage(region.host &+ UInt(found.page &- region.start))
         Self.storeHost(host &+ UInt(linear & 0xFFF), size, value)
+        if isBesideCode(linear, size, found.page, region) { return }
         noteStore(found.page, region)
         fill(linear, context, host, found, region)
     }
@@ -264,14 +265,15 @@ extension CPU {
         }
         guard let region = owner.region(at: found.page), region.isRAM, !watchesAccesses else { return 0 }
         let host = visiblePage(region.host &+ UInt(found.page &- region.start))
+        if isBesideCode(linear, size, found.page, region) { return host &+ UInt(linear & 0xFFF) }
         willStore(linear, found.page, region)
         fill(linear, s.tlbContext, host, found, region, willStore: true)
         return host &+ UInt(linear & 0xFFF)
     }
 
-    /// For translated code: what leads from `linear` to its host address; the page is remembered. Nil when
-    /// an access cannot go there directly.
-    func fillPage(_ linear: UInt64, write: Bool) throws(Fault) -> UInt? {
+    /// For translated code: what leads from `linear` to its host address, for `size` bytes in one page; the
+    /// page is remembered, unless it holds code beside them. Nil when an access cannot go there directly.
+    func fillPage(_ linear: UInt64, _ size: Int, write: Bool) throws(Fault) -> UInt? {
         guard !watchesAccesses, s.tlbContext != TLB.userAligned else { return nil }
         try checkCanonical(linear, 3)
         let found = try translate(linear, pageAccess(s.tlbContext, write ? .write : []))
@@ -283,8 +285,11 @@ extension CPU {
         }
         let index = region.firstPage + Int((found.page &- region.start) >> 12)
         if write {
-            guard found.storable, region.isRAM, owner.pages.word(index) & PageMap.codeBit == 0 else {
-                return nil
+            guard found.storable, region.isRAM else { return nil }
+            if owner.pages.word(index) & PageMap.codeBit != 0 {
+                guard isBesideCode(linear, size, found.page, region) else { return nil }
+                let host = region.host &+ UInt(found.page &- region.start)
+                return host &- UInt(truncatingIfNeeded: linear & TLB.pageMask)
             }
             willStore(linear, found.page, region)
         }

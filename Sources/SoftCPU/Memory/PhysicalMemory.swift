@@ -94,7 +94,20 @@ extension CPU {
             if owner.pages.word(index) & PageMap.codeBit != 0 { s.codeModified = true }
         } else if owner.pages.recordStore(index) {
             s.codeModified = true
+            owner.codeLines.forget(index)
         }
+    }
+
+    /// Whether a store of `size` bytes at `linear` in guest-physical `page` need not be noted, though the
+    /// page holds code: what is decoded does not rely on these bytes.
+    @inline(__always)
+    func isBesideCode(_ linear: UInt64, _ size: Int, _ page: UInt64, _ region: MemoryMapEntry) -> Bool {
+        let index = region.firstPage + Int((page &- region.start) >> 12)
+        guard !s.inTrial,
+            owner.codeLines.isBesideCode(index, Int(linear & 0xFFF), size, word: owner.pages.word(index))
+        else { return false }
+        owner.pages.markDirty(index)
+        return true
     }
 
     // MARK: Devices

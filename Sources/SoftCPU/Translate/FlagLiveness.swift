@@ -174,6 +174,7 @@ extension Translator {
     /// follows it may have changed.
     func passesFlags(_ view: BlockView, _ source: CodeSource) -> Bool {
         self.source = source
+        lines = 0
         begin(view)
         return view.b.flagLooks.agree { liveIn(at: $0) }
     }

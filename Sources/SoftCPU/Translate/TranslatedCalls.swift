@@ -84,7 +84,7 @@ extension CPU {
         // An address of 32-bit code that wraps is not where translated code would look for it.
         guard linear & 0xFFF <= UInt64(0x1000 - size), linear & ~s.linearMask == 0 else { return 1 }
         do throws(Fault) {
-            return try fillPage(linear, write: write) ?? 1
+            return try fillPage(linear, size, write: write) ?? 1
         } catch {
             // The interpreter meets it again, at the instruction.
             return 1

@@ -271,8 +271,20 @@ extension SoftVCPU {
             moveCode(block, cache, .linkable)
         }
         guard cache.translate(block, source, linear: linear, linksPages: linksPages) else { return false }
+        markLines(block, cache.translator.lines)
         nameCode(of: block, cache)
         return true
+    }
+
+    /// A block whose translation sleeps holds again: wakes that, if what it relies on holds, too.
+    func wake(_ block: BlockView, _ cache: TranslationCache) {
+        if cache.wake(block, source(of: block)) { markLines(block, cache.translator.lines) }
+    }
+
+    /// The translation of the block relies on these lines of its page.
+    private func markLines(_ block: BlockView, _ lines: UInt64) {
+        let first = unsafe UInt(bitPattern: pages.address(0))
+        codeLines.mark(Int(block.b.pageWord &- first) / MemoryLayout<UInt32>.stride, lines)
     }
 
     /// Whether branches from supervisor code at `linear` to other pages may be linked: with SMEP no code that
@@ -441,7 +453,9 @@ extension SoftVCPU {
             let place = cpu.place(ofWord: followUp.place)
             if followUp.farStub != 0 {
                 linkFar(block, cache, from: place)
-            } else if place.physical == block.b.physical & TLB.pageMask, place.linear == block.b.linear {
+            } else if place.physical == block.b.physical & TLB.pageMask, place.linear == block.b.linear,
+                block.b.secondWord == 0
+            {
                 if followUp.isCall {
                     cache.arena.patchJump(followUp.site &- 1, target: block.b.code)
                 } else {

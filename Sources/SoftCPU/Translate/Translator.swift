@@ -61,6 +61,8 @@ final class Translator {
     var liveOut: UInt16 = 0
     /// What the block relies on behind it.
     var looks = FlagLooks()
+    /// Lines of the page that were looked at.
+    var lines: UInt64 = 0
     var source = CodeSource()
     /// The number of the page's place, and its linear address if the code is for that address only.
     var place: UInt32 = 0
@@ -148,6 +150,7 @@ final class Translator {
         self.source = source
         self.place = place
         self.linear = linear == CodePlace.anywhere ? nil : linear
+        lines = 0
         stubs.removeAll(keepingCapacity: true)
         decodeBlock(view)
         guard !block.isEmpty else { return nil }
@@ -181,6 +184,7 @@ final class Translator {
     /// The instruction at `offset` of the page, until the next look; nil when it is undefined or does not end
     /// in the page.
     func look(at offset: Int) -> BlockInstruction? {
+        lines |= CodeLines.lines(offset, InstructionBytes.longest)
         guard offset > 4096 - 16 else {
             return look(
                 InstructionBytes(
