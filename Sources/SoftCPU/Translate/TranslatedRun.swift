@@ -101,7 +101,11 @@ final class TranslationCache {
             let entry = translator.translate(block, source, place: place.number, linear: place.linear)
         else { return false }
         if block.b.former != 0 {
-            if mayRedirect, block.b.formerPlace == place.number, block.b.linksPages == translator.linksPages {
+            // A block that goes on in the next page is found by the table of targets only: branches within
+            // the page that led to what was here must come out.
+            if mayRedirect, block.b.secondWord == 0, block.b.formerPlace == place.number,
+                block.b.linksPages == translator.linksPages
+            {
                 arena.patchJump(block.b.former, target: entry)
             }
             block.b.former = 0
