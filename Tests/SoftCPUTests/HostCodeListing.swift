@@ -47,8 +47,14 @@ struct HostCodeListing {
             }
         }
         for frame in ReturnFrame.allCases { names[gates.returnMiss(frame)] = "returnMiss.\(frame)" }
-        for (kind, address) in gates.fills.enumerated() {
-            names[address] = "fill.\(kind < 32 ? "r" : "w")\(kind & 31)"
+        for miss in ProbeMiss.allCases {
+            for write in [false, true] {
+                let access = write ? "w" : "r"
+                names[gates.wideFill(miss, write: write)] = "wideFill.\(miss).\(access)"
+                for size in 0..<32 {
+                    names[gates.fill(miss, size: size, write: write)] = "fill.\(miss).\(access)\(size)"
+                }
+            }
         }
         return names
     }
@@ -63,8 +69,7 @@ struct HostCodeListing {
 
     private mutating func read() {
         var offset = 0
-        // The words of a fill come behind the jump back, and depend on the kind that was pushed.
-        var wordsBehindJump = 0, kind: UInt64 = 0
+        var wordsBehindJump = 0
         while offset < bytes.count {
             let address = start + UInt(offset)
             guard let (text, length) = formatter.text(bytes[offset...], at: UInt64(address)) else {
@@ -76,7 +81,6 @@ struct HostCodeListing {
             line.target = Self.target(text)
             lines.append(line)
             offset += length
-            if text.hasPrefix("push 0x") { kind = UInt64(text.dropFirst(7), radix: 16) ?? 0 }
             var words = 0
             if text.hasPrefix("call"), let gate = line.target.flatMap({ gates[$0] }) {
                 switch gate {
@@ -84,8 +88,8 @@ struct HostCodeListing {
                 case _ where gate.hasPrefix("returnMiss."): words = 1
                 case "exitLink": words = 2
                 case "exitFar": words = 3
-                case _ where gate.hasPrefix("fill."): wordsBehindJump = 1
-                case "fill": wordsBehindJump = kind & 0x2000 != 0 ? 2 : 1
+                case _ where gate.hasPrefix("fill."): readMiss(&offset, isWide: false)
+                case _ where gate.hasPrefix("wideFill."): readMiss(&offset, isWide: true)
                 case "ensure": wordsBehindJump = 1
                 default: break
                 }
@@ -94,6 +98,25 @@ struct HostCodeListing {
             }
             readWords(words, &offset)
         }
+    }
+
+    /// Half a word of a stub.
+    private mutating func readHalf(_ offset: inout Int) -> Line {
+        let address = start + UInt(offset)
+        let value = Int(bytes[offset]) | Int(bytes[offset + 1]) << 8
+        offset += 2
+        return Line(address: address, length: 2, text: ".size 0x\(String(value, radix: 16))")
+    }
+
+    /// What a probe's stub says behind its call: how far back it goes on, the place, and of wide ones the
+    /// site and the size.
+    private mutating func readMiss(_ offset: inout Int, isWide: Bool) {
+        var line = readHalf(&offset)
+        line.text = ".back "
+        line.target = line.address - UInt(bytes[offset - 2]) - UInt(bytes[offset - 1]) << 8
+        lines.append(line)
+        readWords(isWide ? 2 : 1, &offset)
+        if isWide { lines.append(readHalf(&offset)) }
     }
 
     /// What an exit's words say: an offset in the page below the number of its place, a branch, and the

@@ -59,6 +59,17 @@ struct Assembler {
         bytes(a, b)
         bytes(c, d)
     }
+    /// The low `count` bytes of `value`, 1...8. Writes eight.
+    @inline(__always) mutating func put(_ value: UInt64, _ count: Int) {
+        // SAFETY: as for `byte`; the room that the caller of init promised has eight bytes more than needed.
+        unsafe UnsafeMutableRawPointer(cursor).storeBytes(of: value, as: UInt64.self)
+        unsafe cursor += count
+    }
+    @inline(__always) mutating func word16(_ value: UInt16) {
+        // SAFETY: as for `byte`.
+        unsafe UnsafeMutableRawPointer(cursor).storeBytes(of: value, as: UInt16.self)
+        unsafe cursor += 2
+    }
     @inline(__always) mutating func word32(_ value: Int32) {
         // SAFETY: as for `byte`.
         unsafe UnsafeMutableRawPointer(cursor).storeBytes(of: value, as: Int32.self)

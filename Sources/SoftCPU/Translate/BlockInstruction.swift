@@ -6,6 +6,10 @@
         var shape: RowShape
         var op: UInt
         var pageOffset: Int
+        /// Position of the operand in memory, 4 if there is none.
+        var memoryPosition: UInt8 = 4
+        /// General registers that it changes, as far as memory groups ask; one bit each.
+        var written: UInt16 = 0
         var liveBefore: UInt16 = 0
         var liveAfter: UInt16 = 0
         var liveAtTarget: UInt16 = 0
@@ -17,17 +21,20 @@
     var instruction: Instruction { @inline(__always) get { unsafe fields.pointee.instruction } }
     // What is asked of the instruction as a whole: it is too large to be handed on.
     var hasMemoryOperand: Bool {
-        @inline(__always) get { unsafe fields.pointee.instruction.hasMemoryOperand }
+        @inline(__always) get { unsafe fields.pointee.memoryPosition < 4 }
     }
     @inline(__always) func operand(_ position: Int) -> Operand {
         unsafe fields.pointee.instruction.operand(position)
     }
-    var attributes: RowAttributes { InstructionRow(index: unsafe fields.pointee.instruction.row).attributes }
     /// - Precondition: it has a memory operand.
     var memoryOperand: Operand {
-        for position in 0..<4 where operand(position).isMemory { return operand(position) }
-        preconditionFailure("an instruction with a memory operand")
+        @inline(__always) get { operand(Int(unsafe fields.pointee.memoryPosition)) }
     }
+    /// Whether it changes general register `number`.
+    @inline(__always) func writes(_ number: UInt8) -> Bool {
+        unsafe fields.pointee.written >> UInt16(number) & 1 != 0
+    }
+    var traits: RowTraits { @inline(__always) get { unsafe fields.pointee.shape.traits } }
     var shape: RowShape { @inline(__always) get { unsafe fields.pointee.shape } }
     var treatment: Treatment {
         @inline(__always) get { unsafe fields.pointee.shape.treatment }
@@ -101,8 +108,23 @@
         unsafe place.pointee.op = op
         unsafe place.pointee.pageOffset = pageOffset
         unsafe place.pointee.liveAtTarget = 0
+        unsafe summarize(&place.pointee)
         count += 1
         if count == capacity { grow() }
+    }
+
+    /// What is asked again and again of an instruction's operands.
+    private func summarize(_ fields: inout BlockInstruction.Fields) {
+        fields.memoryPosition = 4
+        fields.written = fields.shape.impliedRegisters
+        for position in 0..<Int(fields.instruction.operandCount) {
+            let operand = fields.instruction.operand(position)
+            if operand.isMemory {
+                fields.memoryPosition = UInt8(truncatingIfNeeded: position)
+            } else if operand.isWritten, operand.kind == .gpr || operand.kind == .highByte {
+                fields.written |= 1 << UInt16(operand.register & 15)
+            }
+        }
     }
 
     private mutating func grow() {

@@ -1,17 +1,16 @@
 /// What of an instruction decides about flags: the whole is too large to be handed on.
 struct FlagSubject {
     let row: UInt16
-    let mnemonic: Mnemonic
     let condition: UInt8
-    let hasMemoryOperand: Bool
+    /// ModRM names memory.
+    let namesMemory: Bool
     /// Where a direct branch leads, from the next instruction.
     let distance: Int64?
 
     @inline(__always) init(_ i: Instruction) {
         row = i.row
-        mnemonic = i.mnemonic
         condition = i.condition
-        hasMemoryOperand = i.hasMemoryOperand
+        namesMemory = i.modRMOffset != 0 && i.modRM < 0xC0
         distance = i.operand0.kind == .relative ? Int64(bitPattern: i.immediate) : nil
     }
 }
@@ -23,46 +22,33 @@ struct FlagUse: Sendable {
 
     init(_ options: TranslationOptions) { self.options = options }
 
-    /// Status flags that each pair of conditions reads: O, C, Z, C Z, S, P, S O, Z S O.
-    private static let conditionFlags: [UInt16] = [0x800, 0x001, 0x040, 0x041, 0x080, 0x004, 0x880, 0x8C0]
-
-    /// Flags that the instruction reads, or that it passes on for some inputs.
-    func needed(_ i: FlagSubject, _ treatment: Treatment) -> UInt16 {
-        switch i.mnemonic {
-        case .jcc, .setcc, .cmovcc:
-            if options.contains(.exactFlags), i.hasMemoryOperand { return Translator.status }
-            return Self.conditionFlags[Int(i.condition >> 1)]
-        default: break
-        }
-        let row = InstructionRow(index: i.row)
-        var needed = row.flagsRead
-        if row.attributes.contains(.mayKeepFlags) { needed |= row.flagsWritten | row.flagsUndefined }
-        // Whoever leaves the block shows the flags to somebody.
-        if treatment == .escape, row.endsBlock || !row.attributes.isDisjoint(with: [.string, .branch]) {
-            needed = Translator.status
-        }
-        if options.contains(.exactFlags), mayFault(i, treatment) { needed = Translator.status }
-        return needed & Translator.status
+    /// Status flags that a condition reads. Each pair of them: O, C, Z, C Z, S, P, S O, Z S O.
+    @inline(__always) private static func flags(ofCondition condition: UInt8) -> UInt16 {
+        let pairs = SIMD8<UInt16>(0x800, 0x001, 0x040, 0x041, 0x080, 0x004, 0x880, 0x8C0)
+        return pairs[Int(condition >> 1)]
     }
 
-    private func mayFault(_ i: FlagSubject, _ treatment: Treatment) -> Bool {
+    /// Flags that the instruction reads, or that it passes on for some inputs.
+    @inline(__always)
+    func needed(_ i: FlagSubject, _ shape: RowShape, _ treatment: Treatment) -> UInt16 {
+        if options.contains(.exactFlags), mayFault(i, shape, treatment) { return Translator.status }
+        // Whoever leaves the block shows the flags to somebody.
+        if treatment == .escape, shape.traits.contains(.showsFlags) { return Translator.status }
+        if shape.traits.contains(.readsCondition) { return Self.flags(ofCondition: i.condition) }
+        return shape.flagsNeeded
+    }
+
+    private func mayFault(_ i: FlagSubject, _ shape: RowShape, _ treatment: Treatment) -> Bool {
         switch treatment {
-        case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret, .loop,
+        case .escape, .divide, .signedDivide, .push, .pop, .leave, .jump, .call, .ret, .loop, .absolute,
             .repeatMove, .repeatStore, .pushFlags, .clearInterrupts, .setInterrupts, .swapGS:
             true
         case .lea, .nothing: false
-        default: i.hasMemoryOperand || shapes[Int(i.row)].level != 0
+        default: i.namesMemory || shape.level != 0
         }
     }
 
-    func replaced(_ i: FlagSubject) -> UInt16 {
-        let row = InstructionRow(index: i.row)
-        if row.attributes.contains(.mayKeepFlags) { return 0 }
-        return (row.flagsWritten | row.flagsUndefined) & Translator.status
-    }
-
-    /// What the row of `i` says how it is done.
-    func treatment(_ i: FlagSubject) -> Treatment { shapes[Int(i.row)].treatment }
+    @inline(__always) func shape(_ i: FlagSubject) -> RowShape { shapes[Int(i.row)] }
 }
 
 /// The status flags that code may read, by a look at its first instructions.
@@ -79,18 +65,17 @@ struct LiveFlags: BitwiseCopyable {
 
     /// The next instruction is `i`.
     mutating func add(_ i: FlagSubject, _ use: FlagUse) {
-        let treatment = use.treatment(i)
-        needed |= use.needed(i, treatment) & open
-        open &= ~use.replaced(i)
+        let shape = use.shape(i)
+        needed |= use.needed(i, shape, shape.treatment) & open
+        open &= ~shape.flagsReplaced
         left -= 1
         jump = nil
         if open == 0 || left == 0 {
             isDone = true
             return
         }
-        let row = InstructionRow(index: i.row)
-        guard row.endsBlock || row.attributes.contains(.branch) else { return }
-        jump = treatment == .jump ? i.distance : nil
+        guard shape.traits.contains(.mayBranch) else { return }
+        jump = shape.treatment == .jump ? i.distance : nil
         isDone = jump == nil
     }
 }
@@ -132,19 +117,22 @@ extension Translator {
         var live = liveOut
         for index in block.indices.reversed() {
             let item = block[index]
-            let i = FlagSubject(item.instruction), treatment = item.treatment
+            let treatment = item.treatment
+            let isDirect = item.operand(0).kind == .relative
             switch treatment {
             case .conditionalJump, .loop:
                 item.liveAtTarget = flags(at: targetOffset(item))
                 live |= item.liveAtTarget
-            case .jump where i.distance != nil, .call where i.distance != nil:
+            case .jump where isDirect, .call where isDirect:
                 live = flags(at: targetOffset(item))
                 item.liveAtTarget = live
             case .jump, .call, .ret: live = Self.status
             default: break
             }
             item.liveAfter = live
-            live = live & ~flagUse.replaced(i) | flagUse.needed(i, treatment)
+            live =
+                live & ~item.shape.flagsReplaced
+                | flagUse.needed(FlagSubject(item.instruction), item.shape, treatment)
             item.liveBefore = live
         }
     }

@@ -60,12 +60,17 @@ struct GateCode {
     private(set) var bottom: UInt = 0
     /// Called with R10 = op and R11 = page offset of the block: runs the op's body.
     private(set) var escape: UInt = 0
-    /// Called on a TLB miss with the linear address in R10 and the kind of access pushed; behind the call: a
-    /// jump of five bytes and the instruction's page offset. Returns the addend in R11 and pops the kind.
+    /// Where all ways of a probe that found nothing meet, with the linear address in R10 and the address of
+    /// the stub's words and the kind of access (`TranslatedCalls.fill`) on the stack. Goes on where the first
+    /// word says, with the addend in R11 and nothing of that on the stack.
     private(set) var fill: UInt = 0
-    /// The same for the kind 0...31, and from 32 on 1000h + 0...31, which need not be pushed.
-    private(set) var fills: [UInt] = []
-    /// Called when vector state is not in the registers, with the level 1...3 pushed; laid out like `fill`.
+    /// Called by stubs, by `ProbeMiss`, whether it is a store, and size.
+    private var fills: [UInt] = []
+    private var wideFills: [UInt] = []
+    /// Where `fill` goes on, with RAX and RCX pushed, too.
+    private var fillEnd: UInt = 0
+    /// Called when vector state is not in the registers, with the level 1...3 pushed; behind the call: a jump
+    /// of five bytes and the place. Pops the level.
     private(set) var ensure: UInt = 0
 
     /// Called for REP MOVS and REP STOS by the logarithm of the element's size: returns when it is done, or
@@ -76,7 +81,6 @@ struct GateCode {
     private let layout = StateLayout.shared
     private let hasAVX: Bool
     private var leave: UInt = 0
-    private var failed: UInt = 0
     private var saveVectors: UInt = 0
     private var restoreVectors: UInt = 0
 
@@ -405,28 +409,71 @@ struct GateCode {
     }
 
     /// A call from a stub that cannot be served: R10D holds the exit, the call's argument lies below its
-    /// return address.
-    private mutating func emitFailure(_ code: inout Assembler) {
-        failed = code.here
-        // MOV R11, [RSP]; the exit's word is behind the jump.
+    /// return address, and the exit's words start `distance` bytes behind that.
+    private func emitFailure(_ code: inout Assembler, distance: Int32) {
+        // MOV R11, [RSP]
         code.bytes(0x4C, 0x8B, 0x1C, 0x24)
-        code.arithmetic(0, .register(HostRegister.index), 5)
+        code.arithmetic(0, .register(HostRegister.index), distance)
         code.store(HostRegister.index, .state(layout.exitData))
         code.arithmetic(0, .register(HostRegister.rsp), 16)
         code.jump(leave)
     }
 
+    /// For a probe that found nothing, of fewer than 32 bytes.
+    func fill(_ miss: ProbeMiss, size: Int, write: Bool) -> UInt {
+        fills[Int(miss.rawValue) << 6 | (write ? 32 : 0) | size]
+    }
+    /// For one whose size, and what else `TranslatedCalls.fill` wants to know, is behind its site.
+    func wideFill(_ miss: ProbeMiss, write: Bool) -> UInt {
+        wideFills[Int(miss.rawValue) << 1 | (write ? 1 : 0)]
+    }
+
     private mutating func emitFills(_ code: inout Assembler) {
-        emitFailure(&code)
+        emitFillEnd(&code)
         emitFill(&code)
-        for kind in 0..<64 as Range<Int32> {
-            fills.append(code.here)
-            // PUSH [RSP]; MOV DWORD [RSP + 8], kind
-            code.bytes(0xFF, 0x34, 0x24)
-            code.bytes(0xC7, 0x44, 0x24, 8)
-            code.word32(kind & 31 | (kind & 32) << 7)
-            code.jump(fill)
+        for miss in ProbeMiss.allCases {
+            for kind in 0..<64 as Range<Int32> {
+                fills.append(code.here)
+                emitMissedAddress(&code, miss, write: kind & 32 != 0)
+                // PUSH [RSP]; MOV DWORD [RSP + 8], kind
+                code.bytes(0xFF, 0x34, 0x24)
+                code.bytes(0xC7, 0x44, 0x24, 8)
+                code.word32(kind & 31 | (kind & 32) << 7)
+                code.jump(fill)
+            }
+            for write in [false, true] {
+                wideFills.append(code.here)
+                emitMissedAddress(&code, miss, write: write)
+                // PUSH [RSP]; MOV R11, [RSP]; MOVZX R11D, WORD [R11 + 10]
+                code.bytes(0xFF, 0x34, 0x24)
+                code.bytes(0x4C, 0x8B, 0x1C, 0x24)
+                code.load(HostRegister.index, .memory(HostRegister.index, 10), size: 2)
+                if write { code.arithmetic(1, .register(HostRegister.index), 0x1000, wide: false) }
+                // MOV [RSP + 8], R11
+                code.bytes(0x4C, 0x89, 0x5C, 0x24)
+                code.byte(8)
+                code.jump(fill)
+            }
         }
+    }
+
+    /// R10 = the linear address.
+    private func emitMissedAddress(_ code: inout Assembler, _ miss: ProbeMiss, write: Bool) {
+        if miss == .inRAX { code.move(HostRegister.address, HostRegister.rax) }
+        if miss != .address { code.probeTag(HostRegister.address, write: write) }
+    }
+
+    private mutating func emitFillEnd(_ code: inout Assembler) {
+        fillEnd = code.here
+        // MOV RCX, [RSP + 16]; MOVZX EAX, WORD [RCX]; SUB RCX, RAX; MOV [RSP + 24], RCX
+        code.bytes(0x48, 0x8B, 0x4C, 0x24)
+        code.bytes(16, 0x0F, 0xB7, 0x01)
+        code.bytes(0x48, 0x29, 0xC1)
+        code.bytes(0x48, 0x89, 0x4C, 0x24)
+        // POP RCX; POP RAX; LEA RSP, [RSP + 8]; RET: as many returns as calls, for the host's prediction.
+        code.bytes(24, 0x59, 0x58)
+        code.bytes(0x48, 0x8D, 0x64, 0x24)
+        code.bytes(8, 0xC3)
     }
 
     private mutating func emitFill(_ code: inout Assembler) {
@@ -450,14 +497,16 @@ struct GateCode {
         code.byte(1)
         let bad = code.shortJumpIf(5)
         code.load(HostRegister.address, .state(layout.fillLinear))
-        code.bytes(0xC2, 8, 0)
+        // PUSH RAX; PUSH RCX
+        code.bytes(0x50, 0x51)
+        code.jump(fillEnd)
         code.land(bad)
         // SHR R10D, 1
         code.bytes(0x41, 0xD1, 0xEA)
-        code.jump(failed)
+        emitFailure(&code, distance: 2)
     }
 
-    /// Returns with the addend if the cache knows the page of R10: a probe looks where its base's page is.
+    /// Goes on with the addend if the cache knows the page of R10: a probe looks where its base's page is.
     private func emitSecondLook(_ code: inout Assembler) {
         let rax = HostRegister.rax, rcx: UInt8 = 1
         let address = HostRegister.address, index = HostRegister.index
@@ -470,11 +519,10 @@ struct GateCode {
         code.encode(wide: false, 0xC1, 5, .register(rax))
         code.byte(9)
         code.arithmetic(4, .register(rax), 8, wide: false)
-        code.rotateRight(index, address, 7)
-        code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
+        code.probeIndex(address)
         code.encode(wide: false, 0x03, index, .register(rax))
         code.move(rax, address)
-        code.encode(wide: true, 0x33, rax, .cache(index, 0))
+        code.probeTag(rax, write: false)
         code.arithmetic(7, .register(rax), 0xFFF)
         let other = code.shortJumpIf(7)
         code.arithmetic(4, .register(rcx), 0xFFF, wide: false)
@@ -482,10 +530,8 @@ struct GateCode {
         code.arithmetic(7, .register(rcx), 0x1000, wide: false)
         let crossing = code.shortJumpIf(7)
         code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
-        code.load(index, .cache(index, 16))
-        // POP RCX; POP RAX; RET 8
-        code.bytes(0x59, 0x58)
-        code.bytes(0xC2, 8, 0)
+        code.probeAddend()
+        code.jump(fillEnd)
         code.land(other)
         code.land(crossing)
         code.bytes(0x59, 0x58)
@@ -509,6 +555,6 @@ struct GateCode {
         code.bytes(0xC2, 8, 0)
         code.land(bad)
         code.constant(HostRegister.address, TranslatedExit.interpret)
-        code.jump(failed)
+        emitFailure(&code, distance: 5)
     }
 }

@@ -30,7 +30,7 @@ extension Translator {
     func updateGroup(_ index: Int) {
         if let group, index > group.last { self.group = nil }
         guard group == nil, !isUngrouped, !isSegmented, let first = reference(block[index], 0),
-            isStackStep(block[index]) || !writes(block[index], first.base)
+            isStackStep(block[index]) || !block[index].writes(first.base)
         else { return }
         var low = first.offset, high = first.offset + first.size, write = first.write
         var last = index, members = 1
@@ -46,9 +46,9 @@ extension Translator {
                 members += 1
                 last = next
                 moved += found.moves
-                if writes(item, first.base), !isStackStep(item) { break }
+                if item.writes(first.base), !isStackStep(item) { break }
             } else {
-                guard passes(item), !writes(item, first.base) else { break }
+                guard passes(item), !item.writes(first.base) else { break }
             }
             next += 1
         }
@@ -139,27 +139,8 @@ extension Translator {
         {
             return false
         }
-        if item.attributes.contains(.bitString) { return false }
+        if item.traits.contains(.bitString) { return false }
         // Vector state is loaded by a call, the first time.
         return (shape.level == 0 || shape.level <= level) && isCopyable(item)
-    }
-
-    /// Whether the instruction changes guest register `number`.
-    private func writes(_ item: BlockInstruction, _ number: UInt8) -> Bool {
-        let i = item.instruction
-        if i.mnemonic == .push || i.mnemonic == .pop, number == 4 { return true }
-        for position in 0..<4 {
-            let operand = item.operand(position)
-            if operand.isWritten, operand.register == number,
-                operand.kind == .gpr || operand.kind == .highByte
-            {
-                return true
-            }
-        }
-        switch i.mnemonic {
-        case .cbw, .cwde, .cdqe: return number == 0
-        case .vpcmpistri, .pcmpistri: return number == 1
-        default: return false
-        }
     }
 }

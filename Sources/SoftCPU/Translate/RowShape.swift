@@ -38,6 +38,15 @@ struct RowShape: BitwiseCopyable {
     var lastByteOperand: UInt8?
     /// The accumulator is an explicit operand of a form without ModRM (ADD AL, imm8).
     var hasFixedAccumulator = false
+    var traits: RowTraits = []
+    /// Status flags that it reads or, for some inputs, leaves alone.
+    var flagsNeeded: UInt16 = 0
+    /// Status flags that it always replaces.
+    var flagsReplaced: UInt16 = 0
+    /// Status flags that it reads or touches in any way.
+    var flagsTouched: UInt16 = 0
+    /// General registers that it changes without naming them, one bit each.
+    var impliedRegisters: UInt16 = 0
 
     static let all = RowShapes()
 
@@ -74,6 +83,25 @@ struct RowShape: BitwiseCopyable {
             treatment = .accumulator
         } else {
             treatment = Self.special(row.mnemonic) ?? (isPlain ? Self.plain(row) : .escape)
+        }
+        traits = RowTraits(row)
+        setFlags(row)
+        switch row.mnemonic {
+        case .push, .pop: impliedRegisters = 1 << 4
+        case .cbw, .cwde, .cdqe: impliedRegisters = 1 << 0
+        case .vpcmpistri, .pcmpistri: impliedRegisters = 1 << 1
+        default: break
+        }
+    }
+
+    private mutating func setFlags(_ row: InstructionRow) {
+        let changed = row.flagsWritten | row.flagsUndefined
+        flagsTouched = (row.flagsRead | changed) & Translator.status
+        flagsNeeded = row.flagsRead & Translator.status
+        if row.attributes.contains(.mayKeepFlags) {
+            flagsNeeded |= changed & Translator.status
+        } else {
+            flagsReplaced = changed & Translator.status
         }
     }
 
@@ -161,6 +189,37 @@ struct RowShape: BitwiseCopyable {
     }
 }
 
+/// What the translator asks of a row's attributes, in one byte.
+struct RowTraits: OptionSet, BitwiseCopyable, Sendable {
+    let rawValue: UInt8
+    static let endsBlock = RowTraits(rawValue: 1 << 0)
+    /// Of the interpreter's body: it may leave the block, so that others see the flags.
+    static let showsFlags = RowTraits(rawValue: 1 << 1)
+    /// Nothing certain follows it.
+    static let mayBranch = RowTraits(rawValue: 1 << 2)
+    /// Its opcode names a condition: JCC, SETCC, CMOVCC.
+    static let readsCondition = RowTraits(rawValue: 1 << 3)
+    static let bitString = RowTraits(rawValue: 1 << 4)
+    static let vector = RowTraits(rawValue: 1 << 5)
+    static let x87 = RowTraits(rawValue: 1 << 6)
+    static let hasModRM = RowTraits(rawValue: 1 << 7)
+
+    init(rawValue: UInt8) { self.rawValue = rawValue }
+
+    fileprivate init(_ row: InstructionRow) {
+        self = []
+        let attributes = row.attributes
+        if row.endsBlock { insert(.endsBlock) }
+        if row.endsBlock || !attributes.isDisjoint(with: [.string, .branch]) { insert(.showsFlags) }
+        if row.endsBlock || attributes.contains(.branch) { insert(.mayBranch) }
+        if [.jcc, .setcc, .cmovcc].contains(row.mnemonic) { insert(.readsCondition) }
+        if attributes.contains(.bitString) { insert(.bitString) }
+        if row.isVector { insert(.vector) }
+        if attributes.contains(.x87) { insert(.x87) }
+        if row.hasModRM { insert(.hasModRM) }
+    }
+}
+
 /// The shapes of all rows. No array: asking for one shall count no reference.
 @safe struct RowShapes: Sendable {
     // SAFETY: filled once and never freed.
@@ -170,7 +229,10 @@ struct RowShape: BitwiseCopyable {
 
     fileprivate init() {
         count = InstructionRow.count
-        let places = UnsafeMutablePointer<RowShape>.allocate(capacity: count)
+        // None of them lies in two lines of the host's cache.
+        let places = UnsafeMutableRawPointer.allocate(
+            byteCount: count * MemoryLayout<RowShape>.stride, alignment: 64
+        ).bindMemory(to: RowShape.self, capacity: count)
         for row in 0..<count {
             unsafe (places + row).initialize(to: RowShape(InstructionRow(index: UInt16(row))))
         }

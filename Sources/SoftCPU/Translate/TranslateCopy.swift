@@ -161,7 +161,7 @@ extension Translator {
         _ item: BlockInstruction, _ operand: Operand, _ copy: inout CopyPlan
     ) -> HostOperand {
         // The bit offset of BT and its relatives would reach out of a memory operand.
-        if !item.attributes.contains(.bitString), operand.kind == .gpr,
+        if !item.traits.contains(.bitString), operand.kind == .gpr,
             HostRegister.of(operand.register) == HostRegister.none,
             !operand.isWritten || operand.size != 4
         {
@@ -183,7 +183,7 @@ extension Translator {
     private func emitInstruction(_ item: BlockInstruction, _ copy: CopyPlan) {
         let i = item.instruction, shape = item.shape
         if i.prefixes.contains(.vex) { return emitVEX(item, copy) }
-        if item.attributes.contains(.x87) { return emitX87(item, copy) }
+        if item.traits.contains(.x87) { return emitX87(item, copy) }
         if takesWordPrefix(item) { code.byte(0x66) }
         if i.prefixes.contains(.lock) { code.byte(0xF0) }
         let wide = i.rexW

@@ -85,64 +85,9 @@ extension Translator {
         }
     }
 
-    /// What a probe asks the translation cache for.
-    struct Probe {
-        /// The register with the linear address, or what `displacement` is added to.
-        var linear: UInt8
-        /// At most `Translator.nearby` either way.
-        var displacement: Int32 = 0
-        /// Bytes, at most 2,048.
-        var size: Int
-        var write: Bool
-        /// Of the address, less one; more aligned operands fault.
-        var alignmentMask: UInt8 = 0
-        /// Several operands: when they do not lie in one page, the block is translated again without groups.
-        var isGroup = false
-        /// The linear address, if it is known now.
-        var known: UInt64?
-    }
-
     /// How far an operand may lie from its base for the base's page to be taken for its own. When it is not,
     /// the gate looks once more: some nanoseconds, for one in 32 bases at most.
     static let nearby: Int32 = 128
-
-    /// Looks up the page of `probe`: R11 becomes its addend. Destroys the host's flags, and RAX unless the
-    /// guest's flags are in it; R10 keeps the address if that is there. What the cache does not know goes by
-    /// a stub; what is no plain memory, by the interpreter.
-    func emitProbe(_ probe: Probe, _ item: BlockInstruction) {
-        probeCount += 1
-        let index = HostRegister.index
-        let isFree = flags != .saved
-        let tag = HostOperand.cache(index, probe.write ? 8 : 0)
-        code.rotateRight(index, probe.linear, 7)
-        code.arithmetic(4, .register(index), Int32(TLB.entries - 1) << 5, wide: false)
-        let compared = isFree ? HostRegister.rax : HostRegister.address
-        if probe.displacement != 0 {
-            code.lea(
-                compared, base: probe.linear, index: HostRegister.none, scaleShift: 0, probe.displacement,
-                wide: true)
-        } else if compared != probe.linear {
-            code.move(compared, probe.linear)
-        }
-        code.encode(wide: true, 0x33, compared, tag)
-        code.arithmetic(7, .register(compared), Int32(0x1000 - probe.size))
-        let miss = code.pendingJumpIf(7)
-        // R10 gets its address back, if that is nowhere else.
-        let isFolded = !isFree && probe.linear == HostRegister.address
-        if isFolded { code.encode(wide: true, 0x33, compared, tag) }
-        code.load(index, .cache(index, 16))
-        stubs.append(
-            Stub(
-                kind: .fill(probe, isFolded: isFolded, back: code.here), from: miss,
-                pageOffset: item.pageOffset))
-        if probe.alignmentMask != 0 {
-            // TEST linear, mask
-            code.encode(wide: false, 0xF6, 0, .register(probe.linear), forceREX: true)
-            code.byte(probe.alignmentMask)
-            let misaligned = code.pendingJumpIf(5)
-            stubs.append(Stub(kind: .interpret, from: misaligned, pageOffset: item.pageOffset))
-        }
-    }
 
     /// The memory operand of `item` as a host operand. With `folds`, R11 is free again.
     func emitMemoryOperand(
@@ -205,11 +150,8 @@ extension Translator {
         }
         let miss = code.pendingJumpIf(5)
         code.load(HostRegister.index, .state(entry + 16))
-        let probe = Probe(linear: HostRegister.address, size: size, write: write, known: linear)
-        stubs.append(
-            Stub(
-                kind: .fill(probe, isFolded: false, back: code.here), from: miss,
-                pageOffset: item.pageOffset))
+        let how = Miss(kind: .address, size: size, write: write, known: linear, back: code.here)
+        stubs.append(Stub(kind: .fill(how), from: miss, pageOffset: item.pageOffset))
         if let short = Int32(exactly: Int64(bitPattern: linear)) {
             guard folds else { return .memory(HostRegister.index, short) }
             code.lea(
@@ -250,32 +192,5 @@ extension Translator {
         let stack = HostRegister.guestRSP
         if isSegmented, !hasWideStack { code.byte(0x66) }
         code.lea(stack, base: stack, index: HostRegister.none, scaleShift: 0, change, wide: !is32)
-    }
-
-    /// Emits a stub for a probe that missed.
-    func emitFillStub(_ probe: Probe, isFolded: Bool, back: UInt, _ stub: Stub) {
-        if let known = probe.known {
-            code.constant(HostRegister.address, known)
-        } else if isFolded {
-            code.encode(
-                wide: true, 0x33, HostRegister.address, .cache(HostRegister.index, probe.write ? 8 : 0))
-        } else if probe.displacement != 0 {
-            code.lea(
-                HostRegister.address, base: probe.linear, index: HostRegister.none, scaleShift: 0,
-                probe.displacement, wide: true)
-        } else if probe.linear != HostRegister.address {
-            code.move(HostRegister.address, probe.linear)
-        }
-        let kind = Int32(probe.size) | (probe.write ? 0x1000 : 0) | (probe.isGroup ? 0x2000 : 0)
-        if probe.isGroup || probe.size >= 32 {
-            code.byte(0x68)
-            code.word32(kind)
-            code.call(gates.fill)
-        } else {
-            code.call(gates.fills[probe.size | (probe.write ? 32 : 0)])
-        }
-        code.jump(back)
-        emitPlace(stub.pageOffset)
-        if probe.isGroup { emitSite(stub.from) }
     }
 }

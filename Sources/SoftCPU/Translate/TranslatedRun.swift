@@ -277,7 +277,31 @@ extension SoftVCPU {
         guard cache.translate(block, source, linear: linear, linksPages: linksPages) else { return false }
         markLines(block, cache.translator.lines)
         nameCode(of: block, cache)
+        if lockstep == nil { translateAhead(block, source, cache, linear, linksPages) }
         return true
+    }
+
+    /// Translates blocks to which `block` may lead in its page, and those to which they do, when they have
+    /// run often enough to be next: the translator is in the host's caches now.
+    private func translateAhead(
+        _ block: BlockView, _ source: CodeSource, _ cache: TranslationCache, _ linear: UInt64,
+        _ linksPages: Bool
+    ) {
+        guard block.b.secondWord == 0, !cache.isFull else { return }
+        var ahead = CodeAhead()
+        cache.translator.addTargets(to: &ahead)
+        while let offset = ahead.next(), !cache.isFull {
+            let found = BlockCache.find(source.table, source.physicalPage | UInt64(offset), block.b.mode)
+            guard found != 0 else { continue }
+            let other = BlockView(address: found)
+            guard other.b.code == 0, other.b.runs >= threshold / 2, other.b.secondWord == 0, !other.b.sleeps,
+                other.b.generation == source.generation, other.b.physical != .max,
+                cache.translate(other, source, linear: linear, linksPages: linksPages)
+            else { continue }
+            markLines(other, cache.translator.lines)
+            nameCode(of: other, cache)
+            cache.translator.addTargets(to: &ahead)
+        }
     }
 
     /// A block whose translation sleeps holds again: wakes that, if what it relies on holds, too.

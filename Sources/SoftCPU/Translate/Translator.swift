@@ -103,8 +103,8 @@ final class Translator {
     /// Code out of the way, emitted after the block.
     struct Stub {
         enum Kind {
-            /// Fill the TLB, then go back. `isFolded`: R10 is the linear address XOR the tag.
-            case fill(Probe, isFolded: Bool, back: UInt)
+            /// Fill the TLB, then go back.
+            case fill(Miss)
             /// Have vector state loaded, then go back.
             case ensure(level: UInt8, back: UInt)
             /// Let the interpreter do the instruction.
@@ -244,12 +244,13 @@ final class Translator {
     private func adjustTreatment(_ index: Int) {
         let item = block[index], i = item.instruction
         var treatment = item.treatment
-        let row = InstructionRow(index: i.row)
         if is32, !fits32(item) { treatment = .escape }
         switch treatment {
         case .copy:
-            if row.attributes.contains(.bitString), item.hasMemoryOperand { treatment = .escape }
-            if row.isVector, !HostFeatures.shared.contains(i.feature, isVEX: i.prefixes.contains(.vex)) {
+            if item.traits.contains(.bitString), item.hasMemoryOperand { treatment = .escape }
+            if item.traits.contains(.vector),
+                !HostFeatures.shared.contains(i.feature, isVEX: i.prefixes.contains(.vex))
+            {
                 treatment = .escape
             }
             if i.mnemonic == .xchg || i.mnemonic == .xadd, usesHighByte(item) { treatment = .escape }
@@ -309,7 +310,7 @@ final class Translator {
     }
 
     private func endsHere(_ item: BlockInstruction) -> Bool {
-        item.instruction.mnemonic == .std || InstructionRow(index: item.instruction.row).endsBlock
+        item.instruction.mnemonic == .std || item.traits.contains(.endsBlock)
     }
 
     // MARK: One instruction
@@ -410,9 +411,7 @@ final class Translator {
 
     /// Has the flags where the instruction needs them; after it they are the host's if it writes any.
     func placeFlags(_ item: BlockInstruction, needsRAX: Bool = false) {
-        let i = item.instruction
-        let touched = (i.flagsRead | i.flagsWritten | i.flagsUndefined) & Self.status
-        if touched == 0 {
+        if item.shape.flagsTouched == 0 {
             if needsRAX, item.liveAfter != 0 { restoreFlags() }
             return
         }
@@ -439,8 +438,7 @@ final class Translator {
             position += 1
             code.resolve(stub.from, to: code.here)
             switch stub.kind {
-            case .fill(let probe, let isFolded, let back):
-                emitFillStub(probe, isFolded: isFolded, back: back, stub)
+            case .fill(let miss): emitFillStub(miss, stub)
             case .ensure(let level, let back):
                 code.bytes(0x6A, level)
                 code.call(gates.ensure)
