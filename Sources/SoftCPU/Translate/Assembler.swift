@@ -21,6 +21,47 @@ enum HostOperand {
     }
 }
 
+extension HostOperand {
+    /// What ModRM, SIB and REX are made of.
+    struct Parts {
+        /// The register itself, or the base.
+        var base: UInt8
+        /// 0 if there is none: no index has that number.
+        var index: UInt8 = 0
+        var displacement: Int32 = 0
+        var isMemory = true
+
+        /// ModRM, SIB and displacement, at most six bytes, and how many.
+        @inline(__always) func modRM(_ reg: UInt8) -> (word: UInt64, count: Int) {
+            let low = base & 7
+            guard isMemory else { return (UInt64(0xC0 | reg << 3 | low), 1) }
+            let hasSIB = index != 0 || low == 4
+            let isNone = displacement == 0 && low != 5
+            let isShort = displacement >= -128 && displacement < 128
+            let mode: UInt8 = isNone ? 0 : isShort ? 0x40 : 0x80
+            var word = UInt64(UInt32(bitPattern: displacement))
+            if hasSIB {
+                // Index 4 is none.
+                word = word << 8 | UInt64((index == 0 ? 4 : index & 7) << 3 | low)
+            }
+            word = word << 8 | UInt64(mode | reg << 3 | (hasSIB ? 4 : low))
+            return (word, 1 + (hasSIB ? 1 : 0) + (isNone ? 0 : isShort ? 1 : 4))
+        }
+    }
+
+    @inline(__always) var parts: Parts {
+        switch self {
+        case .register(let number): Parts(base: number, isMemory: false)
+        case .memory(let number, let displacement): Parts(base: number, displacement: displacement)
+        case .indexed(let number, let index, let displacement):
+            Parts(base: number, index: index, displacement: displacement)
+        case .cache(let index, let displacement):
+            Parts(base: HostRegister.window, index: index, displacement: displacement)
+        case .state(let displacement): Parts(base: HostRegister.window, displacement: displacement)
+        }
+    }
+}
+
 /// Writes host instructions to a buffer. Names are the Intel SDM's; sizes are 32 or 64 bits.
 ///
 /// The writer never stops at the end of its space: the caller leaves `Translator.mostBlockBytes` free.
@@ -91,64 +132,31 @@ struct Assembler {
 
     // MARK: Encoding
 
-    /// One instruction with ModRM.
+    /// One instruction with ModRM. Not inlined: what the translator itself takes of the host's caches counts.
     /// - Parameter prefix: a mandatory or LOCK prefix, 0 for none.
     /// - Parameter map: 0 one-byte, 1 `0F`, 2 `0F 38`, 3 `0F 3A`.
     /// - Parameter forceREX: a REX prefix even when it says nothing (SPL, BPL, SIL, DIL).
-    @inline(__always)
+    @inline(never)
     mutating func encode(
         prefix: UInt8 = 0, wide: Bool, map: UInt8 = 0, _ opcode: UInt8, _ reg: UInt8, _ operand: HostOperand,
         forceREX: Bool = false
     ) {
         if prefix != 0 { byte(prefix) }
-        var rex: UInt8 = (wide ? 8 : 0) | (reg & 8) >> 1
-        switch operand {
-        case .register(let number), .memory(let number, _): rex |= number >> 3
-        case .indexed(let number, let index, _): rex |= number >> 3 | (index >> 3) << 1
-        case .cache(let index, _): rex |= HostRegister.window >> 3 | (index >> 3) << 1
-        case .state: rex |= HostRegister.window >> 3
-        }
-        if rex != 0 || forceREX { byte(0x40 | rex) }
+        let parts = operand.parts
+        let rex = 0x40 | (wide ? 8 : 0) | (reg & 8) >> 1 | (parts.index & 8) >> 2 | parts.base >> 3
+        put(UInt64(rex), rex != 0x40 || forceREX ? 1 : 0)
         if map != 0 {
             byte(0x0F)
-            if map == 2 { byte(0x38) } else if map == 3 { byte(0x3A) }
+            if map > 1 { byte(map == 2 ? 0x38 : 0x3A) }
         }
-        byte(opcode)
-        modRM(reg & 7, operand)
+        let (word, count) = parts.modRM(reg & 7)
+        put(UInt64(opcode) | word << 8, count + 1)
     }
 
     /// ModRM, SIB and displacement.
-    @inline(__always) mutating func modRM(_ reg: UInt8, _ operand: HostOperand) {
-        switch operand {
-        case .register(let number): byte(0xC0 | reg << 3 | number & 7)
-        case .cache(let index, let displacement):
-            modRM(reg, .indexed(HostRegister.window, index, displacement))
-        case .state(let displacement): modRM(reg, .memory(HostRegister.window, displacement))
-        case .memory(let number, let displacement):
-            let low = number & 7
-            if displacement == 0, low != 5 {
-                byte(reg << 3 | low)
-                if low == 4 { byte(0x24) }
-            } else if displacement >= -128, displacement < 128 {
-                byte(0x40 | reg << 3 | low)
-                if low == 4 { byte(0x24) }
-                byte(UInt8(truncatingIfNeeded: displacement))
-            } else {
-                byte(0x80 | reg << 3 | low)
-                if low == 4 { byte(0x24) }
-                word32(displacement)
-            }
-        case .indexed(let number, let index, let displacement):
-            let scaled = (index & 7) << 3 | number & 7
-            if displacement == 0, number & 7 != 5 {
-                bytes(0x04 | reg << 3, scaled)
-            } else if displacement >= -128, displacement < 128 {
-                bytes(0x44 | reg << 3, scaled, UInt8(truncatingIfNeeded: displacement))
-            } else {
-                bytes(0x84 | reg << 3, scaled)
-                word32(displacement)
-            }
-        }
+    mutating func modRM(_ reg: UInt8, _ operand: HostOperand) {
+        let (word, count) = operand.parts.modRM(reg)
+        put(word, count)
     }
 
     /// LEA with base, index and displacement; base or index may be `HostRegister.none`.
@@ -160,22 +168,18 @@ struct Assembler {
         if index != HostRegister.none { rex |= (index >> 3) << 1 }
         if rex != 0 { byte(0x40 | rex) }
         byte(0x8D)
-        let reg = (target & 7) << 3
         if index == HostRegister.none, base != HostRegister.none {
             return modRM(target & 7, .memory(base, displacement))
         }
+        let reg = (target & 7) << 3
         let scaled = index == HostRegister.none ? 0x20 : scaleShift << 6 | (index & 7) << 3
         if base == HostRegister.none {
             bytes(0x04 | reg, scaled | 5)
             word32(displacement)
-        } else if displacement == 0, base & 7 != 5 {
-            bytes(0x04 | reg, scaled | base & 7)
-        } else if displacement >= -128, displacement < 128 {
-            bytes(0x44 | reg, scaled | base & 7)
-            byte(UInt8(truncatingIfNeeded: displacement))
         } else {
-            bytes(0x84 | reg, scaled | base & 7)
-            word32(displacement)
+            let parts = HostOperand.indexed(base, index, displacement).parts
+            let (word, count) = parts.modRM(target & 7)
+            put(word | UInt64(scaleShift) << 14, count)
         }
     }
 

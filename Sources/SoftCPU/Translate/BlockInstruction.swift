@@ -10,6 +10,7 @@
         var memoryPosition: UInt8 = 4
         /// General registers that it changes, as far as memory groups ask; one bit each.
         var written: UInt16 = 0
+        var part = GroupPart()
         var liveBefore: UInt16 = 0
         var liveAfter: UInt16 = 0
         var liveAtTarget: UInt16 = 0
@@ -33,6 +34,11 @@
     /// Whether it changes general register `number`.
     @inline(__always) func writes(_ number: UInt8) -> Bool {
         unsafe fields.pointee.written >> UInt16(number) & 1 != 0
+    }
+    /// What it is to a memory group.
+    var part: GroupPart {
+        @inline(__always) get { unsafe fields.pointee.part }
+        nonmutating set { unsafe fields.pointee.part = newValue }
     }
     var traits: RowTraits { @inline(__always) get { unsafe fields.pointee.shape.traits } }
     var shape: RowShape { @inline(__always) get { unsafe fields.pointee.shape } }

@@ -11,6 +11,23 @@ struct MemoryGroup {
     let last: Int
 }
 
+/// What an instruction is to a memory group, as far as its own bytes say.
+struct GroupPart: BitwiseCopyable {
+    /// The guest's base register of its operand; `none` if it cannot be a member.
+    var base = Self.none
+    /// Bytes.
+    var size: UInt8 = 0
+    var write = false
+    /// It may stand between members.
+    var passes = false
+    /// How far it moves RSP.
+    var moves: Int8 = 0
+    /// From the base as it is then.
+    var offset: Int32 = 0
+
+    static let none: UInt8 = 0xFF
+}
+
 extension Translator {
     /// Bytes that a group may span.
     private static let widestGroup = 512
@@ -29,31 +46,36 @@ extension Translator {
     /// Starts a group at instruction `index` if there is something to gain, and ends the one that is over.
     func updateGroup(_ index: Int) {
         if let group, index > group.last { self.group = nil }
-        guard group == nil, !isUngrouped, !isSegmented, let first = reference(block[index], 0),
-            isStackStep(block[index]) || !block[index].writes(first.base)
-        else { return }
-        var low = first.offset, high = first.offset + first.size, write = first.write
-        var last = index, members = 1
-        var moved = first.moves
-        var next = index + 1
-        while next < block.count {
-            let item = block[next]
-            if let found = reference(item, moved), found.base == first.base {
-                let newLow = min(low, found.offset), newHigh = max(high, found.offset + found.size)
+        guard group == nil, index + 1 < block.count else { return }
+        let item = block[index], first = item.part
+        guard first.base != GroupPart.none, isReady(item), first.moves != 0 || !item.writes(first.base) else {
+            return
+        }
+        var low = Int(first.offset), high = low + Int(first.size), write = first.write
+        var last = index, moved = Int(first.moves)
+        for next in index + 1..<block.count {
+            let item = block[next], part = item.part
+            guard isReady(item) else { break }
+            if part.base == first.base {
+                let offset = Int(part.offset) + moved
+                let newLow = min(low, offset), newHigh = max(high, offset + Int(part.size))
                 guard newHigh - newLow <= Self.widestGroup else { break }
                 (low, high) = (newLow, newHigh)
-                write = write || found.write
-                members += 1
+                write = write || part.write
                 last = next
-                moved += found.moves
-                if item.writes(first.base), !isStackStep(item) { break }
+                moved += Int(part.moves)
+                if part.moves == 0, item.writes(first.base) { break }
             } else {
-                guard passes(item), !item.writes(first.base) else { break }
+                guard part.passes, !item.writes(first.base) else { break }
             }
-            next += 1
         }
-        guard members > 1 else { return }
+        guard last > index else { return }
         begin(Range(uncheckedBounds: (low, high)), write: write, base: first.base, last: last, at: index)
+    }
+
+    /// The vector state that it needs is there: loading it is a call, which destroys R11.
+    private func isReady(_ item: BlockInstruction) -> Bool {
+        item.shape.level == 0 || item.shape.level <= level
     }
 
     private func begin(_ bytes: Range<Int>, write: Bool, base: UInt8, last: Int, at index: Int) {
@@ -72,42 +94,38 @@ extension Translator {
         group = MemoryGroup(base: base, last: last)
     }
 
-    /// A member's memory operand.
-    private struct Reference {
-        var base: UInt8
-        /// From the base as it was at the group's start.
-        var offset: Int
-        var size: Int
-        var write: Bool
-        /// How far it moves RSP.
-        var moves = 0
+    /// What `item` is to a group. A PUSH, POP or RET has its slot at RSP as it is then.
+    func groupPart(_ item: BlockInstruction) -> GroupPart {
+        let word = UInt8(slot)
+        switch item.treatment {
+        case .nothing, .convert, .moveImmediate: return GroupPart(passes: true)
+        case .copy: return copiedPart(item)
+        case .lea:
+            let index = item.instruction.index
+            return GroupPart(passes: index >= 16 || HostRegister.of(index) != HostRegister.none)
+        case .push where !item.instruction.operand0.isMemory:
+            return GroupPart(base: 4, size: word, write: true, moves: -Int8(slot), offset: -slot)
+        case .pop where item.instruction.operand0.register != 4:
+            return GroupPart(base: 4, size: word, moves: Int8(slot))
+        case .ret: return GroupPart(base: 4, size: word)
+        case .call where isGroupable(item):
+            return GroupPart(base: 4, size: word, write: true, offset: -slot)
+        default: return GroupPart()
+        }
     }
 
-    /// The memory operand of `item` if it may belong to a group in which RSP has moved by `moved`.
-    private func reference(_ item: BlockInstruction, _ moved: Int) -> Reference? {
-        let i = item.instruction, word = Int(slot)
-        switch item.treatment {
-        case .push where !i.operand0.isMemory:
-            return Reference(base: 4, offset: moved - word, size: word, write: true, moves: -word)
-        case .pop where i.operand0.register != 4:
-            return Reference(base: 4, offset: moved, size: word, write: false, moves: word)
-        case .ret: return Reference(base: 4, offset: moved, size: word, write: false)
-        case .call where isGroupable(item):
-            return Reference(base: 4, offset: moved - word, size: word, write: true)
-        case .copy: break
-        default: return nil
-        }
-        guard item.hasMemoryOperand, !usesSegment(item), i.base < 16, i.index >= 16,
-            i.addressSize == nativeAddress,
-            HostRegister.of(i.base) != HostRegister.none, i.segment < SegmentNumber.fs, item.shape.level < 3,
-            keepsIndex(item), abs(i.displacement) < 1 << 20
-        else { return nil }
-        let operand = item.memoryOperand
-        guard operand.kind == .memory, operand.size > 0, operand.size <= 32, !VectorLowering.needsAlignment(i)
-        else { return nil }
-        return Reference(
-            base: i.base, offset: (i.base == 4 ? moved : 0) + Int(i.displacement), size: Int(operand.size),
-            write: operand.isWritten)
+    private func copiedPart(_ item: BlockInstruction) -> GroupPart {
+        guard keepsIndex(item) else { return GroupPart() }
+        guard item.hasMemoryOperand else { return GroupPart(passes: item.shape.level < 3) }
+        let i = item.instruction, operand = item.memoryOperand
+        guard i.base < 16, i.index >= 16, i.addressSize == nativeAddress, i.segment < SegmentNumber.fs,
+            HostRegister.of(i.base) != HostRegister.none, item.shape.level < 3, !usesSegment(item),
+            abs(i.displacement) < 1 << 20, operand.kind == .memory, operand.size > 0, operand.size <= 32,
+            !VectorLowering.needsAlignment(i)
+        else { return GroupPart() }
+        return GroupPart(
+            base: i.base, size: operand.size, write: operand.isWritten,
+            offset: Int32(truncatingIfNeeded: i.displacement))
     }
 
     /// A call whose way to its target leaves R11 alone until the return address is pushed.
@@ -115,23 +133,7 @@ extension Translator {
         linear != nil && (call.operand(0).kind == .relative || heldTarget(call) != nil)
     }
 
-    private func isStackStep(_ item: BlockInstruction) -> Bool {
-        item.treatment == .push || item.treatment == .pop
-    }
-
-    /// An instruction without memory that may stand between members.
-    private func passes(_ item: BlockInstruction) -> Bool {
-        let i = item.instruction
-        switch item.treatment {
-        case .nothing, .convert, .moveImmediate: return true
-        case .lea:
-            return i.index >= 16 || HostRegister.of(i.index) != HostRegister.none
-        case .copy: return !item.hasMemoryOperand && item.shape.level < 3 && keepsIndex(item)
-        default: return false
-        }
-    }
-
-    /// Translated without R11, and without a call that would destroy it.
+    /// Translated without R11.
     private func keepsIndex(_ item: BlockInstruction) -> Bool {
         let shape = item.shape
         if shape.vvvv == .general,
@@ -139,8 +141,6 @@ extension Translator {
         {
             return false
         }
-        if item.traits.contains(.bitString) { return false }
-        // Vector state is loaded by a call, the first time.
-        return (shape.level == 0 || shape.level <= level) && isCopyable(item)
+        return !item.traits.contains(.bitString) && isCopyable(item)
     }
 }

@@ -151,6 +151,7 @@ final class Translator {
         self.place = place
         self.linear = linear == CodePlace.anywhere ? nil : linear
         lines = 0
+        isUngrouped = view.b.isUngrouped
         stubs.removeAll(keepingCapacity: true)
         decodeBlock(view)
         guard !block.isEmpty else { return nil }
@@ -169,7 +170,6 @@ final class Translator {
         level = 0
         hasX87 = false
         group = nil
-        isUngrouped = view.b.isUngrouped
         flags = block[0].liveBefore != 0 ? .saved : .dead
         for index in block.indices {
             emit(index)
@@ -235,6 +235,7 @@ final class Translator {
             guard let found, found.instruction.length == op.o.length else { break }
             block.append(shapes[Int(found.instruction.row)], op: address, pageOffset: offset)
             adjustTreatment(position)
+            if !isSegmented { block[position].part = isUngrouped ? GroupPart() : groupPart(block[position]) }
             // With DF set nothing is translated: CLD and the string instructions rely on it.
             if block[position].instruction.mnemonic == .std { break }
         }
@@ -318,8 +319,8 @@ final class Translator {
     private func emit(_ index: Int) {
         let item = block[index]
         if isSegmented { slot = Int32(item.instruction.operandSize) }
-        if item.treatment == .copy { ensureVectors(item) }
-        updateGroup(index)
+        if item.treatment == .copy, item.shape.level != 0 { ensureVectors(item) }
+        if !isSegmented { updateGroup(index) }
         switch item.treatment {
         case .escape: emitEscape(item)
         case .copy: emitCopy(item)
