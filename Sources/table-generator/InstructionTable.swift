@@ -53,25 +53,6 @@ struct InstructionTable {
             rows[index].flags |= UInt64(feature) << 48
         }
     }
-
-    /// Candidate rows of every (space, opcode) in the order of the table.
-    func dispatch() -> (entries: [UInt32], candidates: [UInt16]) {
-        var lists = [[UInt16]](repeating: [], count: 8 * 256)
-        var takesModRM = [Bool](repeating: false, count: 8 * 256)
-        for (number, row) in rows.enumerated() {
-            for opcode in row.opcode...(row.opcode + (row.coversEightOpcodes ? 7 : 0)) {
-                lists[row.space * 256 + opcode].append(UInt16(number))
-                if row.hasModRM { takesModRM[row.space * 256 + opcode] = true }
-            }
-        }
-        var candidates: [UInt16] = []
-        let entries = lists.indices.map { place in
-            let start = UInt32(candidates.count)
-            candidates += lists[place]
-            return start | UInt32(lists[place].count) << 16 | (takesModRM[place] ? 1 << 24 : 0)
-        }
-        return (entries, candidates)
-    }
 }
 
 struct RowProblem: Error { let text: String }

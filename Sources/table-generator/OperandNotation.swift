@@ -2,12 +2,50 @@
 /// the names become the cases of `OperandSource` and `OperandSize` in the generated file.
 enum OperandNotation {
     static let sources = [
-        "none", "rmGeneral", "regGeneral", "opcodeGeneral", "vvvvGeneral", "fixedGeneral", "immediate",
-        "signedImmediate", "one", "relative", "moffs", "farPointer", "regSegment", "fixedSegment",
-        "regControl",
-        "regDebug", "regVector", "rmVector", "vvvvVector", "lastByteVector", "fixedVector", "regMMX", "rmMMX",
-        "stringSource", "stringDestination", "memoryAtRDI", "tableLookup", "memoryIndexXMM", "memoryIndexYMM",
-        "fixedST", "rmST",
+        Source("none", .fixed, "none"), Source("rmGeneral", .rmGeneral, "gpr"),
+        Source("regGeneral", .regExtended, "gpr"), Source("opcodeGeneral", .opcode, "gpr"),
+        Source("vvvvGeneral", .vvvv, "gpr"), Source("fixedGeneral", .fixed, "gpr"),
+        Source("immediate", .fixed, "immediate"), Source("signedImmediate", .fixed, "immediate"),
+        Source("one", .fixed, "one"), Source("relative", .fixed, "relative"),
+        Source("moffs", .fixed, "memory", isRare: true),
+        Source("farPointer", .fixed, "farPointer", isRare: true), Source("regSegment", .reg, "segment"),
+        Source("fixedSegment", .fixed, "segment"),
+        Source("regControl", .regExtended, "control", isRare: true),
+        Source("regDebug", .regExtended, "debug", isRare: true), Source("regVector", .regExtended, "xmm"),
+        Source("rmVector", .rmVector, "xmm"), Source("vvvvVector", .vvvv, "xmm"),
+        Source("lastByteVector", .fixed, "xmm", isRare: true), Source("fixedVector", .fixed, "xmm"),
+        Source("regMMX", .reg, "mmx"), Source("rmMMX", .rm, "mmx"),
+        Source("stringSource", .fixed, "stringSource"),
+        Source("stringDestination", .fixed, "stringDestination"),
+        Source("memoryAtRDI", .fixed, "memory", isRare: true), Source("tableLookup", .fixed, "tableLookup"),
+        Source("memoryIndexXMM", .fixed, "memoryVectorIndex", isRare: true),
+        Source("memoryIndexYMM", .fixed, "memoryVectorIndex", isRare: true),
+        Source("fixedST", .fixed, "st"), Source("rmST", .rm, "st"),
+    ]
+
+    /// Where the number of an operand's register comes from. The first three of rm may turn out to be memory.
+    enum Register: UInt64 {
+        case fixed, rmGeneral, rmVector, rm, regExtended, reg, opcode, vvvv
+    }
+
+    /// Where an operand comes from.
+    struct Source {
+        let name: String, register: Register, kind: String
+        /// It takes more than a kind and a register: `RareOperands` in the decoder does it.
+        let isRare: Bool
+        /// It is a sign-extended number, whatever its size.
+        var isSigned: Bool { name == "signedImmediate" || name == "relative" }
+
+        init(_ name: String, _ register: Register, _ kind: String, isRare: Bool = false) {
+            (self.name, self.register, self.kind, self.isRare) = (name, register, kind, isRare)
+        }
+    }
+
+    /// `Operand.Kind` in its order.
+    static let kinds = [
+        "none", "gpr", "highByte", "memory", "memoryVectorIndex", "stringSource", "stringDestination",
+        "tableLookup", "immediate", "immediate2", "one", "relative", "farPointer", "xmm", "ymm", "mmx", "st",
+        "segment", "control", "debug",
     ]
     static let sizes = [
         "unsized", "b", "w", "d", "q", "t", "dq", "qq", "x", "half", "quarter", "eighth", "v", "z", "y",
@@ -52,7 +90,8 @@ enum OperandNotation {
     }
 
     private static func bits(_ source: String, _ size: String, _ register: Int) -> (UInt64, String)? {
-        guard let sourceNumber = sources.firstIndex(of: source), let sizeNumber = sizes.firstIndex(of: size)
+        guard let sourceNumber = sources.firstIndex(where: { $0.name == source }),
+            let sizeNumber = sizes.firstIndex(of: size)
         else { return nil }
         return (UInt64(sourceNumber | sizeNumber << 5 | register << 10), source)
     }

@@ -4,7 +4,8 @@ struct SourceEmitter {
     let table: InstructionTable
 
     func files() -> [(name: String, content: String)] {
-        let (entries, candidates) = table.dispatch()
+        let dispatch = Dispatch(table.rows)
+        let recipes = table.rows.enumerated().map { RowRecipe($0.element, number: $0.offset) }
         return [
             ("Mnemonic.swift", mnemonics()),
             ("RowVocabulary.swift", vocabulary()),
@@ -31,10 +32,22 @@ struct SourceEmitter {
                 "InstructionDispatch.swift",
                 file {
                     array(
-                        "entries", "Per map and opcode: first candidate, count, whether ModRM follows.",
-                        entries)
+                        "entries", "Per kind of mode, map and opcode: how to find the slot.", dispatch.entries
+                    )
+                        + array("slots", "Rows, or places of rows to try.", dispatch.slots)
                         + array(
-                            "candidates", "Row numbers, in the order in which they are tried.", candidates)
+                            "candidates",
+                            "Rows in the order in which they are tried, each list ended by FFFF.",
+                            dispatch.candidates)
+                }
+            ),
+            (
+                "InstructionRecipes.swift",
+                file {
+                    array(
+                        "recipes",
+                        "Three words per row: operands 0 and 1, operands 2 and 3, facts. See `RowRecipe`.",
+                        recipes.flatMap { $0.operands + [$0.facts] })
                 }
             ),
         ]
@@ -98,7 +111,9 @@ struct SourceEmitter {
     private func vocabulary() -> String {
         var text = header
         text += "/// Where an operand comes from; the letters of the table's operand notation.\n"
-        text += "enum OperandSource: UInt8, Sendable {\n" + caseLines(OperandNotation.sources) + "}\n\n"
+        text +=
+            "enum OperandSource: UInt8, Sendable {\n" + caseLines(OperandNotation.sources.map(\.name))
+            + "}\n\n"
         text += "/// How large an operand is; the size letters of the table's operand notation.\n"
         text += "enum OperandSize: UInt8, Sendable {\n" + caseLines(OperandNotation.sizes) + "}\n\n"
         text += "/// The CPUID feature that brings an instruction.\n"

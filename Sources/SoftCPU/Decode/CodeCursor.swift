@@ -1,16 +1,16 @@
 /// Reads code bytes from front to back and refuses to go past their end.
 struct CodeCursor {
     let bytes: InstructionBytes
-    private(set) var offset = 0
+    private(set) var offset: Int
 
-    init(_ bytes: InstructionBytes) { self.bytes = bytes }
+    init(_ bytes: InstructionBytes, at offset: Int = 0) {
+        self.bytes = bytes
+        self.offset = offset
+    }
 
-    /// Too long when the missing byte would be the sixteenth, otherwise truncated.
     @inline(__always)
     private func require(_ size: Int) throws(DecodeFailure) {
-        if offset &+ size > Int(bytes.count) {
-            throw offset &+ size > InstructionBytes.longest ? .tooLong : .truncated
-        }
+        if offset &+ size > bytes.count { throw bytes.lack(offset &+ size) }
     }
 
     @inline(__always)
@@ -35,15 +35,5 @@ struct CodeCursor {
         let word = bytes.word(at: offset)
         offset &+= size
         return size == 8 ? word : word & ((1 &<< UInt64(truncatingIfNeeded: size &* 8)) &- 1)
-    }
-
-    /// `size` bytes (1, 2, 4 or 8), sign-extended.
-    @inline(__always)
-    mutating func signed(_ size: Int) throws(DecodeFailure) -> Int64 {
-        try require(size)
-        let unused = Int64(truncatingIfNeeded: 64 &- size &* 8)
-        let word = Int64(truncatingIfNeeded: bytes.word(at: offset))
-        offset &+= size
-        return (word &<< unused) &>> unused
     }
 }

@@ -20,254 +20,151 @@ struct Decoder: Sendable {
     ) throws(DecodeFailure) {
         // SAFETY: the pointer stays valid during the call that it is made for, and is not kept.
         try unsafe withUnsafeMutablePointer(to: &result) { place throws(DecodeFailure) in
-            var state = unsafe DecodeState(bytes: bytes, mode: mode, place: place)
-            try state.run()
+            if mode.defaultSize == .bits64 {
+                let code = OpcodeBytes(usual: bytes, .bits64)
+                let entry = InstructionRows.Entry(code, .bits64)
+                if !entry.isEscape {
+                    var state = try unsafe DecodeState(bytes, .bits64, code, entry, place: place)
+                    return try state.run(entry)
+                }
+            }
+            try unsafe decodeOther(bytes, mode.defaultSize, place)
         }
+    }
+
+    /// The same code once more, for other modes, and for 64-bit mode with prefixes that `decode` does not
+    /// take: there it is compiled for what most instructions are.
+    @inline(never)
+    @unsafe private func decodeOther(
+        _ bytes: InstructionBytes, _ size: CodeSize, _ place: UnsafeMutablePointer<Instruction>
+    ) throws(DecodeFailure) {
+        var code: OpcodeBytes
+        var entry: InstructionRows.Entry
+        if size == .bits64 {
+            code = try OpcodeBytes(all: bytes, size)
+            entry = InstructionRows.Entry(code, size)
+        } else {
+            code = OpcodeBytes(usual: bytes, size)
+            entry = InstructionRows.Entry(code, size)
+            if entry.isEscape {
+                code = try OpcodeBytes(all: bytes, size)
+                entry = InstructionRows.Entry(code, size)
+            }
+        }
+        var state = try unsafe DecodeState(bytes, size, code, entry, place: place)
+        try state.run(entry)
     }
 }
 
-/// What is known between two steps of `Decoder.decode`.
+/// Decodes what follows the opcode. Its steps are inlined into one function without calls, but for what is
+/// rare, so that this stays in registers; and they avoid jumps that depend on the instruction, which a
+/// processor cannot foresee.
 @safe struct DecodeState {
-    var cursor: CodeCursor
+    let bytes: InstructionBytes
     let size: CodeSize
-    private let result: UnsafeMutablePointer<Instruction>
-    /// 0 none, 1 66, 2 F3, 3 F2: how the prefix acts as an opcode extension.
-    var extensionPrefix = 0
-    /// Segment override that counts in this mode, or `noOverride`.
-    var segmentOverride = Self.noOverride
-    /// REX or VEX bits, 0 outside 64-bit mode (but W as encoded under VEX).
-    var rex: UInt8 = 0
-    /// Index into `InstructionRows.entries`.
-    var place = 0
-    var match: UInt64 = 0
-    /// A prefix makes it #UD, but only once all of its bytes have been fetched: a page fault or #GP on the
-    /// way comes first.
-    var isIllegal = false
-
-    private static let noOverride: UInt8 = 0xFF
-
-    /// - Safety: `place` must stay valid as long as this lives.
-    @unsafe init(bytes: InstructionBytes, mode: CodeMode, place: UnsafeMutablePointer<Instruction>) {
-        cursor = CodeCursor(bytes)
-        size = mode.defaultSize
-        unsafe result = place
-        unsafe place.pointee = Instruction(mnemonic: .nop, row: 0)
-    }
+    let code: OpcodeBytes
+    /// The bytes from ModRM on: it, SIB and displacement, as far as they are there.
+    let window: UInt64
+    /// 0 when there is none.
+    let modRM: UInt
+    /// Where the next step goes on.
+    var end: Int
+    /// Where the result goes.
+    let place: UnsafeMutablePointer<Instruction>
 
     /// What has been decoded so far.
     var instruction: Instruction {
         // SAFETY: whoever made this promised that the place is valid.
-        @inline(__always) unsafeAddress { unsafe UnsafePointer(result) }
-        @inline(__always) nonmutating unsafeMutableAddress { unsafe result }
+        @inline(__always) unsafeAddress { unsafe UnsafePointer(place) }
+        @inline(__always) nonmutating unsafeMutableAddress { unsafe place }
     }
 
-    mutating func run() throws(DecodeFailure) {
-        try readPrefixes()
-        try readOpcode()
-        try selectRow()
-        try readMemoryOperand()
-        try readOperands()
-        if isIllegal { throw .undefinedOpcode }
-        instruction.length = UInt8(truncatingIfNeeded: cursor.offset)
+    /// Reads ModRM.
+    ///
+    /// - Safety: `place` must stay valid as long as this lives.
+    @inline(__always)
+    @unsafe init(
+        _ bytes: InstructionBytes, _ size: CodeSize, _ code: OpcodeBytes, _ entry: InstructionRows.Entry,
+        place: UnsafeMutablePointer<Instruction>
+    ) throws(DecodeFailure) {
+        self.bytes = bytes
+        self.size = size
+        self.code = code
+        unsafe self.place = place
+        window = bytes.word(at: code.end)
+        let mask = 0 &- entry.modRMBytes
+        modRM = UInt(truncatingIfNeeded: window) & 0xFF & mask
+        end = code.end &+ Int(truncatingIfNeeded: entry.modRMBytes)
+        // All bytes so far are read one by one, so that the first that is missing is the one at `count`.
+        if end > bytes.count { throw bytes.lack(bytes.count &+ 1) }
+        instruction.modRM = UInt8(truncatingIfNeeded: modRM)
+        instruction.modRMOffset = UInt8(truncatingIfNeeded: UInt(bitPattern: code.end) & mask)
+        instruction.addressSize = UInt8(truncatingIfNeeded: code.addressSize)
+        instruction.prefixes = code.prefixes
+        instruction.opcodeMap = UInt8(truncatingIfNeeded: code.map)
+        instruction.opcode = UInt8(truncatingIfNeeded: code.opcode)
+        instruction.opcodeOffset = UInt8(truncatingIfNeeded: code.end &- 1)
+        instruction.rexBits = UInt8(truncatingIfNeeded: code.rex & 15)
+        instruction.vexBits = 0
+        instruction.mandatoryPrefix = 0
+        instruction.vectorIndexSize = 0
+        instruction.selectorOrLevel = 0
     }
 
-    var is64Bit: Bool { size == .bits64 }
-    var rexB: UInt8 { (rex & 1) << 3 }
-    var rexX: UInt8 { (rex & 2) << 2 }
-    var rexR: UInt8 { (rex & 4) << 1 }
-    var wide: Bool { rex & 8 != 0 }
-
-    // MARK: Prefixes and opcode
-
-    /// Legacy prefixes in any order, then in 64-bit mode REX; a REX that no opcode follows counts for nothing
-    /// (SDM vol. 2 §2.2.1).
-    mutating func readPrefixes() throws(DecodeFailure) {
-        while true {
-            let byte = try cursor.peek()
-            guard Self.mayBePrefix(byte) else { return }
-            switch byte {
-            case 0x66: instruction.prefixes.insert(.operandSize)
-            case 0x67: instruction.prefixes.insert(.addressSize)
-            case 0xF0: instruction.prefixes.insert(.lock)
-            case 0xF2:
-                instruction.prefixes.insert(.repne)
-                instruction.prefixes.remove(.rep)
-            case 0xF3:
-                instruction.prefixes.insert(.rep)
-                instruction.prefixes.remove(.repne)
-            case 0x26: override(SegmentNumber.es)
-            case 0x2E: override(SegmentNumber.cs)
-            case 0x36: override(SegmentNumber.ss)
-            case 0x3E: override(SegmentNumber.ds)
-            case 0x64: override(SegmentNumber.fs)
-            case 0x65: override(SegmentNumber.gs)
-            case 0x40...0x4F where is64Bit:
-                _ = try cursor.next()
-                rex = byte
-                continue
-            default: return
-            }
-            rex = 0
-            _ = try cursor.next()
+    /// Finds the row, and writes the rest of the instruction as the row says.
+    @inline(__always)
+    mutating func run(_ entry: InstructionRows.Entry) throws(DecodeFailure) {
+        let recipe = RowRecipe(try InstructionRows.row(entry, code, modRM, size))
+        instruction.identity = recipe.identity
+        instruction.operandCount = recipe.operandCount
+        var operandSize = code.operandSize
+        // 4 bytes become 8.
+        if size == .bits64 { operandSize &+= operandSize & recipe.default64 }
+        if code.rare.word != 0 { try applyPrefixes(recipe, &operandSize) }
+        instruction.operandSize = UInt8(truncatingIfNeeded: operandSize)
+        let namesMemory = modRM | recipe.registerMod < 0xC0
+        if namesMemory { try readAddress() } else { writeNoAddress() }
+        let material = OperandMaterial(
+            code, modRM: modRM, namesMemory: namesMemory, operandSize: operandSize, is64Bit: size == .bits64)
+        try readOperands(recipe, material)
+        if recipe.isSpecial || code.rare.vexBits & 0x80 != 0 {
+            adjustOperands()
+            // SAFETY: the place is valid during the call.
+            if recipe.hasRareOperands { end = try unsafe RareOperands.read(self) }
         }
+        if code.rare.word != 0, isIllegal(recipe) { throw .undefinedOpcode }
+        instruction.length = UInt8(truncatingIfNeeded: end)
     }
 
-    /// Whether `byte` is a prefix or a REX prefix in some mode: most opcodes are not.
-    @inline(__always) private static func mayBePrefix(_ byte: UInt8) -> Bool {
-        let bits: UInt64 =
-            switch byte >> 6 {
-            case 0: 1 << 0x26 | 1 << 0x2E | 1 << 0x36 | 1 << 0x3E
-            case 1: 0xFFFF | 0xF << 0x24
-            case 2: 0
-            default: 1 << 0x30 | 1 << 0x32 | 1 << 0x33
-            }
-        return bits >> UInt64(byte & 63) & 1 != 0
-    }
-
-    /// ES, CS, SS and DS overrides are ignored in 64-bit mode (AMD APM vol. 3 §1.2.4).
-    private mutating func override(_ segment: UInt8) {
-        if is64Bit && segment < SegmentNumber.fs { return }
-        segmentOverride = segment
-        instruction.prefixes.insert(.segmentOverride)
-    }
-
-    mutating func readOpcode() throws(DecodeFailure) {
-        if rex != 0 {
-            instruction.prefixes.insert(.rex)
-            if wide { instruction.prefixes.insert(.rexW) }
-        }
-        let first = try cursor.next()
-        if first == 0xC4 || first == 0xC5 {
-            let second = try cursor.peek()
-            if is64Bit || second >= 0xC0 { return try readVEX(first) }
-        }
-        var map: UInt8 = 0
-        var opcode = first
-        if first == 0x0F {
-            map = 1
-            opcode = try cursor.next()
-            if opcode == 0x38 || opcode == 0x3A {
-                map = opcode == 0x38 ? 2 : 3
-                opcode = try cursor.next()
-            }
-        }
-        if instruction.prefixes.contains(.rep) {
-            extensionPrefix = 2
-        } else if instruction.prefixes.contains(.repne) {
-            extensionPrefix = 3
-        } else if instruction.prefixes.contains(.operandSize) {
-            extensionPrefix = 1
-        }
-        setOpcode(opcode, map: map, place: Int(map) &* 256)
-        setSizes()
-    }
-
-    /// SDM vol. 2 §2.3.5: 66, F2, F3, LOCK and REX before VEX are #UD.
-    private mutating func readVEX(_ first: UInt8) throws(DecodeFailure) {
-        isIllegal = !instruction.prefixes.isDisjoint(with: [.operandSize, .rep, .repne, .lock, .rex])
-        instruction.prefixes.insert(.vex)
-        let second = try cursor.next()
-        var map: UInt8 = 1
-        var last = second
-        if first == 0xC4 {
-            map = second & 31
-            last = try cursor.next()
-            rex = (~second >> 5) & 7 | (last & 0x80) >> 4
-        } else {
-            rex = (~second >> 5) & 4
-        }
-        // Outside 64-bit mode there are eight registers; W still selects opcodes.
-        if !is64Bit { rex &= 8 }
-        if map == 0 || map > 3 { throw .undefinedOpcode }
-        if wide { instruction.prefixes.insert(.rexW) }
-        instruction.vexBits = (last & 4) << 5 | (~last & 0x78) | last & 3
-        extensionPrefix = Int(last & 3)
-        setOpcode(try cursor.next(), map: map, place: (Int(map) &+ 4) &* 256)
-        setSizes()
-        instruction.operandSize = is64Bit && wide ? 8 : 4
-    }
-
-    private mutating func setOpcode(_ opcode: UInt8, map: UInt8, place: Int) {
-        instruction.opcode = opcode
-        instruction.opcodeMap = map
-        instruction.opcodeOffset = UInt8(truncatingIfNeeded: cursor.offset &- 1)
-        instruction.rexBits = rex & 15
-        self.place = place &+ Int(opcode)
-    }
-
-    private mutating func setSizes() {
-        let narrow = instruction.prefixes.contains(.operandSize)
-        let otherAddress = instruction.prefixes.contains(.addressSize)
-        switch size {
-        case .bits16:
-            instruction.operandSize = narrow ? 4 : 2
-            instruction.addressSize = otherAddress ? 4 : 2
-        case .bits32:
-            instruction.operandSize = narrow ? 2 : 4
-            instruction.addressSize = otherAddress ? 2 : 4
-        case .bits64:
-            instruction.operandSize = wide ? 8 : narrow ? 2 : 4
-            instruction.addressSize = otherAddress ? 4 : 8
-        }
-    }
-
-    // MARK: Row
-
-    /// The first row of the opcode that accepts everything we know; bit places as in `InstructionRows`.
-    mutating func selectRow() throws(DecodeFailure) {
-        let entry = InstructionRows.entries[place]
-        var count = Int(entry >> 16 & 0xFF)
-        if count == 0 { throw .undefinedOpcode }
-        var situation: UInt64 = 1 << UInt64(extensionPrefix)
-        if entry >> 24 != 0 {
-            instruction.modRMOffset = UInt8(truncatingIfNeeded: cursor.offset)
-            let modRM = try cursor.next()
-            instruction.modRM = modRM
-            situation |= modRM >= 0xC0 ? 1 << 5 : 1 << 4
-            situation |= 1 << (6 &+ UInt64(modRM >> 3 & 7)) | 1 << (14 &+ UInt64(modRM & 7))
-        }
-        situation |= is64Bit ? 1 << 23 : 1 << 22
-        situation |= wide ? 1 << 25 : 1 << 24
-        situation |= instruction.vexBits & 0x80 != 0 ? 1 << 27 : 1 << 26
-        situation |= instruction.operandSize == 2 ? 1 << 28 : instruction.operandSize == 4 ? 1 << 29 : 1 << 30
-        situation |= rex & 1 != 0 ? 1 << 32 : 1 << 31
-        var next = Int(entry & 0xFFFF)
-        while count > 0 {
-            let row = InstructionRows.candidates[next]
-            let accepted = InstructionRows.match[Int(row)]
-            if situation & ~accepted == 0 {
-                match = accepted
-                instruction.row = row
-                return try applyRow()
-            }
-            next &+= 1
-            count &-= 1
-        }
-        throw .undefinedOpcode
-    }
-
-    private mutating func applyRow() throws(DecodeFailure) {
-        instruction.mnemonic = InstructionRow.mnemonic(match)
-        instruction.operandCount = UInt8(truncatingIfNeeded: match >> 36 & 7)
-        if match >> 39 & 1 != 0, is64Bit, instruction.operandSize == 4 { instruction.operandSize = 8 }
-        if match >> 41 & 1 != 0 {
+    /// What legacy prefixes and VEX mean to the row.
+    @inline(__always)
+    private func applyPrefixes(_ recipe: RowRecipe, _ operandSize: inout UInt) throws(DecodeFailure) {
+        let rare = code.rare
+        if recipe.hasNoVVVV, rare.vexBits & 0x78 != 0 { throw .undefinedOpcode }
+        instruction.vexBits = size == .bits64 ? rare.vexBits : rare.vexBits & 0b1011_1111
+        if recipe.hasMandatoryPrefix {
             let prefixes: UInt32 = 0xF2F3_6600
-            instruction.mandatoryPrefix = UInt8(truncatingIfNeeded: prefixes >> UInt32(extensionPrefix &* 8))
-            if extensionPrefix == 1 && !instruction.prefixes.contains(.vex) {
-                instruction.operandSize = wide ? 8 : size == .bits16 ? 2 : 4
+            instruction.mandatoryPrefix =
+                UInt8(truncatingIfNeeded: prefixes &>> (rare.extensionPrefix &* 8))
+            if rare.extensionPrefix == 1 && !rare.isVEX {
+                operandSize = code.isWide ? 8 : size == .bits16 ? 2 : 4
             }
         }
-        if match >> 42 & 1 != 0, instruction.vexVVVV != 0 { throw .undefinedOpcode }
-        if !is64Bit { instruction.vexBits &= 0b1011_1111 }
-        if instruction.prefixes.contains(.lock) {
-            let lockable = InstructionRow(index: instruction.row).attributes.contains(.lockable)
-            if !lockable || instruction.modRM >= 0xC0 { isIllegal = true }
-        }
-        instruction.segment = segmentOverride != Self.noOverride ? segmentOverride : SegmentNumber.ds
     }
 
-    /// Sets SS for stack-based addresses that no override moves.
-    mutating func useStackSegment() {
-        if segmentOverride == Self.noOverride { instruction.segment = SegmentNumber.ss }
+    private func isIllegal(_ recipe: RowRecipe) -> Bool {
+        code.rare.isIllegal || code.rare.isLocked && (!recipe.isLockable || modRM >= 0xC0)
+    }
+
+    /// There is no memory operand, but there may be memory that an override reaches.
+    @inline(__always)
+    private func writeNoAddress() {
+        instruction.segment = code.rare.segment(orElse: SegmentNumber.ds)
+        instruction.base = Instruction.noRegister
+        instruction.index = Instruction.noRegister
+        instruction.scaleShift = 0
+        instruction.displacement = 0
+        instruction.displacementOffset = 0
+        instruction.displacementSize = 0
     }
 }

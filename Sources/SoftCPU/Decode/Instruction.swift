@@ -3,9 +3,12 @@
 ///
 /// Terms as in the Intel SDM vol. 2 §2.1 (instruction format) and appendix A (operand notation).
 struct Instruction: BitwiseCopyable, Sendable {
-    var mnemonic: Mnemonic
-    /// The row of `Instructions.table`; `InstructionRow(index:)` gives its flags, feature and attributes.
-    var row: UInt16
+    /// The decoder writes it in one go.
+    struct Identity: BitwiseCopyable, Sendable {
+        var mnemonic: Mnemonic
+        var row: UInt16
+    }
+    var identity: Identity
     /// Bytes, 1...15.
     var length: UInt8 = 0
     /// Effective operand size in bytes (2, 4 or 8) that operands of size v, z and y follow.
@@ -16,8 +19,6 @@ struct Instruction: BitwiseCopyable, Sendable {
     /// override. Also set for implicit memory that an override reaches (rSI of strings, XLAT, MONITOR).
     var segment: UInt8 = SegmentNumber.ds
     var prefixes: Prefixes = []
-    /// The prefix that selected the row as an opcode extension: 0, 0x66, 0xF3 or 0xF2.
-    var mandatoryPrefix: UInt8 = 0
     var operandCount: UInt8 = 0
     var operand0 = Operand()
     var operand1 = Operand()
@@ -31,8 +32,6 @@ struct Instruction: BitwiseCopyable, Sendable {
     var base: UInt8 = Instruction.noRegister
     /// 0...15 or `noRegister`. A vector register when the operand's kind is `memoryVectorIndex`.
     var index: UInt8 = Instruction.noRegister
-    /// Bytes of the vector register that VSIB names, 16 or 32; 0 elsewhere.
-    var vectorIndexSize: UInt8 = 0
     /// The index counts `1 << scaleShift` times, 0...3.
     var scaleShift: UInt8 = 0
     /// Sign-extended; the whole (zero-extended) address for the moffs forms of MOV.
@@ -41,7 +40,7 @@ struct Instruction: BitwiseCopyable, Sendable {
     /// The first immediate, relative offset (sign-extended) or far pointer's offset, extended to 64 bits.
     var immediate: UInt64 = 0
     /// ENTER's level; the far pointer's selector.
-    var immediate2: UInt64 = 0
+    var immediate2: UInt64 { UInt64(selectorOrLevel) }
 
     // The raw layout, for an emitter that re-encodes the instruction.
 
@@ -63,8 +62,23 @@ struct Instruction: BitwiseCopyable, Sendable {
     var immediateSize: UInt8 = 0
     /// The effective W, R, X, B bits (bit 3...0) of REX or VEX, not inverted.
     var rexBits: UInt8 = 0
+
+    // Most instructions have none of these, and the decoder writes them in one go.
+
+    /// ENTER's level; the far pointer's selector: `immediate2`.
+    var selectorOrLevel: UInt16 = 0
     /// VEX: L in bit 7, vvvv (not inverted) in bits 6...3, pp in bits 1...0 (1 66, 2 F3, 3 F2).
     var vexBits: UInt8 = 0
+    /// The prefix that selected the row as an opcode extension: 0, 0x66, 0xF3 or 0xF2.
+    var mandatoryPrefix: UInt8 = 0
+    /// Bytes of the vector register that VSIB names, 16 or 32; 0 elsewhere.
+    var vectorIndexSize: UInt8 = 0
+
+    init(mnemonic: Mnemonic, row: UInt16) { identity = Identity(mnemonic: mnemonic, row: row) }
+
+    @inline(__always) var mnemonic: Mnemonic { identity.mnemonic }
+    /// The row of `Instructions.table`; `InstructionRow(index:)` gives its flags, feature and attributes.
+    @inline(__always) var row: UInt16 { identity.row }
 
     static let noRegister: UInt8 = 16
     static let ripBase: UInt8 = 17
@@ -91,6 +105,16 @@ struct Instruction: BitwiseCopyable, Sendable {
         case 2: operand2
         case 3: operand3
         default: Operand()
+        }
+    }
+
+    /// - Precondition: `position` is 0...3.
+    mutating func setOperand(_ position: Int, _ operand: Operand) {
+        switch position {
+        case 0: operand0 = operand
+        case 1: operand1 = operand
+        case 2: operand2 = operand
+        default: operand3 = operand
         }
     }
 }
