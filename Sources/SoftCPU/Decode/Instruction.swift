@@ -3,7 +3,7 @@
 ///
 /// Terms as in the Intel SDM vol. 2 §2.1 (instruction format) and appendix A (operand notation).
 struct Instruction: BitwiseCopyable, Sendable {
-    /// The decoder writes it in one go.
+    /// The decoder takes it from the row's recipe as it is.
     struct Identity: BitwiseCopyable, Sendable {
         var mnemonic: Mnemonic
         var row: UInt16
@@ -63,7 +63,7 @@ struct Instruction: BitwiseCopyable, Sendable {
     /// The effective W, R, X, B bits (bit 3...0) of REX or VEX, not inverted.
     var rexBits: UInt8 = 0
 
-    // Most instructions have none of these, and the decoder writes them in one go.
+    // Most instructions have none of these; side by side they cost the decoder one or two stores.
 
     /// ENTER's level; the far pointer's selector: `immediate2`.
     var selectorOrLevel: UInt16 = 0
@@ -145,8 +145,9 @@ struct Prefixes: OptionSet, BitwiseCopyable, Sendable {
     static let vex = Prefixes(rawValue: 1 << 8)
 }
 
-/// One explicit operand.
+/// One explicit operand. The table generator counts on its layout, a byte for each property (`RowRecipe`).
 struct Operand: BitwiseCopyable, Equatable, Sendable {
+    /// The table generator counts on the order (`OperandNotation.kinds`).
     enum Kind: UInt8, Sendable {
         case none = 0
         /// General register 0...15, `size` bytes of it.

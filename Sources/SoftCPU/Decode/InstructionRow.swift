@@ -1,7 +1,7 @@
 /// The generated integers, one array per column.
 ///
-/// `match` holds in bits 0...32 the situations that a row accepts, one bit each; `DecodeState.selectRow`
-/// builds its counterpart. Bits 36...38 count the operands, 39 d64, 40 ModRM never names memory, 41 a prefix
+/// `match` holds in bits 0...32 the situations that a row accepts, one bit each; `Situation` is the
+/// counterpart. Bits 36...38 count the operands, 39 d64, 40 ModRM never names memory, 41 a prefix
 /// is part of the opcode, 42 VEX.vvvv must be 1111; 48...63 are the mnemonic.
 enum InstructionRows {}
 
