@@ -171,7 +171,10 @@ extension Translator {
     /// them makes all blocks of the page invalid.
     func liveIn(at offset: Int) -> UInt16 {
         guard (0..<4096).contains(offset) else { return Self.status }
-        if let known = source.liveFlags(at: offset, mode: mode) { return known }
+        if let known = source.block(at: offset, mode: mode) {
+            if known.b.code == 0 { ahead.add(known) }
+            if let flags = known.b.liveFlags { return flags }
+        }
         var live = LiveFlags(), place = offset
         while !live.isDone, (0..<4096).contains(place), let item = decoded(at: place) {
             live.add(FlagSubject(item.instruction), flagUse)

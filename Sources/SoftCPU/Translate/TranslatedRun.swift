@@ -267,6 +267,7 @@ extension SoftVCPU {
         }
         let linear = cpu.linearRIP & TLB.pageMask
         let linksPages = mayLinkPages(linear)
+        cache.translator.ahead.removeAll()
         if block.b.mode & CPU.segmented != 0 {
             if cache.pages.isPlaced(block.b.pageWord) { moveCode(block, cache, .segmented) }
         } else if cache.pages.isElsewhere(block.b.pageWord, linear) {
@@ -277,30 +278,23 @@ extension SoftVCPU {
         guard cache.translate(block, source, linear: linear, linksPages: linksPages) else { return false }
         markLines(block, cache.translator.lines)
         nameCode(of: block, cache)
-        if lockstep == nil { translateAhead(block, source, cache, linear, linksPages) }
+        if lockstep == nil { translateAhead(source, cache, linear, linksPages) }
         return true
     }
 
-    /// Translates blocks to which `block` may lead in its page, and those to which they do, when they have
-    /// run often enough to be next: the translator is in the host's caches now.
+    /// Translates the blocks of the page to which those lead that were just translated, when they have run
+    /// often enough to be next: the translator is in the host's caches now.
     private func translateAhead(
-        _ block: BlockView, _ source: CodeSource, _ cache: TranslationCache, _ linear: UInt64,
-        _ linksPages: Bool
+        _ source: CodeSource, _ cache: TranslationCache, _ linear: UInt64, _ linksPages: Bool
     ) {
-        guard block.b.secondWord == 0, !cache.isFull else { return }
-        var ahead = CodeAhead()
-        cache.translator.addTargets(to: &ahead)
-        while let offset = ahead.next(), !cache.isFull {
-            let found = BlockCache.find(source.table, source.physicalPage | UInt64(offset), block.b.mode)
-            guard found != 0 else { continue }
-            let other = BlockView(address: found)
-            guard other.b.code == 0, other.b.runs >= threshold / 2, other.b.secondWord == 0, !other.b.sleeps,
-                other.b.generation == source.generation, other.b.physical != .max,
-                cache.translate(other, source, linear: linear, linksPages: linksPages)
+        while let block = cache.translator.ahead.takeLast() {
+            guard block.b.code == 0, block.b.runs >= threshold / 2, block.b.secondWord == 0, !block.b.sleeps,
+                block.b.physical != .max, !cache.isFull
             else { continue }
-            markLines(other, cache.translator.lines)
-            nameCode(of: other, cache)
-            cache.translator.addTargets(to: &ahead)
+            block.b.runs = 0
+            guard cache.translate(block, source, linear: linear, linksPages: linksPages) else { continue }
+            markLines(block, cache.translator.lines)
+            nameCode(of: block, cache)
         }
     }
 

@@ -11,14 +11,13 @@ struct CodeSource {
     var physicalPage: UInt64 = 0
     var generation: UInt32 = 0
 
-    /// Flags that the code at `offset` of the page may read, if a block that starts there was decoded from
-    /// what the page holds now.
-    func liveFlags(at offset: Int, mode: UInt32) -> UInt16? {
+    /// The block that starts at `offset` of the page, if one was decoded from what the page holds now.
+    func block(at offset: Int, mode: UInt32) -> BlockView? {
         guard table != 0 else { return nil }
         let found = BlockCache.find(table, physicalPage | UInt64(offset), mode)
         guard found != 0 else { return nil }
         let block = BlockView(address: found)
-        return block.b.generation == generation ? block.b.liveFlags : nil
+        return block.b.generation == generation ? block : nil
     }
 }
 
@@ -59,6 +58,8 @@ final class Translator {
     var block = BlockInstructions()
     /// Status flags that are live behind a block that no branch ends.
     var liveOut: UInt16 = 0
+    /// Blocks that it may lead to.
+    var ahead = BlocksAhead()
     /// What the block relies on behind it.
     var looks = FlagLooks()
     /// Lines of the page that were looked at.
