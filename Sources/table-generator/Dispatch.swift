@@ -4,7 +4,8 @@
 ///     key     bits 0...2 ModRM.reg, 3...4 ModRM.mod, 5...6 the prefix that extends the opcode (0 none, 1 66,
 ///             2 F3, 3 F2), 7 REX.W or VEX.W, 8 VEX.L
 ///     entry   bits 0...15 first slot, 16...18 lowest bit of the key, 19...27 mask of the bits from there on,
-///             28 ModRM follows, 29 no opcode of the first two maps: a prefix, an escape, VEX
+///             28 ModRM follows, 29 no opcode of the first two maps: a prefix, an escape, VEX; 30 there is
+///             one row for all keys, and bits 0...15 are it
 ///     slot    bit 15 set: bits 0...14 are the row. Clear: they are the place of its first candidate
 struct Dispatch {
     /// First those of 16-bit and 32-bit code, then those of 64-bit code, per map and opcode.
@@ -82,6 +83,7 @@ struct Dispatch {
             }
         }
         guard let best else { return 0 }
+        if best.slots.count == 1, best.slots[0].count == 1 { return 1 << 30 | UInt32(best.slots[0][0]) }
         return best.entry | UInt32(place(best.slots.map { slot($0) }))
     }
 

@@ -11,7 +11,7 @@ extension InstructionRows {
         }
 
         /// It has to be read with `OpcodeBytes.init(all:_:)`.
-        @inline(__always) var isEscape: Bool { word >> 29 != 0 }
+        @inline(__always) var isEscape: Bool { word >> 29 & 1 != 0 }
         /// 1 when ModRM follows, else 0.
         @inline(__always) var modRMBytes: UInt { UInt(word >> 28 & 1) }
     }
@@ -21,6 +21,7 @@ extension InstructionRows {
     static func row(
         _ entry: Entry, _ code: OpcodeBytes, _ modRM: UInt, _ size: CodeSize
     ) throws(DecodeFailure) -> UInt16 {
+        if entry.word >> 30 != 0 { return UInt16(truncatingIfNeeded: entry.word) }
         let rare = code.rare
         let prefixes = rare.extensionPrefix << 5 | (rare.word & 0x80) << 1
         let key = UInt32(truncatingIfNeeded: modRM >> 3 | (code.rex & 8) << 4) | prefixes
