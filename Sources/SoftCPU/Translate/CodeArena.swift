@@ -13,6 +13,10 @@ import LinuxHost
     private var collapsed = 0
     /// Bytes of a huge page that are used before it is made one piece.
     private static let worthwhile = 512 << 10
+    /// Bytes from the bottom that the host was asked to have ready for writing.
+    private var populated = 0
+    /// How much at once: a page of its own for each fault takes the host longer.
+    private static let populatedAtOnce = 64 << 10
     let size: Int
 
     init(size: Int) throws(HostError) {
@@ -43,6 +47,11 @@ import LinuxHost
     mutating func commit(_ assembler: Assembler) {
         used = Int(assembler.here &- start)
         precondition(used <= size, "emitted code left its arena")
+        while used + Self.populatedAtOnce / 2 > populated, populated < size {
+            let count = min(Self.populatedAtOnce, size - populated)
+            writable.populate(offset: populated, count: count)
+            populated += count
+        }
         // Translated code is spread over megabytes: with small pages the host looks for their addresses all
         // the time.
         while used >= collapsed * MemoryMapping.hugePage + Self.worthwhile {

@@ -288,7 +288,7 @@ extension SoftVCPU {
         _ source: CodeSource, _ cache: TranslationCache, _ linear: UInt64, _ linksPages: Bool
     ) {
         while let block = cache.translator.ahead.takeLast() {
-            guard block.b.code == 0, block.b.runs >= threshold / 2, block.b.secondWord == 0, !block.b.sleeps,
+            guard block.b.code == 0, block.b.runs >= threshold / 8, block.b.secondWord == 0, !block.b.sleeps,
                 block.b.physical != .max, !cache.isFull
             else { continue }
             block.b.runs = 0

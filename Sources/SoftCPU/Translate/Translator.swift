@@ -228,18 +228,39 @@ final class Translator {
     func decodeBlock(_ view: BlockView) {
         begin(view)
         let start = Int(view.b.physical & 0xFFF)
+        // The ops say how long the instructions were, but take a line of the host's cache each.
+        let isSame = source.secondPage == 0 && holdsCopy(of: view)
+        var offset = start
         for position in 0..<Int(view.b.instructionCount) {
             let address = view.b.ops + UInt(position * MemoryLayout<MicroOp>.stride)
-            let op = Op(address: address)
-            let offset = start + Int(op.o.offset)
             let found = source.secondPage == 0 ? look(at: offset) : look(crossing: offset)
-            guard let found, found.instruction.length == op.o.length else { break }
+            guard let found else { break }
+            let length = found.instruction.length
+            // The first one may be a debugger's stop, which no instruction is as short as.
+            let isKnown = isSame && position > 0
+            guard isKnown || length == Op(address: address).o.length else { break }
             block.append(shapes[Int(found.instruction.row)], op: address, pageOffset: offset)
+            offset += Int(length)
             adjustTreatment(position)
             if !isSegmented { block[position].part = isUngrouped ? GroupPart() : groupPart(block[position]) }
             // With DF set nothing is translated: CLD and the string instructions rely on it.
             if block[position].instruction.mnemonic == .std { break }
         }
+    }
+
+    /// Whether the page holds what the block was made from, as far as there is a copy to compare with.
+    private func holdsCopy(of view: BlockView) -> Bool {
+        guard view.b.hasCopy else { return false }
+        let code = source.page &+ (UInt(view.b.physical) & 0xFFF), length = UInt(view.b.byteLength)
+        // Behind the bytes of the copy there are others up to a multiple of sixteen.
+        guard UInt(view.b.physical) & 0xFFF + length <= 4096 - 8 else { return false }
+        var differs: UInt64 = 0, place: UInt = 0
+        while place < length {
+            let mask = length - place >= 8 ? .max : (1 as UInt64) << ((length - place) * 8) - 1
+            differs |= (CPU.loadHost(code &+ place, 8) ^ CPU.loadHost(view.copy &+ place, 8)) & mask
+            place += 8
+        }
+        return differs == 0
     }
 
     /// Forms of an instruction that its row does not tell apart.
