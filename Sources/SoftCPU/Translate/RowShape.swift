@@ -38,6 +38,8 @@ struct RowShape: BitwiseCopyable {
     var lastByteOperand: UInt8?
     /// The accumulator is an explicit operand of a form without ModRM (ADD AL, imm8).
     var hasFixedAccumulator = false
+    /// Copied, with no more than ModRM and immediates to look at.
+    var isUsual = false
     var traits: RowTraits = []
     /// Status flags that it reads or, for some inputs, leaves alone.
     var flagsNeeded: UInt16 = 0
@@ -85,6 +87,10 @@ struct RowShape: BitwiseCopyable {
             treatment = Self.special(row.mnemonic) ?? (isPlain ? Self.plain(row) : .escape)
         }
         traits = RowTraits(row)
+        isUsual =
+            treatment == .copy && row.hasModRM && rm == .general && reg != .vector && vvvv == .none
+            && level == 0 && lastByteOperand == nil && !hasFixedAccumulator && !row.isVEX
+            && !traits.contains(.bitString)
         setFlags(row)
         switch row.mnemonic {
         case .push, .pop: impliedRegisters = 1 << 4

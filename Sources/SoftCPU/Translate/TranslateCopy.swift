@@ -2,6 +2,7 @@
 extension Translator {
     func emitCopy(_ item: BlockInstruction) {
         let i = item.instruction, shape = item.shape
+        if shape.isUsual, emitUsual(item) { return }
         guard isCopyable(item) else { return emitEscape(item) }
         if emitPlainMove(item) { return }
         var rm = HostOperand.register(i.modRM & 7)
@@ -18,6 +19,39 @@ extension Translator {
         run(copy.before)
         emitInstruction(item, copy)
         run(copy.after)
+    }
+
+    /// Most instructions: general registers that have host registers, and at most one operand in memory.
+    /// False, and nothing is emitted, when something else is among them.
+    private func emitUsual(_ item: BlockInstruction) -> Bool {
+        let i = item.instruction, shape = item.shape
+        var reg = i.modRM >> 3 & 7, forceREX = false
+        var other = Operand()
+        if shape.reg == .general {
+            other = item.operand(Int(shape.regOperand))
+            reg = HostRegister.of(other.register)
+            guard other.kind == .gpr, reg != HostRegister.none else { return false }
+            forceREX = other.size == 1 && reg & 12 == 4
+        }
+        let rm: HostOperand
+        if item.hasMemoryOperand {
+            let memory = item.memoryOperand
+            guard memory.kind == .memory, (1...32).contains(memory.size) else { return false }
+            rm = emitMemoryOperand(item, size: Int(memory.size), write: memory.isWritten)
+        } else {
+            let operand = item.operand(Int(shape.rmOperand)), host = HostRegister.of(operand.register)
+            guard operand.kind == .gpr, host != HostRegister.none, !(operand.isWritten && other.isWritten)
+            else { return false }
+            rm = .register(host)
+            forceREX = forceREX || operand.size == 1 && host & 12 == 4
+        }
+        placeFlags(item)
+        if takesWordPrefix(item) { code.byte(0x66) }
+        if i.prefixes.contains(.lock) { code.byte(0xF0) }
+        code.encode(
+            prefix: i.mandatoryPrefix, wide: i.rexW, map: i.opcodeMap, i.opcode, reg, rm, forceREX: forceREX)
+        emitImmediate(item)
+        return true
     }
 
     /// MOV between a register and a guest register in memory is a load or a store.
