@@ -34,7 +34,12 @@ struct SourceEmitter {
                     array(
                         "entries", "Per kind of mode, map and opcode: how to find the slot.", dispatch.entries
                     )
-                        + array("slots", "Rows, or places of rows to try.", dispatch.slots)
+                }
+            ),
+            (
+                "InstructionSlots.swift",
+                file {
+                    array("slots", "Rows, or places of rows to try.", dispatch.slots)
                         + array(
                             "candidates",
                             "Rows in the order in which they are tried, each list ended by FFFF.",

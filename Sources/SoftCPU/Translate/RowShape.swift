@@ -208,7 +208,6 @@ struct RowTraits: OptionSet, BitwiseCopyable, Sendable {
     static let bitString = RowTraits(rawValue: 1 << 4)
     static let vector = RowTraits(rawValue: 1 << 5)
     static let x87 = RowTraits(rawValue: 1 << 6)
-    static let hasModRM = RowTraits(rawValue: 1 << 7)
 
     init(rawValue: UInt8) { self.rawValue = rawValue }
 
@@ -222,7 +221,6 @@ struct RowTraits: OptionSet, BitwiseCopyable, Sendable {
         if attributes.contains(.bitString) { insert(.bitString) }
         if row.isVector { insert(.vector) }
         if attributes.contains(.x87) { insert(.x87) }
-        if row.hasModRM { insert(.hasModRM) }
     }
 }
 

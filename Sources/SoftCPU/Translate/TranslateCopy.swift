@@ -46,12 +46,22 @@ extension Translator {
             forceREX = forceREX || operand.size == 1 && host & 12 == 4
         }
         placeFlags(item)
-        if takesWordPrefix(item) { code.byte(0x66) }
-        if i.prefixes.contains(.lock) { code.byte(0xF0) }
-        code.encode(
-            prefix: i.mandatoryPrefix, wide: i.rexW, map: i.opcodeMap, i.opcode, reg, rm, forceREX: forceREX)
+        emitSizeAndLock(item)
+        encodeAgain(item, reg, rm, forceREX: forceREX)
         emitImmediate(item)
         return true
+    }
+
+    private func emitSizeAndLock(_ item: BlockInstruction) {
+        if takesWordPrefix(item) { code.byte(0x66) }
+        if item.instruction.prefixes.contains(.lock) { code.byte(0xF0) }
+    }
+
+    /// The instruction's own opcode on other registers.
+    private func encodeAgain(_ item: BlockInstruction, _ reg: UInt8, _ rm: HostOperand, forceREX: Bool) {
+        let i = item.instruction
+        code.encode(
+            prefix: i.mandatoryPrefix, wide: i.rexW, map: i.opcodeMap, i.opcode, reg, rm, forceREX: forceREX)
     }
 
     /// MOV between a register and a guest register in memory is a load or a store.
@@ -218,23 +228,19 @@ extension Translator {
         let i = item.instruction, shape = item.shape
         if i.prefixes.contains(.vex) { return emitVEX(item, copy) }
         if item.traits.contains(.x87) { return emitX87(item, copy) }
-        if takesWordPrefix(item) { code.byte(0x66) }
-        if i.prefixes.contains(.lock) { code.byte(0xF0) }
-        let wide = i.rexW
+        emitSizeAndLock(item)
         if shape.hasFixedAccumulator {
             // The short forms for the accumulator; TEST's are not in the row of the others.
             let isByte = i.opcode & 1 == 0
             let isTest = i.mnemonic == .test
             code.encode(
-                wide: wide, (isTest ? 0xF6 : 0x80) | (isByte ? 0 : 1), isTest ? 0 : copy.reg, copy.rm)
+                wide: i.rexW, (isTest ? 0xF6 : 0x80) | (isByte ? 0 : 1), isTest ? 0 : copy.reg, copy.rm)
         } else if i.modRMOffset == 0 {
             if i.mandatoryPrefix != 0 { code.byte(i.mandatoryPrefix) }
             if i.opcodeMap != 0 { code.byte(0x0F) }
             code.byte(i.opcode)
         } else {
-            code.encode(
-                prefix: i.mandatoryPrefix, wide: wide, map: i.opcodeMap, i.opcode, copy.reg, copy.rm,
-                forceREX: copy.forceREX)
+            encodeAgain(item, copy.reg, copy.rm, forceREX: copy.forceREX)
         }
         emitImmediate(item)
     }
